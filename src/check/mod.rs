@@ -1,0 +1,1 @@
+//! Pre-flight: what would happen, in words, before anything is sent.

@@ -1,0 +1,279 @@
+//! A session as it is meant: every value checked, every default filled in, nothing left to interpret.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::quantity::{
+    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni,
+};
+
+/// One session: from sources to destinations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionPlan {
+    /// Identity in messages; `mirror` when the command line made it.
+    pub name: String,
+    /// Where frames come from.
+    pub source: SourcePlan,
+    /// A BPF expression in the syntax of pcap-filter(7); empty keeps everything.
+    pub filter: String,
+    /// How frames are made wire-true.
+    pub normalise: NormalisePlan,
+    /// Where they go; at least one. Names are unique.
+    pub destinations: Vec<DestinationPlan>,
+    /// When the session ends by itself.
+    pub end: EndPlan,
+}
+
+/// Where frames come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SourcePlan {
+    /// Interfaces of this host.
+    Live(LivePlan),
+    /// A capture file.
+    File(FilePlan),
+}
+
+/// Interfaces of this host, captured through libpcap.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LivePlan {
+    /// Names or glob patterns; at least one.
+    pub interfaces: Vec<String>,
+    /// Which directions.
+    pub directions: Directions,
+    /// Whether the interface is asked for frames that are not for this host.
+    pub promiscuous: bool,
+    /// Memory of all capture buffers of the session together, in bytes.
+    pub buffer: u64,
+    /// Longest time that a frame waits in the capture buffer.
+    pub delay: Duration,
+}
+
+/// A capture file: pcap or pcapng.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilePlan {
+    /// Which one.
+    pub file: FilePath,
+    /// How fast it is replayed.
+    pub pace: Pace,
+}
+
+/// A file or a standard stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FilePath {
+    /// `-`: standard input or output.
+    Standard,
+    /// A path.
+    Path(PathBuf),
+}
+
+/// How fast a file is replayed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// As fast as the destinations take it.
+    Unpaced,
+    /// With the gaps between the recorded timestamps.
+    Recorded,
+    /// At a constant rate.
+    Rate(Rate),
+}
+
+/// How frames are made wire-true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NormalisePlan {
+    /// Whether segmentation and checksum offloads are undone: on for interfaces, off for files.
+    pub enabled: bool,
+    /// For files: the MTU of the link the file was recorded on. Interfaces know their own.
+    pub mtu: Mtu,
+    /// Keep only this many bytes of each wire frame.
+    pub truncate: Option<Snaplen>,
+}
+
+/// When a session ends by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndPlan {
+    /// After this many captured frames.
+    pub count: Option<u64>,
+    /// After this time.
+    pub duration: Option<Duration>,
+}
+
+/// Where frames go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DestinationPlan {
+    /// Identity in ledger, metrics and messages: `[a-z0-9-]{1,32}`; `1`, `2`, … on the command line.
+    pub name: String,
+    /// As the operator wrote it.
+    pub to: String,
+    /// What it is.
+    pub end: End,
+}
+
+/// What a destination is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    /// A tunnel to an analyzer.
+    Tunnel(TunnelPlan),
+    /// A capture file of inner frames.
+    File(FilePath),
+}
+
+/// A tunnel to an analyzer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TunnelPlan {
+    /// The encapsulation with its ids.
+    pub encapsulation: Encapsulation,
+    /// The analyzer: an address or a name that is resolved at start.
+    pub host: Host,
+    /// What to do with a frame that does not fit the path MTU.
+    pub fit: Fit,
+    /// The program that listens there, if the operator told us: only `check` reads it.
+    pub analyzer: Option<Analyzer>,
+    /// Source address of the outer packets; the route's choice unless given.
+    pub source: Option<IpAddr>,
+    /// Underlay interface that the sockets are bound to; the route's choice unless given.
+    pub device: Option<String>,
+    /// Source ports of VXLAN and Geneve.
+    pub ports: PortRange,
+    /// Code point of the outer header.
+    pub dscp: Dscp,
+    /// Time to live of the outer header.
+    pub ttl: Ttl,
+    /// Checksum of the outer UDP header.
+    pub udp_checksum: UdpChecksum,
+    /// How datagrams leave.
+    pub transmit: TransmitPlan,
+}
+
+/// The analyzer's address as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// An IPv4 or IPv6 address.
+    Address(IpAddr),
+    /// A DNS name.
+    Name(String),
+}
+
+/// An encapsulation with the ids that keep several taps apart in one analyzer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Encapsulation {
+    /// RFC 7348.
+    Vxlan {
+        /// Network identifier.
+        vni: Ids<Vni>,
+        /// UDP destination port.
+        port: u16,
+    },
+    /// RFC 8926, without options.
+    Geneve {
+        /// Network identifier.
+        vni: Ids<Vni>,
+        /// UDP destination port.
+        port: u16,
+    },
+    /// RFC 2784 and 2890, protocol type 0x6558 (Transparent Ethernet Bridging).
+    Gre {
+        /// Key; absent from the header unless given.
+        key: Option<Ids<GreKey>>,
+        /// Whether the header carries a sequence number.
+        sequence: bool,
+    },
+    /// GRE 0x88be without any flag.
+    Erspan1,
+    /// GRE 0x88be with sequence number and an 8-byte header.
+    Erspan2 {
+        /// Session id.
+        session: Ids<ErspanSessionId>,
+        /// Index.
+        index: ErspanIndex,
+    },
+    /// GRE 0x22eb with sequence number and a 12-byte header.
+    Erspan3 {
+        /// Session id.
+        session: Ids<ErspanSessionId>,
+    },
+}
+
+/// An id that may differ by interface and direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ids<T> {
+    /// Patterns of interface names with their id, asked in this order; the last one is `*` when a plain number was
+    /// written.
+    pub by_interface: Vec<(String, T)>,
+    /// The same for frames that went out; empty: as `by_interface`.
+    pub out_by_interface: Vec<(String, T)>,
+}
+
+impl<T: Copy> Ids<T> {
+    /// One id for everything.
+    pub fn all(id: T) -> Self {
+        Self { by_interface: vec![("*".to_owned(), id)], out_by_interface: Vec::new() }
+    }
+
+    /// Whether the two directions have different ids, so that the source must tell them apart.
+    pub fn differ_by_direction(&self) -> bool {
+        !self.out_by_interface.is_empty()
+    }
+
+    /// The id for frames of `interface` that went `direction`; `None` when no pattern matches.
+    pub fn resolve(&self, interface: &str, direction: Option<Direction>) -> Option<T> {
+        let find = |patterns: &[(String, T)]| {
+            patterns.iter().find(|(pattern, _)| crate::config::matches(pattern, interface)).map(|&(_, id)| id)
+        };
+        match direction {
+            Some(Direction::Out) => find(&self.out_by_interface).or_else(|| find(&self.by_interface)),
+            _ => find(&self.by_interface),
+        }
+    }
+}
+
+/// What to do when frame and encapsulation are larger than the path MTU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fit {
+    /// Split the inner packet: TCP into valid segments, other IP into inner fragments. No outer fragment leaves.
+    #[default]
+    Split,
+    /// Let the kernel fragment the outer packet.
+    Fragment,
+    /// Cut the frame.
+    Truncate,
+    /// Drop the frame.
+    Drop,
+}
+
+/// Programs whose limits `check` knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Analyzer {
+    /// Suricata 7 or later.
+    Suricata,
+    /// Zeek.
+    Zeek,
+    /// Snort 3.
+    Snort,
+    /// Arkime.
+    Arkime,
+    /// The Linux kernel's own tunnel devices.
+    Linux,
+}
+
+/// Checksum of the outer UDP header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UdpChecksum {
+    /// Zero over IPv4 (RFC 7348 section 5), computed over IPv6 (RFC 8200).
+    #[default]
+    Auto,
+    /// Computed.
+    On,
+    /// Zero.
+    Off,
+}
+
+/// How datagrams leave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TransmitPlan {
+    /// Through UDP and raw sockets.
+    #[default]
+    Socket,
+    /// The dry run: outer frames are written to a capture file as they would leave.
+    CaptureFile(FilePath),
+}

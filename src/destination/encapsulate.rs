@@ -1,0 +1,1 @@
+//! Tunnel headers for one destination.

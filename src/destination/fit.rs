@@ -1,0 +1,1 @@
+//! Frames that are larger than the path MTU allows.

@@ -1,0 +1,90 @@
+//! Where wire frames go: tunnels to analyzers, and capture files.
+//!
+//! Each destination fits, encapsulates, batches and sends on its own account, so that a bad one never harms another.
+
+pub mod batch;
+pub mod capture_file;
+pub mod encapsulate;
+pub mod fit;
+pub mod transmit;
+pub mod tunnel;
+
+use crate::frame::WireFrame;
+use crate::ledger::{DestinationLedger, Ledger};
+use capture_file::CaptureFile;
+use std::time::Instant;
+use tunnel::Tunnel;
+
+/// How long a destination may wait for room before it drops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Live traffic does not wait: what cannot go now is dropped and counted.
+    Drop,
+    /// A replay waits (30 s at most, [`crate::config::defaults::REPLAY_PATIENCE`]), so that it is lossless.
+    Wait,
+}
+
+/// One end of a session.
+#[derive(Debug)]
+pub enum Destination {
+    /// An analyzer behind a tunnel.
+    Tunnel(Tunnel),
+    /// A capture file or standard output: inner frames as they are.
+    File(CaptureFile),
+}
+
+/// All destinations of a session: each gets every frame (`spread = "replicate"`).
+#[derive(Debug)]
+pub struct Destinations(Vec<Destination>);
+
+impl Destinations {
+    /// In the order of the plan, which is the order of the ledger's accounts.
+    pub fn new(destinations: Vec<Destination>) -> Self {
+        Self(destinations)
+    }
+
+    /// Gives `frame` to every destination. What does not leave at once is in flight until the next flush.
+    pub fn offer(&mut self, frame: &WireFrame<'_>, ledger: &mut Ledger) {
+        ledger.offered += 1;
+        for (destination, account) in self.0.iter_mut().zip(&mut ledger.destinations) {
+            account.assigned += 1;
+            match destination {
+                Destination::Tunnel(tunnel) => tunnel.offer(frame, account),
+                Destination::File(file) => file.offer(frame, account),
+            }
+        }
+    }
+
+    /// Sends what is in flight. Called after every turn, and on every error path.
+    pub fn flush(&mut self, now: Instant, ledger: &mut Ledger) {
+        self.each(ledger, |destination, account| match destination {
+            Destination::Tunnel(tunnel) => tunnel.flush(now, account),
+            Destination::File(file) => file.flush(account),
+        });
+    }
+
+    /// Sends what can still be sent and gives everything else its fate: afterwards nothing is in flight.
+    pub fn finish(&mut self, now: Instant, ledger: &mut Ledger) {
+        self.each(ledger, |destination, account| match destination {
+            Destination::Tunnel(tunnel) => tunnel.finish(now, account),
+            Destination::File(file) => file.finish(account),
+        });
+    }
+
+    /// When a frame in flight must be looked at again, if any.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0
+            .iter()
+            .filter_map(|destination| match destination {
+                Destination::Tunnel(tunnel) => tunnel.deadline(),
+                Destination::File(_) => None,
+            })
+            .min()
+    }
+
+    fn each(&mut self, ledger: &mut Ledger, mut act: impl FnMut(&mut Destination, &mut DestinationLedger)) {
+        for (destination, account) in self.0.iter_mut().zip(&mut ledger.destinations) {
+            act(destination, account);
+        }
+    }
+}

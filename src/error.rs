@@ -1,0 +1,131 @@
+//! Errors as an operator reads them: what failed, where, why, and what to do about it.
+
+use std::error::Error;
+use std::fmt;
+
+/// The process's exit codes. They are a contract: scripts and service managers act on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Everything was done.
+    Done = 0,
+    /// Something failed while running.
+    Failed = 1,
+    /// The command line is wrong: also a bad filter or destination URL.
+    Usage = 2,
+    /// There is no such interface or file (`EX_NOINPUT` of sysexits.h).
+    NoInput = 66,
+    /// The kernel does not permit it (`EX_NOPERM`).
+    NotPermitted = 77,
+    /// The configuration file is wrong (`EX_CONFIG`).
+    Config = 78,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// An error that can tell an operator more than its own sentence.
+///
+/// `Display` says *what* failed, [`Error::source`] *why* (usually the kernel's words); the methods here add the rest.
+pub trait Explain: Error + Send + Sync {
+    /// Where: a file with line, a flag, a configuration key, an interface.
+    fn place(&self) -> Option<String> {
+        None
+    }
+
+    /// What to do about it.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+
+    /// How the process ends if nobody can go on.
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Failed
+    }
+}
+
+/// One or more mistakes, reported together. Never empty.
+#[derive(Debug)]
+pub struct Problems(Vec<Box<dyn Explain>>);
+
+impl Problems {
+    /// `Err` with everything that was found, or `Ok` when nothing was.
+    ///
+    /// # Errors
+    /// When `found` holds at least one problem.
+    pub fn unless_empty(found: Vec<Box<dyn Explain>>) -> Result<(), Self> {
+        if found.is_empty() { Ok(()) } else { Err(Self(found)) }
+    }
+
+    /// The problems, in the order in which they were found.
+    pub fn iter(&self) -> impl Iterator<Item = &dyn Explain> {
+        self.0.iter().map(AsRef::as_ref)
+    }
+
+    /// The exit code of the gravest problem: the largest one.
+    pub fn exit_code(&self) -> ExitCode {
+        self.iter().map(Explain::exit_code).max().unwrap_or(ExitCode::Failed)
+    }
+}
+
+impl<E: Explain + 'static> From<E> for Problems {
+    fn from(error: E) -> Self {
+        Self(vec![Box::new(error)])
+    }
+}
+
+impl fmt::Display for Problems {
+    /// The four parts of each problem, as they go to standard error.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in self.iter() {
+            writeln!(f, "error: {problem}")?;
+            if let Some(place) = problem.place() {
+                writeln!(f, "  where: {place}")?;
+            }
+            let mut cause = problem.source();
+            while let Some(error) = cause {
+                writeln!(f, "  cause: {error}")?;
+                cause = error.source();
+            }
+            if let Some(hint) = problem.hint() {
+                writeln!(f, "  hint:  {}", hint.replace('\n', "\n         "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot open capture on \"eth7\"")]
+    struct Sample(#[source] std::io::Error);
+
+    impl Explain for Sample {
+        fn place(&self) -> Option<String> {
+            Some("-i eth7".into())
+        }
+        fn hint(&self) -> Option<String> {
+            Some("interfaces here are eth0, lo\nsecond line".into())
+        }
+        fn exit_code(&self) -> ExitCode {
+            ExitCode::NoInput
+        }
+    }
+
+    #[test]
+    fn an_operator_reads_what_where_why_and_what_to_do() {
+        let problems = Problems::from(Sample(std::io::Error::other("no such device")));
+        assert_eq!(
+            problems.to_string(),
+            "error: cannot open capture on \"eth7\"\n  where: -i eth7\n  cause: no such device\n  \
+             hint:  interfaces here are eth0, lo\n         second line\n"
+        );
+        assert_eq!(problems.exit_code(), ExitCode::NoInput);
+    }
+}

@@ -1,0 +1,88 @@
+//! A frame on its way: as it was captured, and as the wire carried it.
+//!
+//! "Frame" means the Ethernet frame from destination MAC to the last payload byte: no preamble, no FCS, VLAN tags in
+//! line. Offsets count from its first byte.
+
+use crate::flow::FlowHash;
+use crate::quantity::{Direction, Mtu, Timestamp};
+use crate::wire::layers::Layers;
+
+/// A frame as a source lends it: it ends with the callback it was given to.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// The bytes that were captured.
+    pub bytes: &'a [u8],
+    /// Length on the wire (or in the host, for a super-frame), in bytes; larger than `bytes` when the capture cut it.
+    pub wire_len: u32,
+    /// When it was captured.
+    pub timestamp: Timestamp,
+    /// Which way it went, where the source can tell.
+    pub direction: Option<Direction>,
+    /// Which of the session's interfaces it was seen on: an index into the session's interface list.
+    pub interface: InterfaceId,
+    /// What the host's offloads may have left unfinished.
+    pub offload: Offload,
+}
+
+/// Position of an interface in the session's list; a file is interface 0 of its session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct InterfaceId(pub u16);
+
+/// What is known about segmentation and checksum offload of a captured frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offload {
+    /// The bytes are what the wire carried, or what somebody recorded: left byte for byte.
+    Whole,
+    /// The frame comes from a host's stack, and nothing tells what the hardware was to finish. It is recognised: an IP
+    /// packet over the interface's `mtu` is a super-frame, a checksum field that holds the pseudo-header sum is
+    /// partial.
+    Unknown {
+        /// MTU of the interface the frame was seen on.
+        mtu: Mtu,
+    },
+}
+
+/// A frame as the wire carried it: a rewritten head, if anything had to be rewritten, and a borrowed body.
+#[derive(Clone, Copy, Debug)]
+pub struct WireFrame<'a> {
+    /// Rewritten first bytes. Empty when the frame is untouched; otherwise whole headers up to the transport payload.
+    pub head: &'a [u8],
+    /// The rest, borrowed from the source.
+    pub body: &'a [u8],
+    /// Length on the wire in bytes; larger than head and body together when the frame was cut.
+    pub wire_len: u32,
+    /// Where the headers lie, counted over head and body together.
+    pub layers: Layers,
+    /// Symmetric hash of the flow: both directions have the same.
+    pub flow: FlowHash,
+    /// When it was captured.
+    pub timestamp: Timestamp,
+    /// Which way it went, where known.
+    pub direction: Option<Direction>,
+    /// Which of the session's interfaces it was seen on.
+    pub interface: InterfaceId,
+}
+
+impl WireFrame<'_> {
+    /// Bytes that will be mirrored.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+
+    /// Whether nothing would be mirrored.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the frame is shorter than it was on the wire.
+    pub fn is_truncated(&self) -> bool {
+        self.len() < self.wire_len as usize
+    }
+
+    /// Copies the frame to the start of `out`, which must have room for [`len`](Self::len) bytes.
+    pub fn copy_to(&self, out: &mut [u8]) {
+        let (head, rest) = out.split_at_mut(self.head.len());
+        head.copy_from_slice(self.head);
+        rest[..self.body.len()].copy_from_slice(self.body);
+    }
+}

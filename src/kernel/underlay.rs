@@ -1,0 +1,91 @@
+//! The way to one analyzer: route, source address, path MTU and next hop, shared between the control plane that
+//! watches it and the worker that sends over it.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::quantity::{Ifindex, Mtu};
+
+/// Whether datagrams can leave for the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// The next hop's link-layer address is known, or none is needed.
+    Usable,
+    /// The kernel is asking for it: what is sent now waits in the kernel's short queue, which loses silently.
+    Resolving,
+    /// It does not answer, or there is no route.
+    Failed,
+}
+
+/// The way to one analyzer.
+#[derive(Debug)]
+pub struct Underlay {
+    remote: IpAddr,
+    local: IpAddr,
+    device: Option<Ifindex>,
+    mtu: AtomicU32,
+    next_hop: Mutex<NextHop>,
+    changed: Condvar,
+}
+
+impl Underlay {
+    /// A way to `remote` from `local` through `device`, as the kernel's routes say it now.
+    pub fn new(remote: IpAddr, local: IpAddr, device: Option<Ifindex>, mtu: Mtu, next_hop: NextHop) -> Self {
+        Self {
+            remote,
+            local,
+            device,
+            mtu: AtomicU32::new(mtu.value()),
+            next_hop: Mutex::new(next_hop),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// The analyzer's address.
+    pub fn remote(&self) -> IpAddr {
+        self.remote
+    }
+
+    /// Source address of our datagrams.
+    pub fn local(&self) -> IpAddr {
+        self.local
+    }
+
+    /// The interface they leave by, when there is a route.
+    pub fn device(&self) -> Option<Ifindex> {
+        self.device
+    }
+
+    /// The path MTU: largest outer IP packet in bytes.
+    pub fn mtu(&self) -> Mtu {
+        Mtu::new(u64::from(self.mtu.load(Ordering::Relaxed))).unwrap_or(Mtu::ETHERNET)
+    }
+
+    /// Takes note of a path MTU that an ICMP error or the kernel's route told.
+    pub fn learn_mtu(&self, mtu: Mtu) {
+        self.mtu.store(mtu.value(), Ordering::Relaxed);
+    }
+
+    /// The state of the next hop now.
+    pub fn next_hop(&self) -> NextHop {
+        *self.next_hop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a changed next hop and wakes who waits for it.
+    pub fn set_next_hop(&self, state: NextHop) {
+        *self.next_hop.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the next hop is usable, `patience` at most, and says what it is then.
+    pub fn wait_for_next_hop(&self, patience: Duration) -> NextHop {
+        let state = self.next_hop.lock().unwrap_or_else(PoisonError::into_inner);
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(state, patience, |state| *state != NextHop::Usable)
+            .unwrap_or_else(PoisonError::into_inner);
+        *state
+    }
+}

@@ -1,0 +1,95 @@
+//! The law of accounting, as equations that must hold after every flush.
+
+use super::{DestinationLedger, Ledger};
+
+/// An equation that does not hold: a defect of farspan, never of the network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the ledger does not balance: {equation}: {left} is not {right}")]
+pub struct Imbalance {
+    /// The equation, in the words of the ledger.
+    pub equation: String,
+    /// Value of its left side.
+    pub left: u64,
+    /// Value of its right side.
+    pub right: u64,
+}
+
+impl Ledger {
+    /// Checks every equation.
+    ///
+    /// # Errors
+    /// The first one that does not hold.
+    pub fn balance(&self) -> Result<(), Imbalance> {
+        let selected = self.captured.saturating_sub(self.not_selected.total());
+        equal("captured = dropped in select + selected", self.captured, self.not_selected.total() + selected)?;
+        equal(
+            "selected + segments added = dropped in normalise + offered",
+            selected + self.segments_added,
+            self.not_normalised.total() + self.offered,
+        )?;
+        for destination in &self.destinations {
+            equal_at(destination, "offered = assigned", self.offered, destination.assigned)?;
+            equal_at(
+                destination,
+                "assigned + split added = sent + in flight + dropped",
+                destination.assigned + destination.split_added,
+                destination.sent + destination.in_flight + destination.dropped.total(),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Whether every equation holds.
+    pub fn balances(&self) -> bool {
+        self.balance().is_ok()
+    }
+}
+
+fn equal(equation: &str, left: u64, right: u64) -> Result<(), Imbalance> {
+    if left == right { Ok(()) } else { Err(Imbalance { equation: equation.to_owned(), left, right }) }
+}
+
+fn equal_at(destination: &DestinationLedger, equation: &str, left: u64, right: u64) -> Result<(), Imbalance> {
+    equal(equation, left, right)
+        .map_err(|found| Imbalance { equation: format!("{equation} (destination {})", destination.name), ..found })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::DropReason;
+    use super::*;
+
+    fn balanced() -> Ledger {
+        let mut ledger = Ledger::new([("1", "vxlan://192.0.2.1?vni=1")]);
+        ledger.captured = 10;
+        ledger.not_selected[DropReason::OwnTraffic] = 2;
+        ledger.not_normalised[DropReason::Unsegmentable] = 1;
+        ledger.segments_added = 4;
+        ledger.offered = 11;
+        let destination = &mut ledger.destinations[0];
+        destination.assigned = 11;
+        destination.split_added = 3;
+        destination.sent = 12;
+        destination.in_flight = 1;
+        destination.dropped[DropReason::Oversize] = 1;
+        ledger
+    }
+
+    #[test]
+    fn a_whole_ledger_balances() {
+        assert_eq!(balanced().balance(), Ok(()));
+    }
+
+    #[test]
+    fn one_frame_without_a_fate_is_found_and_named() {
+        let mut ledger = balanced();
+        ledger.destinations[0].sent -= 1;
+        let imbalance = ledger.balance().unwrap_err();
+        assert_eq!(imbalance.equation, "assigned + split added = sent + in flight + dropped (destination 1)");
+        assert_eq!((imbalance.left, imbalance.right), (14, 13));
+
+        let mut ledger = balanced();
+        ledger.captured += 1;
+        assert!(!ledger.balances());
+    }
+}

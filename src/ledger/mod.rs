@@ -1,0 +1,115 @@
+//! The ledger: the one fate of every frame, counted once, and the law that nothing is missing.
+//!
+//! Three blocks that never mix: *fates*, which are ours and balance exactly after every flush; what the *kernel* says
+//! it dropped before we saw it; and *reports*, which stand beside the law (ICMP, what was rewritten).
+
+mod law;
+mod present;
+mod publish;
+mod reason;
+
+pub use law::Imbalance;
+pub use publish::Published;
+pub use reason::{DropReason, Drops, Kind};
+
+/// Everything one worker counts. Counters only rise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Frames that a source handed to the path.
+    pub captured: u64,
+    /// Frames that ended in select.
+    pub not_selected: Drops,
+    /// Frames that ended in normalise.
+    pub not_normalised: Drops,
+    /// Extra frames that segmenting made out of super-frames: a super-frame of n segments adds n − 1.
+    pub segments_added: u64,
+    /// Wire frames that were offered to every destination.
+    pub offered: u64,
+    /// The destinations' own accounts, in the order of the plan.
+    pub destinations: Vec<DestinationLedger>,
+    /// What the kernel dropped before we saw it.
+    pub kernel: KernelDrops,
+    /// What normalise rewrote.
+    pub rewritten: Rewritten,
+}
+
+/// One destination's account.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DestinationLedger {
+    /// The destination's name in the plan.
+    pub name: String,
+    /// Where it sends, as the operator wrote it.
+    pub to: String,
+    /// Wire frames that were given to this destination.
+    pub assigned: u64,
+    /// Extra frames that fitting to the path MTU made: a frame split into n pieces adds n − 1.
+    pub split_added: u64,
+    /// Inner frames that the kernel took without reporting an error for them, or that were written.
+    pub sent: u64,
+    /// Frames that wait in a batch for the next flush; 0 when a session has ended.
+    pub in_flight: u64,
+    /// Of the sent ones: frames that were cut to fit (`fit = "truncate"`).
+    pub truncated: u64,
+    /// Datagrams handed to the kernel.
+    pub datagrams: u64,
+    /// Bytes of outer IP packets handed to the kernel; of records for a capture file.
+    pub bytes: u64,
+    /// Frames that were not sent, by reason.
+    pub dropped: Drops,
+    /// ICMP errors that came back: reports, never fates.
+    pub icmp: IcmpReports,
+}
+
+/// What the kernel dropped between interface and source, as rising totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelDrops {
+    /// Frames lost because the capture buffer was full.
+    pub buffer_full: u64,
+    /// Frames that the interface or its driver dropped, where libpcap can tell.
+    pub interface: u64,
+}
+
+/// ICMP errors about our datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IcmpReports {
+    /// Port or protocol unreachable: the normal answer of an analyzer that only sniffs.
+    pub port_unreachable: u64,
+    /// Host or network unreachable: speaks against the destination.
+    pub host_unreachable: u64,
+    /// Fragmentation needed or packet too big: the path MTU was learnt from it.
+    pub too_big: u64,
+    /// Everything else.
+    pub other: u64,
+}
+
+/// What normalise finished that the hardware would have finished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rewritten {
+    /// Super-frames cut into wire segments.
+    pub super_frames: u64,
+    /// Partial checksums finished.
+    pub checksums: u64,
+    /// VLAN tags put back.
+    pub tags: u64,
+}
+
+impl Ledger {
+    /// An empty ledger for destinations with these names and addresses.
+    pub fn new<'a>(destinations: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let destinations = destinations
+            .into_iter()
+            .map(|(name, to)| DestinationLedger { name: name.to_owned(), to: to.to_owned(), ..Default::default() })
+            .collect();
+        Self { destinations, ..Self::default() }
+    }
+
+    /// ICMP reports of all destinations together.
+    pub fn icmp(&self) -> IcmpReports {
+        self.destinations.iter().fold(IcmpReports::default(), |sum, destination| IcmpReports {
+            port_unreachable: sum.port_unreachable + destination.icmp.port_unreachable,
+            host_unreachable: sum.host_unreachable + destination.icmp.host_unreachable,
+            too_big: sum.too_big + destination.icmp.too_big,
+            other: sum.other + destination.icmp.other,
+        })
+    }
+}

@@ -1,0 +1,1 @@
+//! How a ledger is shown: as a table and as JSON.

@@ -1,0 +1,28 @@
+//! How the worker shows its ledger to the control plane.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Ledger;
+
+/// A copy of the worker's ledger that other threads may read while it runs. The worker writes it between turns, never
+/// for a frame.
+#[derive(Clone, Debug)]
+pub struct Published(Arc<Mutex<Ledger>>);
+
+impl Published {
+    /// Starts with what is counted already.
+    pub fn new(ledger: Ledger) -> Self {
+        Self(Arc::new(Mutex::new(ledger)))
+    }
+
+    /// Replaces the copy. Does not allocate once names and destinations are known.
+    pub fn update(&self, ledger: &Ledger) {
+        // A reader cannot leave the copy half written, so a poisoned lock is as good as any.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(ledger);
+    }
+
+    /// The latest copy.
+    pub fn read(&self) -> Ledger {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,145 @@
+//! Why a frame was not sent: one list for counters, messages, JSON and documentation.
+
+use std::ops::{Index, IndexMut};
+
+/// Whether a drop was wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The operator's rules say so.
+    Policy,
+    /// A frame that should have arrived did not. Only this is worth an alarm.
+    Loss,
+}
+
+/// Declares the reasons once, each with its label, kind, sentence and remedy.
+macro_rules! reasons {
+    ($($name:ident, $label:literal, $kind:ident, $sentence:literal, $remedy:literal;)*) => {
+        /// Why a frame, or one of the pieces it was cut into, was not sent.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum DropReason {
+            $(#[doc = $sentence] $name,)*
+        }
+
+        impl DropReason {
+            /// Every reason, policies first.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The name in JSON and metrics.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label),* }
+            }
+
+            /// Policy or loss.
+            pub const fn kind(self) -> Kind {
+                match self { $(Self::$name => Kind::$kind),* }
+            }
+
+            /// What happened, for an operator.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$name => $sentence),* }
+            }
+
+            /// What to do about it.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$name => $remedy),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    OwnTraffic, "own_traffic", Policy,
+        "the frame carries this session's own tunnel, or an ICMP error about it",
+        "none needed: mirroring the mirror would never end";
+    TooShort, "too_short", Loss,
+        "the frame is shorter than an Ethernet header",
+        "look at the sender or the capture file: such a frame cannot be mirrored";
+    Undecodable, "undecodable", Loss,
+        "the frame's link-layer header is broken, so that no Ethernet frame can be made of it",
+        "look at the capture with tshark";
+    Unsegmentable, "unsegmentable", Loss,
+        "a super-frame whose wire segments cannot be known",
+        "switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off";
+    Oversize, "oversize", Loss,
+        "the frame with its encapsulation is larger than the path MTU and may not or cannot be split",
+        "raise the MTU of the path by the encapsulation's overhead, or choose another `fit`";
+    SocketFull, "socket_full", Loss,
+        "the socket's send buffer was full",
+        "the underlay is slower than the mirror: select less, or limit the rate";
+    DeviceBusy, "device_busy", Loss,
+        "the queueing discipline of the underlay interface dropped the datagram",
+        "look at `tc -s qdisc`: the underlay is slower than the mirror";
+    Unreachable, "unreachable", Loss,
+        "there is no route to the destination, or its next hop does not answer",
+        "check `ip route get` and `ip neigh` for the destination";
+    InterfaceDown, "interface_down", Loss,
+        "the underlay interface is down or gone",
+        "check `ip link`";
+    WriteFailed, "write_failed", Loss,
+        "the kernel refused the datagram, or the file could not be written",
+        "the log says with which error";
+    ReaderGone, "reader_gone", Loss,
+        "the program that read the pipe has ended",
+        "restart the reader";
+    Stopping, "stopping", Loss,
+        "the session ended before the frame could be sent",
+        "none: the destination was not taking frames when the session was stopped";
+}
+
+/// A count for each [`DropReason`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
+
+impl Drops {
+    /// All drops together.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// All drops of one kind.
+    pub fn total_of(&self, kind: Kind) -> u64 {
+        self.nonzero().filter(|(reason, _)| reason.kind() == kind).map(|(_, count)| count).sum()
+    }
+
+    /// The reasons that occurred, with their counts.
+    pub fn nonzero(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.iter().map(|&reason| (reason, self[reason])).filter(|&(_, count)| count > 0)
+    }
+}
+
+impl Index<DropReason> for Drops {
+    type Output = u64;
+    fn index(&self, reason: DropReason) -> &u64 {
+        &self.0[reason as usize]
+    }
+}
+
+impl IndexMut<DropReason> for Drops {
+    fn index_mut(&mut self, reason: DropReason) -> &mut u64 {
+        &mut self.0[reason as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_slot_and_label() {
+        let mut drops = Drops::default();
+        for (position, &reason) in DropReason::ALL.iter().enumerate() {
+            drops[reason] += 1 + position as u64;
+        }
+        let seen: Vec<u64> = drops.nonzero().map(|(_, count)| count).collect();
+        assert_eq!(seen, (1..=DropReason::ALL.len() as u64).collect::<Vec<_>>());
+        let labels: std::collections::HashSet<_> = DropReason::ALL.iter().map(|reason| reason.label()).collect();
+        assert_eq!(labels.len(), DropReason::ALL.len());
+        assert_eq!(drops.total(), drops.total_of(Kind::Policy) + drops.total_of(Kind::Loss));
+    }
+}

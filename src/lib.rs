@@ -1,0 +1,41 @@
+//! farspan: a SPAN port made of software.
+//!
+//! It copies Ethernet frames from a host's interfaces, makes them look exactly as they would on a wire, wraps them in
+//! VXLAN, GRE, ERSPAN or Geneve, and sends them to remote analyzers.
+//!
+//! # The way of a frame
+//!
+//! The modules stand here in the order in which a frame meets them. One worker thread takes it all the way
+//! ([`session::worker`]); nothing on that way allocates, locks, reads a clock or logs.
+//!
+//! 1. [`source`] lends a [`Frame`](frame::Frame): bytes that belong to libpcap, and what is known about them.
+//! 2. [`select`] decides whether it goes on, and changes nothing.
+//! 3. [`normalise`] turns what the host's offloads left unfinished into what the wire carried: one frame becomes any
+//!    number of [`WireFrame`](frame::WireFrame)s, each a rewritten head and a borrowed body.
+//! 4. [`destination`] fits each wire frame to the path MTU, encapsulates it with the one copy of its life, and hands
+//!    batches of datagrams to the kernel.
+//! 5. [`ledger`] counts the one fate of every frame, and proves that nothing is missing.
+//!
+//! Beside the path: [`wire`] knows byte layouts and does no I/O, [`kernel`] asks and watches the kernel over netlink,
+//! [`sys`] is the only place that may say `unsafe`. Above it: [`config`] turns words into a plan, [`check`] explains
+//! the plan before it runs, [`cli`] is the command line.
+
+pub mod error;
+pub mod flow;
+pub mod frame;
+pub mod quantity;
+
+pub mod destination;
+pub mod ledger;
+pub mod normalise;
+pub mod select;
+pub mod session;
+pub mod source;
+
+pub mod kernel;
+pub mod sys;
+pub mod wire;
+
+pub mod check;
+pub mod cli;
+pub mod config;

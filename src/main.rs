@@ -1,0 +1,2 @@
+//! The `farspan` program.
+fn main() {}

@@ -1,0 +1,43 @@
+//! Which frames go on: questions asked in a fixed order, the first "no" is the frame's fate. Changes nothing.
+//!
+//! Filter and direction are asked in the kernel or in libpcap, before a frame is captured.
+
+pub mod own_traffic;
+
+use crate::frame::Frame;
+use crate::ledger::DropReason;
+use crate::wire::layers::Layers;
+use own_traffic::OwnTraffic;
+
+/// The answer for one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The frame goes on.
+    Keep,
+    /// The frame ends here.
+    Drop(DropReason),
+}
+
+/// Asks the questions.
+#[derive(Debug)]
+pub struct Selector {
+    own_traffic: OwnTraffic,
+}
+
+impl Selector {
+    /// A selector that keeps everything but the session's own tunnels.
+    pub fn new(own_traffic: OwnTraffic) -> Self {
+        Self { own_traffic }
+    }
+
+    /// Decides about one frame.
+    pub fn decide(&mut self, frame: &Frame<'_>, layers: &Layers) -> Verdict {
+        if frame.bytes.len() < crate::wire::ethernet::HEADER_LEN {
+            return Verdict::Drop(DropReason::TooShort);
+        }
+        if self.own_traffic.is_ours(frame.bytes, layers) {
+            return Verdict::Drop(DropReason::OwnTraffic);
+        }
+        Verdict::Keep
+    }
+}

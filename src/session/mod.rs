@@ -1,0 +1,1 @@
+//! A running session: its worker thread, its ledger, its end.

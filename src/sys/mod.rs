@@ -1,0 +1,1 @@
+//! The only unsafe code: one kernel interface a file, each block argued from the manual page.
