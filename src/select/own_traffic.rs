@@ -1,9 +1,14 @@
 //! Our own tunnels: mirroring them would never end.
+//!
+//! When the capture sees the interface that the tunnels leave by, each datagram comes back as a frame: it would be
+//! mirrored in a datagram, which comes back. ICMP errors close a slower circle: each one, mirrored, asks for the next.
+//! Exactly these frames are left out; whatever else the two hosts say to each other stays visible.
 
 use std::net::IpAddr;
 
-use crate::quantity::PortRange;
-use crate::wire::layers::Layers;
+use crate::quantity::{ErspanSessionId, GreKey};
+use crate::wire::layers::{self, Fragment, Ip, IpVersion, Layers, u16_at};
+use crate::wire::{erspan, gre};
 
 /// One tunnel as it looks on the underlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,40 +21,509 @@ pub struct OwnTunnel {
     pub carrier: Carrier,
 }
 
-/// How a tunnel's datagrams are recognised behind the IP header.
+/// How a tunnel's datagrams are recognised behind the IP header: everything in it that never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Carrier {
-    /// UDP from one of our source ports to the tunnel's port.
+    /// VXLAN and Geneve: UDP from one of our source ports to the tunnel's port.
     Udp {
         /// Ports of our socket bank.
-        sources: PortRange,
+        sources: Vec<u16>,
         /// VXLAN's or Geneve's port.
         destination: u16,
     },
-    /// GRE (IP protocol 47) with this protocol type: and with one of these keys, if we send a key.
+    /// GRE with an Ethernet frame.
     Gre {
-        /// `0x6558`, `0x88be` or `0x22eb`.
-        protocol: u16,
         /// Our keys; `None` when we send none.
-        keys: Option<Vec<u32>>,
+        keys: Option<Vec<GreKey>>,
+        /// Whether we send a sequence number.
+        sequence: bool,
+    },
+    /// ERSPAN I: GRE without any flag.
+    Erspan1,
+    /// ERSPAN II.
+    Erspan2 {
+        /// Our session ids.
+        sessions: Vec<ErspanSessionId>,
+    },
+    /// ERSPAN III.
+    Erspan3 {
+        /// Our session ids.
+        sessions: Vec<ErspanSessionId>,
     },
 }
 
 /// Recognises the session's own datagrams, their later fragments, and ICMP errors that quote them.
 #[derive(Debug, Default)]
 pub struct OwnTraffic {
-    tunnels: Vec<OwnTunnel>,
+    tunnels: Vec<Recogniser>,
 }
 
 impl OwnTraffic {
     /// Recognises these tunnels; none are a mirror that only writes files.
     pub fn new(tunnels: Vec<OwnTunnel>) -> Self {
-        Self { tunnels }
+        Self { tunnels: tunnels.into_iter().map(Recogniser::new).collect() }
     }
 
-    /// Whether `frame` is ours.
+    /// Whether `frame` is ours. Asked once for each captured frame, in the order of capture: a first fragment tells
+    /// which later ones are ours.
     pub fn is_ours(&mut self, frame: &[u8], layers: &Layers) -> bool {
-        let _ = (frame, layers);
-        !self.tunnels.is_empty() && unimplemented!()
+        let Some(ip) = layers.ip else { return false };
+        self.tunnels.iter_mut().any(|tunnel| tunnel.has_sent(frame, &ip)) || self.is_quoted(frame, &ip)
+    }
+
+    /// Whether an ICMP error to us quotes a datagram of ours: RFC 792 asks for its IP header and eight bytes, RFC 4443
+    /// for as much as fits.
+    fn is_quoted(&self, frame: &[u8], ip: &Ip) -> bool {
+        if ip.fragment == Fragment::Later || !is_icmp_error(frame, ip) {
+            return false;
+        }
+        let Some(quoted) = Ip::parse(frame, ip.transport + ICMP_HEADER_LEN) else { return false };
+        let (_, addressee) = ip.addresses(frame);
+        self.tunnels.iter().any(|tunnel| {
+            tunnel.local == addressee && tunnel.is_on_path(frame, &quoted) && tunnel.is_own(frame, &quoted)
+        })
+    }
+}
+
+/// What one tunnel's packets look like.
+#[derive(Debug)]
+struct Recogniser {
+    /// As in an IP header: 4 or 16 bytes.
+    local: Vec<u8>,
+    remote: Vec<u8>,
+    carrier: Carrier,
+    fragments: FragmentIds,
+}
+
+impl Recogniser {
+    fn new(tunnel: OwnTunnel) -> Self {
+        Self {
+            local: octets(tunnel.local),
+            remote: octets(tunnel.remote),
+            carrier: tunnel.carrier,
+            fragments: FragmentIds::new(),
+        }
+    }
+
+    /// Whether the packet that `frame` carries is ours; takes note of first fragments.
+    fn has_sent(&mut self, frame: &[u8], ip: &Ip) -> bool {
+        if !self.is_on_path(frame, ip) {
+            return false;
+        }
+        let ours = self.is_own(frame, ip);
+        if let (Fragment::First, Some(id)) = (ip.fragment, fragment_id(frame, ip)) {
+            self.fragments.note(id, ours);
+        }
+        ours
+    }
+
+    /// The question that nearly every frame answers with no. Addresses and protocol are also what, with the
+    /// identification, tells fragments of different packets apart (RFC 791 section 3.2, RFC 8200 section 4.5).
+    fn is_on_path(&self, bytes: &[u8], ip: &Ip) -> bool {
+        let (source, destination) = ip.addresses(bytes);
+        destination == self.remote && source == self.local && ip.protocol == self.carrier.ip_protocol()
+    }
+
+    /// Whether a packet on our path is ours.
+    fn is_own(&self, bytes: &[u8], ip: &Ip) -> bool {
+        match ip.fragment {
+            Fragment::Whole | Fragment::First => self.carrier.carries(bytes, ip),
+            Fragment::Later => fragment_id(bytes, ip).is_some_and(|id| self.fragments.contains(id)),
+        }
+    }
+}
+
+impl Carrier {
+    fn ip_protocol(&self) -> u8 {
+        match self {
+            Self::Udp { .. } => layers::UDP,
+            Self::Gre { .. } | Self::Erspan1 | Self::Erspan2 { .. } | Self::Erspan3 { .. } => layers::GRE,
+        }
+    }
+
+    /// Whether our headers stand at the transport header of `ip`. A quote may end before key or session id: then what
+    /// is there decides.
+    fn carries(&self, bytes: &[u8], ip: &Ip) -> bool {
+        let is_gre = |flags: u16, protocol: u16| {
+            u16_at(bytes, ip.transport) == Some(flags) && u16_at(bytes, ip.transport + 2) == Some(protocol)
+        };
+        let is_one_of = |sessions: &[ErspanSessionId]| {
+            let behind_sequence = u32_at(bytes, ip.transport + 8);
+            behind_sequence.is_none_or(|word| sessions.contains(&erspan::session_of(word)))
+        };
+        match self {
+            Self::Udp { sources, destination } => {
+                ip.ports(bytes).is_some_and(|(from, to)| to == *destination && sources.contains(&from))
+            }
+            Self::Gre { keys, sequence } => {
+                let key_flag = if keys.is_some() { gre::KEY_PRESENT } else { 0 };
+                let sequence_flag = if *sequence { gre::SEQUENCE_PRESENT } else { 0 };
+                is_gre(key_flag | sequence_flag, gre::TRANSPARENT_ETHERNET)
+                    && keys.as_ref().is_none_or(|keys| {
+                        let key = u32_at(bytes, ip.transport + 4);
+                        key.is_none_or(|key| keys.iter().any(|ours| ours.value() == key))
+                    })
+            }
+            Self::Erspan1 => is_gre(0, gre::ERSPAN),
+            Self::Erspan2 { sessions } => is_gre(gre::SEQUENCE_PRESENT, gre::ERSPAN) && is_one_of(sessions),
+            Self::Erspan3 { sessions } => is_gre(gre::SEQUENCE_PRESENT, gre::ERSPAN_III) && is_one_of(sessions),
+        }
+    }
+}
+
+/// Identifications of recent first fragments that were ours. One slot for each value of the low bits: ids of one path
+/// count up (IPv4) or are random (IPv6), and fragments of one packet follow each other closely.
+#[derive(Debug)]
+struct FragmentIds(Vec<Option<u32>>);
+
+impl FragmentIds {
+    const SLOTS: usize = 1024;
+
+    fn new() -> Self {
+        Self(vec![None; Self::SLOTS])
+    }
+
+    /// The last first fragment with an id decides whose the later ones are: a foreign one takes a used id away.
+    fn note(&mut self, id: u32, ours: bool) {
+        let slot = &mut self.0[id as usize % Self::SLOTS];
+        if ours {
+            *slot = Some(id);
+        } else if *slot == Some(id) {
+            *slot = None;
+        }
+    }
+
+    fn contains(&self, id: u32) -> bool {
+        self.0[id as usize % Self::SLOTS] == Some(id)
+    }
+}
+
+/// Type, code, checksum, and four bytes whose meaning depends on the type (RFC 792, RFC 4443 section 2.1).
+const ICMP_HEADER_LEN: usize = 8;
+
+/// Whether this is an ICMP message that quotes the packet it complains about.
+fn is_icmp_error(frame: &[u8], ip: &Ip) -> bool {
+    match (ip.protocol, frame.get(ip.transport)) {
+        // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
+        (layers::ICMP, Some(kind)) => matches!(kind, 3 | 4 | 5 | 11 | 12),
+        // Destination unreachable, packet too big, time exceeded, parameter problem.
+        (layers::ICMPV6, Some(kind)) => matches!(kind, 1..=4),
+        _ => false,
+    }
+}
+
+/// What names the packet that a fragment belongs to.
+fn fragment_id(bytes: &[u8], ip: &Ip) -> Option<u32> {
+    match ip.version {
+        IpVersion::V4 => u16_at(bytes, ip.start + 4).map(u32::from),
+        // The last four bytes of the fragment header, which is the last header before our UDP or GRE.
+        IpVersion::V6 => u32_at(bytes, ip.transport - 4),
+    }
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::quantity::{Dscp, Mtu, Ttl};
+    use crate::wire::outer::{Addresses, Outer, Transport};
+    use proptest::prelude::*;
+
+    const VXLAN: Transport = Transport::Udp { source_port: 50_000, destination_port: 4789, checksum: false };
+    const DATAGRAM: &[u8] = &[0; 64];
+
+    /// The two ends of the tunnel, and a stranger.
+    #[derive(Clone, Copy, Debug)]
+    struct Hosts {
+        local: IpAddr,
+        remote: IpAddr,
+        other: IpAddr,
+    }
+
+    fn ipv4() -> Hosts {
+        let host = |last| IpAddr::from([192, 0, 2, last]);
+        Hosts { local: host(1), remote: host(2), other: host(3) }
+    }
+
+    fn ipv6() -> Hosts {
+        let host = |last| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
+        Hosts { local: host(1), remote: host(2), other: host(3) }
+    }
+
+    fn own(hosts: Hosts, carrier: Carrier) -> OwnTraffic {
+        OwnTraffic::new(vec![OwnTunnel { local: hosts.local, remote: hosts.remote, carrier }])
+    }
+
+    fn vxlan() -> Carrier {
+        Carrier::Udp { sources: vec![50_000, 50_007], destination: 4789 }
+    }
+
+    fn erspan2(sessions: &[u64]) -> Carrier {
+        Carrier::Erspan2 { sessions: sessions.iter().map(|&id| ErspanSessionId::new(id).unwrap()).collect() }
+    }
+
+    fn outer(source: IpAddr, destination: IpAddr, transport: Transport) -> Outer {
+        Outer {
+            source_mac: [2; 6],
+            destination_mac: [4; 6],
+            addresses: Addresses::between(source, destination).unwrap(),
+            dscp: Dscp::DEFAULT,
+            ttl: Ttl::DEFAULT,
+            identification: 77,
+            dont_fragment: true,
+            transport,
+        }
+    }
+
+    fn frame(source: IpAddr, destination: IpAddr, transport: Transport, datagram: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        outer(source, destination, transport).write(datagram, &mut frame).unwrap();
+        frame
+    }
+
+    fn udp(source: IpAddr, destination: IpAddr, source_port: u16, destination_port: u16) -> Vec<u8> {
+        frame(source, destination, Transport::Udp { source_port, destination_port, checksum: false }, DATAGRAM)
+    }
+
+    /// A GRE packet of our tunnel's hosts that begins with these words.
+    fn gre(hosts: Hosts, words: &[u32]) -> Vec<u8> {
+        let mut datagram: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        datagram.extend_from_slice(DATAGRAM);
+        frame(hosts.local, hosts.remote, Transport::Gre, &datagram)
+    }
+
+    fn fragments(hosts: Hosts, transport: Transport, identification: u32, datagram: &[u8]) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let outer = Outer { identification, ..outer(hosts.local, hosts.remote, transport) };
+        outer
+            .write_fragments(datagram, Mtu::new(576).unwrap(), &mut Vec::new(), |frame| frames.push(frame.to_vec()))
+            .unwrap();
+        frames
+    }
+
+    /// An ICMP error of this type, from a stranger, that quotes this much of the IP packet in `quoted`.
+    fn icmp_error(to: IpAddr, from: IpAddr, kind: u8, quoted: &[u8], bytes_behind_ip: usize) -> Vec<u8> {
+        let header_len = if to.is_ipv4() { 20 } else { 40 };
+        let quote = quoted.get(14..14 + header_len + bytes_behind_ip).unwrap_or(&quoted[14..]);
+        let message = [&[kind, 3, 0, 0, 0, 0, 0, 0], quote].concat();
+        let mut error = frame(from, to, Transport::Gre, &message);
+        // The transport protocol, ICMP or ICMPv6; nobody here looks at the header checksum.
+        let (place, protocol) = if to.is_ipv4() { (14 + 9, layers::ICMP) } else { (14 + 6, layers::ICMPV6) };
+        error[place] = protocol;
+        error
+    }
+
+    fn is_ours(own: &mut OwnTraffic, frame: &[u8]) -> bool {
+        own.is_ours(frame, &Layers::parse(frame))
+    }
+
+    #[test]
+    fn without_tunnels_nothing_is_ours() {
+        let Hosts { local, remote, .. } = ipv4();
+        assert!(!is_ours(&mut OwnTraffic::default(), &udp(local, remote, 50_000, 4789)));
+    }
+
+    #[test]
+    fn udp_is_ours_by_addresses_source_port_and_destination_port() {
+        for hosts in [ipv4(), ipv6()] {
+            let Hosts { local, remote, other } = hosts;
+            let mut own = own(hosts, vxlan());
+            assert!(is_ours(&mut own, &udp(local, remote, 50_000, 4789)));
+            assert!(is_ours(&mut own, &udp(local, remote, 50_007, 4789)));
+            for (visible, why) in [
+                (udp(local, remote, 50_001, 4789), "a port between those of our bank"),
+                (udp(local, remote, 50_000, 4790), "another destination port"),
+                (udp(remote, local, 50_000, 4789), "the other way"),
+                (udp(local, other, 50_000, 4789), "another remote"),
+                (udp(other, remote, 50_000, 4789), "another local"),
+                (frame(local, remote, Transport::Gre, DATAGRAM), "another protocol"),
+            ] {
+                assert!(!is_ours(&mut own, &visible), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_datagram_is_ours_behind_any_vlan_tags() {
+        let Hosts { local, remote, .. } = ipv4();
+        let untagged = udp(local, remote, 50_000, 4789);
+        let tagged = [&untagged[..12], &[0x88, 0xa8, 0, 5, 0x81, 0, 0, 7], &untagged[12..]].concat();
+        assert!(is_ours(&mut own(ipv4(), vxlan()), &tagged));
+    }
+
+    #[test]
+    fn gre_is_ours_by_flags_protocol_type_and_key() {
+        let key = |value| GreKey::new(value).unwrap();
+        let bare = || Carrier::Gre { keys: None, sequence: false };
+        let counted = || Carrier::Gre { keys: None, sequence: true };
+        let keyed = || Carrier::Gre { keys: Some(vec![key(5), key(0xffff_ffff)]), sequence: false };
+        let erspan3 = || Carrier::Erspan3 { sessions: vec![ErspanSessionId::new(9).unwrap()] };
+        let type_ii = |session: u32| vec![0x1000_88be, 1, 0x1000_0000 | session, 0];
+        let type_iii = |session: u32| vec![0x1000_22eb, 1, 0x2000_0400 | session, 0, 0x8000];
+        for (carrier, ours, words) in [
+            (bare(), true, vec![0x0000_6558]),
+            (bare(), false, vec![0x1000_6558, 0]),
+            (bare(), false, vec![0x2000_6558, 5]),
+            (bare(), false, vec![0x0000_88be]),
+            (bare(), false, vec![0x0000_0800]),
+            (counted(), true, vec![0x1000_6558, 12]),
+            (counted(), false, vec![0x0000_6558]),
+            (keyed(), true, vec![0x2000_6558, 5]),
+            (keyed(), true, vec![0x2000_6558, 0xffff_ffff]),
+            (keyed(), false, vec![0x2000_6558, 6]),
+            (keyed(), false, vec![0x0000_6558]),
+            (keyed(), false, vec![0x3000_6558, 5, 0]),
+            (Carrier::Erspan1, true, vec![0x0000_88be]),
+            (Carrier::Erspan1, false, type_ii(9)),
+            (erspan2(&[8, 9]), true, type_ii(9)),
+            (erspan2(&[8, 9]), false, type_ii(10)),
+            (erspan2(&[8, 9]), false, type_iii(9)),
+            (erspan2(&[8, 9]), false, vec![0x0000_88be]),
+            (erspan3(), true, type_iii(9)),
+            (erspan3(), false, type_iii(8)),
+            (erspan3(), false, type_ii(9)),
+        ] {
+            for hosts in [ipv4(), ipv6()] {
+                let mut own = own(hosts, carrier.clone());
+                assert_eq!(is_ours(&mut own, &gre(hosts, &words)), ours, "{carrier:?} {words:x?} {hosts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn later_fragments_belong_to_whom_their_first_belongs() {
+        for hosts in [ipv4(), ipv6()] {
+            let foreign_udp = Transport::Udp { source_port: 40_000, destination_port: 4789, checksum: false };
+            let datagram = vec![0; 1500];
+            let mut own = own(hosts, vxlan());
+            let ours = fragments(hosts, VXLAN, 7, &datagram);
+            let theirs = fragments(hosts, foreign_udp, 8, &datagram);
+            assert!(ours.len() >= 3 && theirs.len() >= 3);
+            assert!(!is_ours(&mut own, &ours[1]), "nobody knows whose this is before the first fragment");
+            // Interleaved, as two senders do; and seen twice, as on a bridge and its port.
+            for _ in 0..2 {
+                for (our, their) in ours.iter().zip(&theirs) {
+                    assert!(is_ours(&mut own, our));
+                    assert!(!is_ours(&mut own, their));
+                }
+            }
+            // The same id in another protocol names another packet, and leaves ours alone.
+            let gre = fragments(hosts, Transport::Gre, 7, &datagram);
+            assert!(gre.iter().all(|fragment| !is_ours(&mut own, fragment)));
+            assert!(is_ours(&mut own, &ours[2]));
+            // Once the id has come round to somebody else, it is theirs.
+            let reused = fragments(hosts, foreign_udp, 7, &datagram);
+            assert!(reused.iter().all(|fragment| !is_ours(&mut own, fragment)));
+        }
+    }
+
+    #[test]
+    fn erspan_fragments_are_told_apart_by_the_session_in_the_first() {
+        let mut own = own(ipv4(), erspan2(&[9]));
+        let datagram = |session: u8| [&[0x10, 0, 0x88, 0xbe, 0, 0, 0, 1, 0x10, 0, 0, session][..], &[0; 1500]].concat();
+        let ours = fragments(ipv4(), Transport::Gre, 1, &datagram(9));
+        let theirs = fragments(ipv4(), Transport::Gre, 2, &datagram(10));
+        assert!(ours.iter().all(|fragment| is_ours(&mut own, fragment)));
+        assert!(theirs.iter().all(|fragment| !is_ours(&mut own, fragment)));
+    }
+
+    #[test]
+    fn icmp_errors_are_ours_when_they_quote_a_datagram_of_ours_to_us() {
+        for (hosts, errors, echo) in [(ipv4(), &[3, 4, 5, 11, 12][..], 8), (ipv6(), &[1, 2, 3, 4][..], 128)] {
+            let Hosts { local, remote, other } = hosts;
+            let mut own = own(hosts, vxlan());
+            let datagram = udp(local, remote, 50_000, 4789);
+            for &kind in errors {
+                for from in [remote, other] {
+                    assert!(is_ours(&mut own, &icmp_error(local, from, kind, &datagram, 8)));
+                    assert!(is_ours(&mut own, &icmp_error(local, from, kind, &datagram, 500)));
+                }
+            }
+            let foreign = udp(local, remote, 40_000, 4789);
+            let answer = udp(remote, local, 4789, 50_000);
+            for (visible, why) in [
+                (icmp_error(local, remote, errors[0], &foreign, 8), "quotes another datagram"),
+                (icmp_error(local, remote, errors[0], &answer, 8), "quotes the other way"),
+                (icmp_error(other, remote, errors[0], &datagram, 8), "is for somebody else"),
+                (icmp_error(local, remote, echo, &datagram, 8), "is no error"),
+                (icmp_error(local, remote, errors[0], &datagram, 3), "quotes too little to tell"),
+            ] {
+                assert!(!is_ours(&mut own, &visible), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_later_fragment_of_a_ping_is_no_icmp_error_whatever_it_carries() {
+        let Hosts { local, remote, .. } = ipv4();
+        let mut fragment = icmp_error(local, remote, 3, &udp(local, remote, 50_000, 4789), 8);
+        fragment[14 + 7] = 1;
+        assert!(!is_ours(&mut own(ipv4(), vxlan()), &fragment));
+    }
+
+    #[test]
+    fn a_quote_that_ends_before_the_session_id_is_ours() {
+        let mut own = own(ipv4(), erspan2(&[9]));
+        let Hosts { local, remote, .. } = ipv4();
+        let ours = gre(ipv4(), &[0x1000_88be, 1, 0x1000_0009, 0]);
+        let theirs = gre(ipv4(), &[0x1000_88be, 1, 0x1000_000a, 0]);
+        assert!(is_ours(&mut own, &icmp_error(local, remote, 3, &ours, 8)));
+        assert!(!is_ours(&mut own, &icmp_error(local, remote, 3, &theirs, 12)));
+    }
+
+    #[test]
+    fn icmp_errors_may_quote_a_later_fragment() {
+        for (hosts, kind) in [(ipv4(), 11), (ipv6(), 3)] {
+            let mut own = own(hosts, vxlan());
+            let fragments = fragments(hosts, VXLAN, 7, &[0; 1500]);
+            let error = icmp_error(hosts.local, hosts.remote, kind, &fragments[1], 16);
+            assert!(!is_ours(&mut own, &error));
+            assert!(is_ours(&mut own, &fragments[0]));
+            assert!(is_ours(&mut own, &error));
+        }
+    }
+
+    #[test]
+    fn each_of_several_tunnels_is_recognised() {
+        let tunnel = |hosts: Hosts, carrier| OwnTunnel { local: hosts.local, remote: hosts.remote, carrier };
+        let mut own =
+            OwnTraffic::new(vec![tunnel(ipv4(), vxlan()), tunnel(ipv4(), Carrier::Erspan1), tunnel(ipv6(), vxlan())]);
+        for hosts in [ipv4(), ipv6()] {
+            assert!(is_ours(&mut own, &udp(hosts.local, hosts.remote, 50_007, 4789)));
+        }
+        assert!(is_ours(&mut own, &gre(ipv4(), &[0x0000_88be])));
+        assert!(!is_ours(&mut own, &gre(ipv6(), &[0x0000_88be])));
+    }
+
+    proptest! {
+        /// Hostile bytes on our path, whole and cut anywhere: an answer, never a panic.
+        #[test]
+        fn any_bytes_get_an_answer(
+            v6: bool,
+            protocol in prop_oneof![Just(layers::UDP), Just(layers::GRE), Just(layers::ICMP), Just(layers::ICMPV6), Just(44)],
+            from_remote: bool,
+            bytes in proptest::collection::vec(any::<u8>(), 0..120),
+        ) {
+            let hosts = if v6 { ipv6() } else { ipv4() };
+            let (source, destination) =
+                if from_remote { (hosts.remote, hosts.local) } else { (hosts.local, hosts.remote) };
+            let mut hostile = frame(source, destination, Transport::Gre, &bytes);
+            hostile[if v6 { 14 + 6 } else { 14 + 9 }] = protocol;
+            let mut own = own(hosts, vxlan());
+            for end in 0..=hostile.len() {
+                is_ours(&mut own, &hostile[..end]);
+            }
+        }
     }
 }
