@@ -10,6 +10,7 @@ pub mod geneve;
 pub mod gre;
 pub mod layers;
 pub mod outer;
+pub mod pcap;
 pub mod vxlan;
 
 /// Why bytes are not the header they should be.
