@@ -25,6 +25,17 @@ pub struct SessionPlan {
     pub end: EndPlan,
 }
 
+impl SessionPlan {
+    /// Whether a tunnel of this session must know which way a frame went: the directions have different ids, or the
+    /// header says it (ERSPAN III).
+    pub fn needs_direction(&self) -> bool {
+        self.destinations.iter().any(|destination| match &destination.end {
+            End::Tunnel(tunnel) => tunnel.encapsulation.needs_direction(),
+            End::File(_) => false,
+        })
+    }
+}
+
 /// Where frames come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SourcePlan {
@@ -192,6 +203,18 @@ pub enum Encapsulation {
         /// Session id.
         session: Ids<ErspanSessionId>,
     },
+}
+
+impl Encapsulation {
+    fn needs_direction(&self) -> bool {
+        match self {
+            Self::Vxlan { vni, .. } | Self::Geneve { vni, .. } => vni.differ_by_direction(),
+            Self::Gre { key, .. } => key.as_ref().is_some_and(Ids::differ_by_direction),
+            Self::Erspan1 => false,
+            Self::Erspan2 { session, .. } => session.differ_by_direction(),
+            Self::Erspan3 { .. } => true,
+        }
+    }
 }
 
 /// An id that may differ by interface and direction.

@@ -3,12 +3,33 @@
 //! A source lends each frame to a closure and takes it back when the closure returns, so that a slow destination can
 //! never pin the source's memory. Sources know nothing of what happens to a frame.
 
+mod by_direction;
+mod error;
+mod file;
+mod filter;
+mod held;
+mod interfaces;
+mod link_type;
+mod live;
+mod pace;
+
+pub use error::{ForeignKind, SourceError};
+pub use file::Progress;
+
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use crate::error::Explain;
-use crate::frame::Frame;
+use by_direction::ByDirection;
+use file::CaptureFile;
+use link_type::LinkLayer;
+use live::Live;
+
+use crate::config::defaults::LEAST_BUFFER;
+use crate::config::plan::{LivePlan, SessionPlan, SourcePlan};
+use crate::error::{Explain, Problems};
+use crate::frame::{Frame, InterfaceId};
 use crate::ledger::KernelDrops;
+use crate::quantity::{Directions, Mtu, Timestamp};
 
 /// What a source has after a [`drain`](Source::drain).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,4 +63,105 @@ pub trait Source: Send {
 
     /// What the kernel dropped before us since the source was opened: rising totals.
     fn kernel_drops(&mut self) -> KernelDrops;
+}
+
+/// What a session captures from.
+pub struct Opened {
+    /// The sources, ready to be drained.
+    pub sources: Vec<Box<dyn Source>>,
+    /// What [`Frame::interface`] counts.
+    pub interfaces: Vec<Interface>,
+    /// How far a replay has come; `None` for live sources and pipes.
+    pub progress: Option<Progress>,
+}
+
+/// An interface of this host, or a capture file, which is one interface of its own name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its MTU when it was opened; `None` for a file and for `any`.
+    pub mtu: Option<Mtu>,
+}
+
+/// Opens everything that `plan` captures from.
+///
+/// # Errors
+/// Every [`SourceError`] that was found.
+pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
+    match &plan.source {
+        SourcePlan::Live(live) => open_live(live, plan),
+        SourcePlan::File(file) => {
+            let file = CaptureFile::open(file, &plan.filter, &plan.normalise)?;
+            let interfaces = vec![Interface { name: file.name().to_owned(), mtu: None }];
+            let progress = file.progress();
+            Ok(Opened { sources: vec![Box::new(file)], interfaces, progress })
+        }
+    }
+}
+
+fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
+    let (names, problems) = interfaces::meant(&live.interfaces);
+    let mut problems: Vec<Box<dyn Explain>> = problems.into_iter().map(|problem| Box::new(problem) as _).collect();
+    let tell_directions = live.directions == Directions::InOut && plan.needs_direction();
+    let share = live.buffer / u64::try_from(names.len().max(1)).unwrap_or(1);
+    let mut opened = Opened { sources: Vec::new(), interfaces: Vec::new(), progress: None };
+    for (interface, name) in (0..=u16::MAX).map(InterfaceId).zip(names) {
+        match open_interface(live, &plan.filter, (interface, &name), tell_directions, share) {
+            Ok((source, mtu)) => {
+                opened.sources.push(source);
+                opened.interfaces.push(Interface { name, mtu });
+            }
+            Err(problem) => {
+                let general = problem.is_general();
+                problems.push(Box::new(problem));
+                if general {
+                    break;
+                }
+            }
+        }
+    }
+    Problems::unless_empty(problems)?;
+    Ok(opened)
+}
+
+fn open_interface(
+    plan: &LivePlan,
+    filter: &str,
+    interface: (InterfaceId, &str),
+    tell_directions: bool,
+    buffer: u64,
+) -> Result<(Box<dyn Source>, Option<Mtu>), SourceError> {
+    let open = |directions, buffer: u64| Live::open(plan, filter, interface, directions, buffer.max(LEAST_BUFFER));
+    // Frames of `any` are cooked and tell their direction themselves.
+    if !tell_directions || interface.1 == interfaces::ANY {
+        let capture = open(plan.directions, buffer)?;
+        let mtu = capture.mtu();
+        return Ok((Box::new(capture), mtu));
+    }
+    let captures = [open(Directions::In, buffer / 2)?, open(Directions::Out, buffer / 2)?];
+    let mtu = captures[0].mtu();
+    Ok((Box::new(ByDirection::new(interface.1, captures, plan.delay)?), mtu))
+}
+
+/// How frames of `link_type` become Ethernet; said once if they are not.
+fn link_layer(place: &str, link_type: pcap::Linktype) -> Result<LinkLayer, SourceError> {
+    let named = || link_type.get_name().unwrap_or_else(|_| link_type.0.to_string());
+    let Some(link) = LinkLayer::of(link_type) else {
+        return Err(SourceError::UnsupportedLinkType { place: place.to_owned(), link_type: named() });
+    };
+    if !link.is_ethernet() {
+        tracing::info!("{place} has link type {}: its frames get a synthetic Ethernet header", named());
+    }
+    Ok(link)
+}
+
+/// libpcap's timestamp: asked for nanoseconds, it puts them where microseconds used to be.
+fn timestamp(header: &pcap::PacketHeader) -> Timestamp {
+    const NANOS_A_SECOND: u64 = 1_000_000_000;
+    // Files have 32 bits without sign, which libpcap reads with sign: negative is after 2038, not before 1970.
+    let seconds =
+        u64::try_from(header.ts.tv_sec).or_else(|_| u64::try_from(header.ts.tv_sec & 0xffff_ffff)).unwrap_or(0);
+    let nanos = u64::try_from(header.ts.tv_usec).unwrap_or(0);
+    Timestamp::from_nanos(seconds.saturating_mul(NANOS_A_SECOND).saturating_add(nanos))
 }

@@ -1,1 +1,3 @@
 //! The only unsafe code: one kernel interface a file, each block argued from the manual page.
+
+pub mod interface;

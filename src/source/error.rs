@@ -1,0 +1,248 @@
+//! What can be wrong with a source, told to an operator.
+
+use std::io;
+
+use crate::error::{ExitCode, Explain};
+
+/// Why a source cannot be opened, or why it ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A name that no interface has.
+    #[error("there is no interface `{name}`")]
+    NoSuchInterface {
+        /// The name.
+        name: String,
+        /// The interfaces there are.
+        present: Vec<String>,
+    },
+    /// A pattern that no interface's name matches.
+    #[error("no interface matches `{pattern}`")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+        /// The interfaces there are.
+        present: Vec<String>,
+    },
+    /// The kernel did not list its interfaces.
+    #[error("cannot list the interfaces of this host")]
+    NoList(#[source] nix::Error),
+    /// The process may not capture.
+    #[error("not permitted to capture on `{interface}`: it takes the capability CAP_NET_RAW")]
+    NotPermitted {
+        /// The interface.
+        interface: String,
+        /// libpcap's words.
+        #[source]
+        cause: pcap::Error,
+    },
+    /// The interface is there, but not up.
+    #[error("the interface `{interface}` is down")]
+    InterfaceDown {
+        /// The interface.
+        interface: String,
+        /// libpcap's words.
+        #[source]
+        cause: pcap::Error,
+    },
+    /// Anything else that libpcap refuses at start.
+    #[error("cannot open capture on `{interface}`")]
+    CannotOpen {
+        /// The interface.
+        interface: String,
+        /// libpcap's words.
+        #[source]
+        cause: pcap::Error,
+    },
+    /// A running capture ended: as a rule, the interface is gone.
+    #[error("the capture on `{interface}` ended")]
+    CaptureEnded {
+        /// The interface.
+        interface: String,
+        /// libpcap's words.
+        #[source]
+        cause: pcap::Error,
+    },
+    /// The descriptor that waits for both directions could not be made.
+    #[error("cannot wait for both directions of `{interface}`")]
+    CannotWait {
+        /// The interface.
+        interface: String,
+        /// The kernel's word.
+        #[source]
+        cause: nix::Error,
+    },
+    /// A filter expression that libpcap does not compile.
+    #[error("the filter `{expression}` is wrong")]
+    BadFilter {
+        /// As the operator wrote it.
+        expression: String,
+        /// Byte offset of the first word that cannot stand where it stands, where it could be found.
+        fault: Option<usize>,
+        /// libpcap's words.
+        #[source]
+        cause: pcap::Error,
+    },
+    /// A link type whose frames are neither Ethernet nor can become it.
+    #[error("{place} has link type {link_type}, of which no Ethernet frames can be made")]
+    UnsupportedLinkType {
+        /// The interface or file.
+        place: String,
+        /// libpcap's name of the link type, or its number.
+        link_type: String,
+    },
+    /// A file that is not there, or cannot be read.
+    #[error("cannot read the capture file `{file}`")]
+    Unreadable {
+        /// Its path.
+        file: String,
+        /// The kernel's word.
+        #[source]
+        cause: io::Error,
+    },
+    /// A file of some other kind.
+    #[error("`{file}` is not a capture file")]
+    Foreign {
+        /// Its path.
+        file: String,
+        /// What it looks like.
+        kind: Option<ForeignKind>,
+        /// libpcap's words.
+        #[source]
+        cause: pcap::Error,
+    },
+    /// A pcapng file that mixes what libpcap cannot read together.
+    #[error("the capture file `{file}` mixes interfaces of different kinds; frames up to number {frames} were read")]
+    Mixed {
+        /// Its path.
+        file: String,
+        /// How many frames were mirrored before.
+        frames: u64,
+        /// libpcap's words.
+        #[source]
+        cause: pcap::Error,
+    },
+    /// A file that breaks off or goes wrong in the middle. The frames before were mirrored.
+    #[error("the capture file `{file}` is damaged after frame {frames}")]
+    Damaged {
+        /// Its path.
+        file: String,
+        /// How many frames were mirrored before: with a filter, of those that it kept.
+        frames: u64,
+        /// libpcap's words.
+        #[source]
+        cause: pcap::Error,
+    },
+}
+
+/// What a file is that is no capture file, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForeignKind {
+    /// Nothing in it.
+    Empty,
+    /// A compressed file, with the program that opens it.
+    Compressed(&'static str),
+    /// Solaris snoop (RFC 1761).
+    Snoop,
+}
+
+impl ForeignKind {
+    /// Judges by the first bytes of a file.
+    pub fn of(first: &[u8]) -> Option<Self> {
+        match first {
+            [] => Some(Self::Empty),
+            [0x1f, 0x8b, ..] => Some(Self::Compressed("gunzip")),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Compressed("unzstd")),
+            [0xfd, b'7', b'z', b'X', ..] => Some(Self::Compressed("unxz")),
+            [b'B', b'Z', b'h', ..] => Some(Self::Compressed("bunzip2")),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Some(Self::Compressed("unlz4")),
+            [b'P', b'K', 3, 4, ..] => Some(Self::Compressed("unzip")),
+            [b's', b'n', b'o', b'o', ..] => Some(Self::Snoop),
+            _ => None,
+        }
+    }
+}
+
+impl SourceError {
+    /// Whether another interface would only say the same again.
+    pub(super) fn is_general(&self) -> bool {
+        matches!(self, Self::NotPermitted { .. } | Self::BadFilter { .. } | Self::NoList(_))
+    }
+}
+
+impl Explain for SourceError {
+    fn place(&self) -> Option<String> {
+        match self {
+            Self::BadFilter { expression, fault: Some(offset), .. } => {
+                let column = expression.get(..*offset)?.chars().count() + 1;
+                Some(format!("column {column} of the filter"))
+            }
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoSuchInterface { present, .. } | Self::NoMatch { present, .. } => {
+                Some(format!("interfaces here are {}", present.join(", ")))
+            }
+            Self::NotPermitted { .. } => {
+                let program = std::env::current_exe().unwrap_or_else(|_| "farspan".into());
+                Some(format!("run as root, or once: sudo setcap cap_net_raw,cap_net_admin=ep {}", program.display()))
+            }
+            Self::InterfaceDown { interface, .. } => Some(format!("ip link set {interface} up")),
+            Self::CaptureEnded { interface, .. } => {
+                Some(format!("look at `ip link show {interface}` and the kernel log"))
+            }
+            Self::BadFilter { expression, fault: Some(offset), .. } => {
+                let before = expression.get(..*offset)?.chars().count();
+                let line = expression.replace(char::is_whitespace, " ");
+                let what = if *offset == expression.len() {
+                    "something is missing here"
+                } else {
+                    "not understood from here on"
+                };
+                Some(format!("{line}\n{:before$}^ {what}; pcap-filter(7) has the syntax", ""))
+            }
+            Self::BadFilter { .. } => Some("pcap-filter(7) has the syntax".to_owned()),
+            Self::UnsupportedLinkType { .. } => Some(format!("supported are {}", super::link_type::SUPPORTED)),
+            Self::Unreadable { cause, .. } => match cause.kind() {
+                io::ErrorKind::NotFound => Some("check the path; `-` reads standard input".to_owned()),
+                io::ErrorKind::PermissionDenied => {
+                    Some("check the permissions of the file and its directories".to_owned())
+                }
+                io::ErrorKind::IsADirectory => Some("name one capture file inside the directory".to_owned()),
+                _ => None,
+            },
+            Self::Foreign { file, kind, .. } => Some(match kind {
+                Some(ForeignKind::Empty) => {
+                    "the file is empty: was the capture stopped before its header was written?".to_owned()
+                }
+                Some(ForeignKind::Compressed(program)) => {
+                    format!("it is compressed: {program} it first ({program} '{file}')")
+                }
+                Some(ForeignKind::Snoop) => format!("it is a snoop capture: editcap -F pcap '{file}' converted.pcap"),
+                None => "pcap and pcapng are read; editcap -F pcap converts most other captures".to_owned(),
+            }),
+            Self::Mixed { file, .. } => Some(format!(
+                "read one interface at a time: tshark -r '{file}' -Y frame.interface_id==0 -F pcap -w one.pcap"
+            )),
+            Self::Damaged { .. } => {
+                Some("the frames before were mirrored; the rest of the file cannot be trusted".to_owned())
+            }
+            Self::NoList(_) | Self::CannotOpen { .. } | Self::CannotWait { .. } => None,
+        }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::NoSuchInterface { .. }
+            | Self::NoMatch { .. }
+            | Self::UnsupportedLinkType { .. }
+            | Self::Unreadable { .. }
+            | Self::Foreign { .. } => ExitCode::NoInput,
+            Self::NotPermitted { .. } => ExitCode::NotPermitted,
+            Self::BadFilter { .. } => ExitCode::Usage,
+            _ => ExitCode::Failed,
+        }
+    }
+}

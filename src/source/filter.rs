@@ -1,0 +1,120 @@
+//! The operator's filter expression: compiled by libpcap on the capture it is for.
+//!
+//! It must be that very capture: on a live one the kernel has taken VLAN tags out of the frame, and libpcap writes
+//! `vlan` as a question about the tag beside it.
+
+use pcap::{Activated, Capture};
+
+use super::error::SourceError;
+
+/// Lets only frames through that `expression` matches; an empty one matches everything.
+pub(super) fn apply<T: Activated>(capture: &mut Capture<T>, expression: &str) -> Result<(), SourceError> {
+    if expression.trim().is_empty() {
+        return Ok(());
+    }
+    capture.filter(expression, true).map_err(|cause| SourceError::BadFilter {
+        expression: expression.to_owned(),
+        // Without the optimiser, so that a contradiction ("arp and ip") counts as understood.
+        fault: fault(expression, &cause.to_string(), |text| capture.compile(text, false).is_ok()),
+        cause,
+    })
+}
+
+/// Where `expression` goes wrong, in bytes from its start; its length when something is missing at the end. libpcap
+/// names no position, but often the word.
+fn fault(expression: &str, message: &str, compiles: impl Fn(&str) -> bool) -> Option<usize> {
+    let named = message.split('\'').nth(1).filter(|word| !word.is_empty());
+    if let Some(offset) = named.and_then(|word| expression.find(word)) {
+        return Some(offset);
+    }
+    if compiles(expression) {
+        return None;
+    }
+    let words = words(expression);
+    let understood =
+        (1..=words.len()).rev().find(|&count| can_go_on(expression, &words[..count], &compiles)).unwrap_or(0);
+    Some(words.get(understood).map_or(expression.len(), |&(start, _)| start))
+}
+
+/// Whether the first words of an expression can be the beginning of a right one: some continuation compiles.
+///
+/// All of them are numbers, so that no name is looked up in the DNS but those which libpcap has resolved already.
+fn can_go_on(expression: &str, words: &[(usize, usize)], compiles: impl Fn(&str) -> bool) -> bool {
+    const CONTINUATIONS: [&str; 10] =
+        ["", " port 1", " 1", " ip", " 1:2:3:4:5:6", " ::1", " 1-2", " = 1", " 1 = 1", "] = 1"];
+
+    let end = words.last().map_or(0, |&(_, end)| end);
+    let Some(beginning) = expression.get(..end) else { return false };
+    let open = beginning.matches('(').count().saturating_sub(beginning.matches(')').count());
+    let closing = ")".repeat(open);
+    CONTINUATIONS.iter().any(|continuation| compiles(&format!("{beginning}{continuation}{closing}")))
+}
+
+/// Start and end of every word; a parenthesis is a word of its own.
+fn words(expression: &str) -> Vec<(usize, usize)> {
+    let mut words = Vec::new();
+    let mut start = None;
+    for (offset, letter) in expression.char_indices() {
+        let separates = letter.is_whitespace() || matches!(letter, '(' | ')');
+        if separates {
+            words.extend(start.take().map(|start| (start, offset)));
+            if !letter.is_whitespace() {
+                words.push((offset, offset + 1));
+            }
+        } else if start.is_none() {
+            start = Some(offset);
+        }
+    }
+    words.extend(start.map(|start| (start, expression.len())));
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::error::{ExitCode, Explain};
+
+    fn refused(expression: &str) -> SourceError {
+        apply(&mut Capture::dead(pcap::Linktype::ETHERNET).unwrap(), expression).unwrap_err()
+    }
+
+    #[test]
+    fn the_first_word_that_is_not_understood_is_found() {
+        for (expression, word) in [
+            ("tcp prot 80", "prot 80"),
+            ("host 192.0.2.1 and and tcp", "and tcp"),
+            ("tcp and (udp port 53 or port port 7) and ip", "port 7) and ip"),
+            ("port 80 )", ")"),
+            ("ether host 02:00:00:00:00:01 nad ip", "nad ip"),
+            ("net 192.0.2.0/24 or", ""),
+            ("(tcp or udp", ""),
+            ("tcp[13] & 2 != ", ""),
+            ("vlan 5 and tcp dst dst port 80", "dst port 80"),
+        ] {
+            let SourceError::BadFilter { fault, .. } = refused(expression) else {
+                panic!("{expression} is a bad filter")
+            };
+            let offset = fault.expect(expression);
+            assert_eq!(expression[offset..].trim(), word, "in `{expression}`");
+        }
+    }
+
+    #[test]
+    fn a_word_that_libpcap_names_is_pointed_at() {
+        let error = refused("tcp port nosuchport");
+        assert_eq!(error.exit_code(), ExitCode::Usage);
+        assert_eq!(error.place().unwrap(), "column 10 of the filter");
+        let hint = error.hint().unwrap();
+        let mut lines = hint.lines();
+        assert_eq!(lines.next(), Some("tcp port nosuchport"));
+        assert!(lines.next().unwrap().starts_with("         ^ "), "{hint}");
+    }
+
+    #[test]
+    fn a_contradiction_has_no_position() {
+        let SourceError::BadFilter { fault, .. } = refused("arp and ip") else { panic!("rejects everything") };
+        assert_eq!(fault, None);
+    }
+}

@@ -1,0 +1,204 @@
+//! A live interface, captured through libpcap: a memory-mapped `TPACKET_V3` ring.
+//!
+//! Never in libpcap's immediate mode: that falls back to `TPACKET_V2`, with a wake-up for about every frame.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use pcap::{Active, Capture};
+use socket2::{SockFilter, SockRef};
+
+use super::error::SourceError;
+use super::link_type::{LARGEST_FRAME, LinkLayer};
+use super::{Readiness, Source, filter, timestamp};
+use crate::config::plan::LivePlan;
+use crate::error::Explain;
+use crate::frame::{Frame, InterfaceId, Offload};
+use crate::ledger::KernelDrops;
+use crate::quantity::{Direction, Directions, Mtu};
+use crate::sys;
+
+/// One capture on one interface.
+pub(super) struct Live {
+    capture: Capture<Active>,
+    link: LinkLayer,
+    name: String,
+    interface: InterfaceId,
+    /// Known when only one direction is captured.
+    direction: Option<Direction>,
+    mtu: Mtu,
+    drops: RisingDrops,
+}
+
+impl Live {
+    /// Captures frames of `directions` that `expression` matches, through a ring of `buffer` bytes.
+    pub fn open(
+        plan: &LivePlan,
+        expression: &str,
+        (interface, name): (InterfaceId, &str),
+        directions: Directions,
+        buffer: u64,
+    ) -> Result<Self, SourceError> {
+        let refused = |cause| refusal(name, cause);
+        // A timeout of 0 would be none at all.
+        let delay = i32::try_from(plan.delay.as_millis()).unwrap_or(i32::MAX).max(1);
+        let mut capture = Capture::from_device(name)
+            .map_err(refused)?
+            .promisc(plan.promiscuous)
+            .snaplen(i32::try_from(LARGEST_FRAME).unwrap_or(i32::MAX))
+            .buffer_size(i32::try_from(buffer).unwrap_or(i32::MAX))
+            .timeout(delay)
+            .precision(pcap::Precision::Nano)
+            .open()
+            .and_then(Capture::setnonblock)
+            .map_err(refused)?;
+        let link = super::link_layer(name, capture.get_datalink())?;
+        filter::apply(&mut capture, expression)?;
+        only(&mut capture, directions, expression, &link).map_err(refused)?;
+        let direction = match directions {
+            Directions::In => Some(Direction::In),
+            Directions::Out => Some(Direction::Out),
+            Directions::InOut => None,
+        };
+        let mtu = mtu(&capture, name).unwrap_or(Mtu::ETHERNET);
+        let name = name.to_owned();
+        Ok(Self { capture, link, name, interface, direction, mtu, drops: RisingDrops::default() })
+    }
+
+    /// The interface's MTU; `None` when it has none, as `any`.
+    pub fn mtu(&self) -> Option<Mtu> {
+        mtu(&self.capture, &self.name)
+    }
+}
+
+impl Source for Live {
+    fn drain(
+        &mut self,
+        _now: Instant,
+        budget: usize,
+        each: &mut dyn FnMut(&Frame<'_>),
+    ) -> Result<Readiness, Box<dyn Explain>> {
+        let Self { capture, link, interface, direction, mtu, .. } = self;
+        let lent = capture.dispatch(Some(budget), |packet| {
+            let ethernet = link.ethernet(packet.data, packet.header.len);
+            each(&Frame {
+                bytes: ethernet.bytes,
+                wire_len: ethernet.wire_len,
+                timestamp: timestamp(packet.header),
+                direction: direction.or(ethernet.direction),
+                interface: *interface,
+                offload: Offload::Unknown { mtu: *mtu },
+            });
+        });
+        match lent {
+            Ok(lent) if lent < budget => Ok(Readiness::Waiting),
+            Ok(_) => Ok(Readiness::More),
+            Err(cause) => Err(Box::new(SourceError::CaptureEnded { interface: self.name.clone(), cause })),
+        }
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.capture.as_fd())
+    }
+
+    /// Asks the kernel, and for the interface's MTU too, which may have changed: a few system calls, for between
+    /// turns.
+    fn kernel_drops(&mut self) -> KernelDrops {
+        self.mtu = self.mtu().unwrap_or(self.mtu);
+        if let Ok(counted) = self.capture.stats() {
+            self.drops.update(counted);
+        }
+        self.drops.totals
+    }
+}
+
+/// Lets only frames of `directions` through.
+///
+/// libpcap's own direction check looks at every frame after the ring, and is always right. The kernel's filter keeps
+/// the other frames out of the ring to begin with, but libpcap (1.10) repeats its filter in user space for the first
+/// block of the ring, where `inbound` and `outbound` match nothing: the first frames would be lost. So libpcap gets the
+/// expression alone, and the kernel the expression with the direction.
+fn only(
+    capture: &mut Capture<Active>,
+    directions: Directions,
+    expression: &str,
+    link: &LinkLayer,
+) -> Result<(), pcap::Error> {
+    let (direction, keyword) = match directions {
+        Directions::In => (pcap::Direction::In, "inbound"),
+        Directions::Out => (pcap::Direction::Out, "outbound"),
+        Directions::InOut => return Ok(()),
+    };
+    capture.direction(direction)?;
+    // In cooked captures libpcap translates offsets for the kernel, which only it can.
+    if !link.tells_direction() {
+        let whole =
+            if expression.trim().is_empty() { keyword.to_owned() } else { format!("{keyword} and ({expression})") };
+        let program = capture.compile(&whole, true)?;
+        let instructions: Option<Vec<SockFilter>> =
+            program.get_instructions().iter().map(ToString::to_string).map(|text| parse(&text)).collect();
+        // A kernel that refuses the program still has libpcap's check behind it.
+        if let Some(Err(error)) = instructions.map(|it| SockRef::from(&*capture).attach_filter(&it)) {
+            tracing::debug!(%error, "the kernel took no filter for the direction");
+        }
+    }
+    Ok(())
+}
+
+/// Reads one instruction as the pcap crate prints it: code, jump if true, jump if false, operand, in decimal. The crate
+/// gives no other way to its fields.
+fn parse(instruction: &str) -> Option<SockFilter> {
+    let mut fields = instruction.split_whitespace();
+    let code = fields.next()?.parse().ok()?;
+    let jump_true = fields.next()?.parse().ok()?;
+    let jump_false = fields.next()?.parse().ok()?;
+    let operand = fields.next()?.parse().ok()?;
+    Some(SockFilter::new(code, jump_true, jump_false, operand))
+}
+
+fn mtu(capture: &Capture<Active>, name: &str) -> Option<Mtu> {
+    sys::interface::mtu(capture.as_fd(), name).ok().and_then(|mtu| Mtu::new(mtu.into()).ok())
+}
+
+/// What libpcap's refusal means. It tells only in words.
+fn refusal(interface: &str, cause: pcap::Error) -> SourceError {
+    let interface = interface.to_owned();
+    let words = cause.to_string();
+    if words.contains("not permitted") || words.contains("ermission") {
+        SourceError::NotPermitted { interface, cause }
+    } else if words.contains("not up") {
+        SourceError::InterfaceDown { interface, cause }
+    } else {
+        SourceError::CannotOpen { interface, cause }
+    }
+}
+
+/// libpcap's 32-bit counters as totals that never wrap.
+#[derive(Debug, Default)]
+struct RisingDrops {
+    totals: KernelDrops,
+    buffer_full: u32,
+    interface: u32,
+}
+
+impl RisingDrops {
+    fn update(&mut self, counted: pcap::Stat) {
+        self.totals.buffer_full += u64::from(counted.dropped.wrapping_sub(self.buffer_full));
+        self.totals.interface += u64::from(counted.if_dropped.wrapping_sub(self.interface));
+        (self.buffer_full, self.interface) = (counted.dropped, counted.if_dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_rise_over_a_wrap_of_the_kernel_s_counter() {
+        let mut drops = RisingDrops::default();
+        for dropped in [5, u32::MAX, 2] {
+            drops.update(pcap::Stat { received: 0, dropped, if_dropped: 1 });
+        }
+        assert_eq!(drops.totals, KernelDrops { buffer_full: u64::from(u32::MAX) + 3, interface: 1 });
+    }
+}
