@@ -10,7 +10,7 @@ use crate::wire::layers::Layers;
 /// A frame as a source lends it: it ends with the callback it was given to.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
-    /// The bytes that were captured.
+    /// The bytes that were captured. Empty when the source could make no Ethernet frame of them: `undecodable`.
     pub bytes: &'a [u8],
     /// Length on the wire (or in the host, for a super-frame), in bytes; larger than `bytes` when the capture cut it.
     pub wire_len: u32,

@@ -111,7 +111,9 @@ pub enum SourceError {
         cause: pcap::Error,
     },
     /// A pcapng file that mixes what libpcap cannot read together.
-    #[error("the capture file `{file}` mixes interfaces of different kinds; frames up to number {frames} were read")]
+    #[error(
+        "after frame {frames}, the capture file `{file}` goes on with an interface that libpcap cannot read beside the first"
+    )]
     Mixed {
         /// Its path.
         file: String,
@@ -223,9 +225,11 @@ impl Explain for SourceError {
                 Some(ForeignKind::Snoop) => format!("it is a snoop capture: editcap -F pcap '{file}' converted.pcap"),
                 None => "pcap and pcapng are read; editcap -F pcap converts most other captures".to_owned(),
             }),
-            Self::Mixed { file, .. } => Some(format!(
-                "read one interface at a time: tshark -r '{file}' -Y frame.interface_id==0 -F pcap -w one.pcap"
-            )),
+            Self::Mixed { file, cause, .. } => Some(if cause.to_string().contains("snapshot length") {
+                format!("convert it first: editcap -F pcap '{file}' converted.pcap")
+            } else {
+                format!("take its interfaces apart: tshark -r '{file}' -Y frame.interface_id==0 -F pcap -w first.pcap")
+            }),
             Self::Damaged { .. } => {
                 Some("the frames before were mirrored; the rest of the file cannot be trusted".to_owned())
             }
