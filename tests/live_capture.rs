@@ -320,6 +320,11 @@ fn what_cannot_be_captured_is_explained() {
     );
     assert_eq!(code, ExitCode::Failed);
 
+    let pattern = LivePlan { interfaces: vec!["*0".into()], ..live(Directions::In) };
+    let opened = source::open(&plan(pattern, "")).unwrap_or_else(|problems| panic!("{problems}"));
+    let names: Vec<_> = opened.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    assert_eq!(names, [FAR], "a pattern passes over what is down");
+
     let (message, code) = refused(&["nope", "q*", FAR], "");
     assert!(
         message.contains("there is no interface `nope`") && message.contains("no interface matches `q*`"),

@@ -41,7 +41,7 @@ impl Progress {
 }
 
 /// A capture file that is being replayed.
-pub(super) struct CaptureFile {
+pub(super) struct Replay {
     reader: Reader,
     input: Input,
     /// For a replay that does not go as fast as it can.
@@ -59,7 +59,7 @@ enum Input {
     NamedPipe,
 }
 
-impl CaptureFile {
+impl Replay {
     /// Opens the file. Reads the file header, and waits for it on a pipe.
     pub fn open(plan: &FilePlan, expression: &str, normalise: &NormalisePlan) -> Result<Self, SourceError> {
         let name = name(&plan.file);
@@ -97,7 +97,7 @@ impl CaptureFile {
     }
 }
 
-impl Source for CaptureFile {
+impl Source for Replay {
     fn drain(
         &mut self,
         now: Instant,

@@ -20,7 +20,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use by_direction::ByDirection;
-use file::CaptureFile;
+use file::Replay;
 use link_type::LinkLayer;
 use live::Live;
 
@@ -38,7 +38,8 @@ pub enum Readiness {
     More,
     /// Nothing now: wait for the source's descriptor.
     Waiting,
-    /// Nothing before this moment: the replay is paced.
+    /// Nothing before this moment, because the replay is paced or frames wait for the other direction; only a
+    /// descriptor, if there is one, may become readable before.
     Until(Instant),
     /// There will never be another frame.
     Ended,
@@ -61,7 +62,8 @@ pub trait Source: Send {
     /// The descriptor that becomes readable when frames are ready; none for a file, which is always ready.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 
-    /// What the kernel dropped before us since the source was opened: rising totals.
+    /// What the kernel dropped before us since the source was opened: rising totals. Takes a few system calls, in which
+    /// a source also notices what changed about its interface: for once a second and for the end, not for every turn.
     fn kernel_drops(&mut self) -> KernelDrops;
 }
 
@@ -92,7 +94,7 @@ pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
     match &plan.source {
         SourcePlan::Live(live) => open_live(live, plan),
         SourcePlan::File(file) => {
-            let file = CaptureFile::open(file, &plan.filter, &plan.normalise)?;
+            let file = Replay::open(file, &plan.filter, &plan.normalise)?;
             let interfaces = vec![Interface { name: file.name().to_owned(), mtu: None }];
             let progress = file.progress();
             Ok(Opened { sources: vec![Box::new(file)], interfaces, progress })
@@ -106,12 +108,16 @@ fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
     let tell_directions = live.directions == Directions::InOut && plan.needs_direction();
     let share = live.buffer / u64::try_from(names.len().max(1)).unwrap_or(1);
     let mut opened = Opened { sources: Vec::new(), interfaces: Vec::new(), progress: None };
-    for (interface, name) in (0..=u16::MAX).map(InterfaceId).zip(names) {
+    let mut down = Vec::new();
+    for name in names {
+        let Ok(interface) = u16::try_from(opened.interfaces.len()).map(InterfaceId) else { break };
         match open_interface(live, &plan.filter, (interface, &name), tell_directions, share) {
             Ok((source, mtu)) => {
                 opened.sources.push(source);
                 opened.interfaces.push(Interface { name, mtu });
             }
+            // A pattern means those that can be captured; only a name means this very one.
+            Err(problem @ SourceError::InterfaceDown { .. }) if !live.interfaces.contains(&name) => down.push(problem),
             Err(problem) => {
                 let general = problem.is_general();
                 problems.push(Box::new(problem));
@@ -119,6 +125,13 @@ fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
                     break;
                 }
             }
+        }
+    }
+    if opened.sources.is_empty() {
+        problems.extend(down.into_iter().map(|problem| Box::new(problem) as _));
+    } else {
+        for problem in down {
+            tracing::warn!("{problem}: it is not mirrored");
         }
     }
     Problems::unless_empty(problems)?;
