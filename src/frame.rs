@@ -64,6 +64,14 @@ pub struct WireFrame<'a> {
 }
 
 impl WireFrame<'_> {
+    /// At most the first `keep` bytes of the frame, which keeps the length that it had on the wire.
+    #[must_use]
+    pub fn truncated(self, keep: usize) -> Self {
+        let head = &self.head[..keep.min(self.head.len())];
+        let body = &self.body[..(keep - head.len()).min(self.body.len())];
+        Self { head, body, ..self }
+    }
+
     /// Bytes that will be mirrored.
     pub fn len(&self) -> usize {
         self.head.len() + self.body.len()

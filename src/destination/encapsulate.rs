@@ -1,1 +1,321 @@
-//! Tunnel headers for one destination.
+//! Tunnel headers for one destination: which id a frame gets, and the bytes in front of it.
+
+use std::net::IpAddr;
+
+use super::open_error::OpenError;
+use crate::config::plan::{Encapsulation, Ids};
+use crate::frame::WireFrame;
+use crate::quantity::{Direction, ErspanIndex, ErspanSessionId, GreKey, Vni};
+use crate::select::own_traffic::Carrier;
+use crate::wire::erspan::{Erspan2, Erspan3};
+use crate::wire::ethernet;
+use crate::wire::geneve::Geneve;
+use crate::wire::gre::{self, Gre};
+use crate::wire::vxlan::Vxlan;
+
+/// Bytes that `encapsulation` adds to a frame on the way to `remote`: outer IP, UDP where there is one, tunnel header.
+pub fn overhead(encapsulation: &Encapsulation, remote: IpAddr) -> usize {
+    outer_len(encapsulation, remote) + header_len(encapsulation)
+}
+
+/// Bytes of outer IP, and UDP where there is one: what stands in front of a datagram.
+pub fn outer_len(encapsulation: &Encapsulation, remote: IpAddr) -> usize {
+    const IPV4: usize = 20;
+    const IPV6: usize = 40;
+    const UDP: usize = 8;
+    let ip = if remote.is_ipv4() { IPV4 } else { IPV6 };
+    let udp = if udp_port(encapsulation).is_some() { UDP } else { 0 };
+    ip + udp
+}
+
+/// The UDP port that `encapsulation` is sent to; `None` for GRE and ERSPAN.
+pub fn udp_port(encapsulation: &Encapsulation) -> Option<u16> {
+    match *encapsulation {
+        Encapsulation::Vxlan { port, .. } | Encapsulation::Geneve { port, .. } => Some(port),
+        Encapsulation::Gre { .. }
+        | Encapsulation::Erspan1
+        | Encapsulation::Erspan2 { .. }
+        | Encapsulation::Erspan3 { .. } => None,
+    }
+}
+
+/// Length of the tunnel header in bytes, without outer IP and UDP: the same for every frame of a destination.
+pub fn header_len(encapsulation: &Encapsulation) -> usize {
+    const GRE: usize = 4;
+    const GRE_OPTION: usize = 4;
+    match encapsulation {
+        Encapsulation::Vxlan { .. } => Vxlan::LEN,
+        Encapsulation::Geneve { .. } => Geneve::LEN,
+        Encapsulation::Gre { key, sequence } => {
+            GRE + GRE_OPTION * (usize::from(key.is_some()) + usize::from(*sequence))
+        }
+        Encapsulation::Erspan1 => GRE,
+        Encapsulation::Erspan2 { .. } => GRE + GRE_OPTION + Erspan2::LEN,
+        Encapsulation::Erspan3 { .. } => GRE + GRE_OPTION + Erspan3::LEN,
+    }
+}
+
+/// Writes the tunnel headers of one destination.
+#[derive(Debug)]
+pub struct Encapsulator {
+    format: Format,
+    header_len: usize,
+}
+
+/// An encapsulation whose ids are resolved for the session's interfaces.
+#[derive(Debug)]
+enum Format {
+    Vxlan { streams: Streams<Vni>, port: u16 },
+    Geneve { streams: Streams<Vni>, port: u16 },
+    Gre { streams: Streams<Option<GreKey>>, sequence: bool },
+    Erspan1,
+    Erspan2 { streams: Streams<ErspanSessionId>, index: ErspanIndex },
+    Erspan3 { streams: Streams<ErspanSessionId> },
+}
+
+impl Encapsulator {
+    /// Resolves the ids of `encapsulation` for `interfaces`, the session's list.
+    ///
+    /// # Errors
+    /// [`OpenError::NoId`] when an interface has no id.
+    pub fn new(encapsulation: &Encapsulation, interfaces: &[String]) -> Result<Self, OpenError> {
+        let format = match encapsulation {
+            Encapsulation::Vxlan { vni, port } => {
+                Format::Vxlan { streams: Streams::resolve(vni, "VNI", interfaces)?, port: *port }
+            }
+            Encapsulation::Geneve { vni, port } => {
+                Format::Geneve { streams: Streams::resolve(vni, "VNI", interfaces)?, port: *port }
+            }
+            Encapsulation::Gre { key: Some(keys), sequence } => {
+                let streams = Streams::resolve(keys, "GRE key", interfaces)?;
+                Format::Gre { streams: streams.map(Some), sequence: *sequence }
+            }
+            Encapsulation::Gre { key: None, sequence } => {
+                Format::Gre { streams: Streams::one(None, interfaces), sequence: *sequence }
+            }
+            Encapsulation::Erspan1 => Format::Erspan1,
+            Encapsulation::Erspan2 { session, index } => {
+                Format::Erspan2 { streams: Streams::resolve(session, SESSION, interfaces)?, index: *index }
+            }
+            Encapsulation::Erspan3 { session } => {
+                Format::Erspan3 { streams: Streams::resolve(session, SESSION, interfaces)? }
+            }
+        };
+        Ok(Self { format, header_len: header_len(encapsulation) })
+    }
+
+    /// What our datagrams have in common on the wire, sent from these UDP ports where there is UDP.
+    pub fn carrier(&self, sources: Vec<u16>) -> Carrier {
+        match &self.format {
+            Format::Vxlan { port, .. } | Format::Geneve { port, .. } => Carrier::Udp { sources, destination: *port },
+            Format::Gre { streams, sequence } => Carrier::Gre { keys: streams.ids().collect(), sequence: *sequence },
+            Format::Erspan1 => Carrier::Erspan1,
+            Format::Erspan2 { streams, .. } => Carrier::Erspan2 { sessions: streams.ids().collect() },
+            Format::Erspan3 { streams } => Carrier::Erspan3 { sessions: streams.ids().collect() },
+        }
+    }
+
+    /// Length of the tunnel header in bytes.
+    pub fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    /// Writes the header of `frame` to `out`, which is [`header_len`](Self::header_len) bytes long, and takes the next
+    /// sequence number where there is one. The frame's interface must be one of those the ids were resolved for.
+    pub fn write(&mut self, frame: &WireFrame<'_>, out: &mut [u8]) {
+        match &mut self.format {
+            Format::Vxlan { streams, .. } => Vxlan { vni: streams.of(frame).id }.write(out),
+            Format::Geneve { streams, .. } => Geneve { vni: streams.of(frame).id }.write(out),
+            Format::Gre { streams, sequence } => {
+                let stream = streams.of(frame);
+                let sequence = sequence.then(|| stream.next_sequence());
+                Gre { protocol: gre::TRANSPARENT_ETHERNET, key: stream.id, sequence }.write(out);
+            }
+            Format::Erspan1 => Gre { protocol: gre::ERSPAN, key: None, sequence: None }.write(out),
+            Format::Erspan2 { streams, index } => {
+                let stream = streams.of(frame);
+                let header = Erspan2 {
+                    session: stream.id,
+                    index: *index,
+                    truncated: frame.is_truncated(),
+                    tagged: frame.layers.network > ethernet::HEADER_LEN,
+                };
+                header.write(numbered(gre::ERSPAN, stream.next_sequence(), out));
+            }
+            Format::Erspan3 { streams } => {
+                let stream = streams.of(frame);
+                let header = Erspan3 {
+                    session: stream.id,
+                    // The header cannot say "unknown"; a frame that only passed by was received.
+                    direction: frame.direction.unwrap_or(Direction::In),
+                    timestamp: frame.timestamp.into(),
+                    truncated: frame.is_truncated(),
+                };
+                header.write(numbered(gre::ERSPAN_III, stream.next_sequence(), out));
+            }
+        }
+    }
+}
+
+const SESSION: &str = "ERSPAN session id";
+
+/// Writes a GRE header with a sequence number and lends what lies behind it.
+fn numbered(protocol: u16, sequence: u32, out: &mut [u8]) -> &mut [u8] {
+    let header = Gre { protocol, key: None, sequence: Some(sequence) };
+    header.write(out);
+    &mut out[header.header_len()..]
+}
+
+/// The ids of a destination, each with its own sequence numbers, and which of them a frame gets.
+#[derive(Debug)]
+struct Streams<T> {
+    streams: Vec<Stream<T>>,
+    /// By interface: the stream of frames that came in, or whose direction is unknown, and of those that went out.
+    by_interface: Vec<[usize; 2]>,
+}
+
+/// Datagrams with one id.
+#[derive(Debug)]
+struct Stream<T> {
+    id: T,
+    sequence: u32,
+}
+
+impl<T: Copy + PartialEq> Streams<T> {
+    /// Asks the patterns once for each interface and direction, so that no frame has to.
+    fn resolve(ids: &Ids<T>, what: &'static str, interfaces: &[String]) -> Result<Self, OpenError> {
+        let mut streams = Self { streams: Vec::new(), by_interface: Vec::with_capacity(interfaces.len()) };
+        for interface in interfaces {
+            let mut stream = |direction| match ids.resolve(interface, Some(direction)) {
+                Some(id) => Ok(streams.position_of(id)),
+                None => Err(OpenError::NoId {
+                    what,
+                    interface: interface.clone(),
+                    patterns: ids.by_interface.iter().map(|(pattern, _)| pattern.clone()).collect(),
+                }),
+            };
+            let both = [stream(Direction::In)?, stream(Direction::Out)?];
+            streams.by_interface.push(both);
+        }
+        Ok(streams)
+    }
+
+    /// One id for everything.
+    fn one(id: T, interfaces: &[String]) -> Self {
+        Self { streams: vec![Stream { id, sequence: 0 }], by_interface: vec![[0, 0]; interfaces.len()] }
+    }
+
+    fn position_of(&mut self, id: T) -> usize {
+        let known = self.streams.iter().position(|stream| stream.id == id);
+        known.unwrap_or_else(|| {
+            self.streams.push(Stream { id, sequence: 0 });
+            self.streams.len() - 1
+        })
+    }
+
+    fn ids(&self) -> impl Iterator<Item = T> {
+        self.streams.iter().map(|stream| stream.id)
+    }
+
+    fn map<U>(self, convert: impl Fn(T) -> U) -> Streams<U> {
+        let streams =
+            self.streams.into_iter().map(|stream| Stream { id: convert(stream.id), sequence: stream.sequence });
+        Streams { streams: streams.collect(), by_interface: self.by_interface }
+    }
+
+    fn of(&mut self, frame: &WireFrame<'_>) -> &mut Stream<T> {
+        let [in_or_unknown, out] = self.by_interface[usize::from(frame.interface.0)];
+        &mut self.streams[if frame.direction == Some(Direction::Out) { out } else { in_or_unknown }]
+    }
+}
+
+impl<T> Stream<T> {
+    /// RFC 2890 section 2.2: starts at 0, goes up by one, wraps.
+    fn next_sequence(&mut self) -> u32 {
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        sequence
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::testing::{encapsulations, frame, udp_frame};
+    use super::*;
+    use crate::frame::InterfaceId;
+
+    fn interfaces() -> Vec<String> {
+        ["eth0", "veth1", "veth2"].map(String::from).to_vec()
+    }
+
+    /// The header of a frame of `interface` that went `direction`.
+    fn header(encapsulator: &mut Encapsulator, interface: u16, direction: Option<Direction>) -> Vec<u8> {
+        let bytes = udp_frame(1, 10);
+        let mut out = vec![0xee; encapsulator.header_len()];
+        let frame = WireFrame { interface: InterfaceId(interface), direction, ..frame(&bytes) };
+        encapsulator.write(&frame, &mut out);
+        out
+    }
+
+    /// RFC 7348, 8926, 2784, 2890 and draft-foschiano-erspan: what each adds to a frame over IPv4; IPv6 adds 20 more.
+    #[test]
+    fn the_overhead_is_what_the_formats_say() {
+        let expected = [36, 36, 24, 28, 28, 32, 24, 36, 40];
+        for (encapsulation, expected) in encapsulations().iter().zip(expected) {
+            let overhead = overhead(encapsulation, "192.0.2.1".parse().unwrap());
+            assert_eq!(overhead, expected);
+            assert_eq!(super::overhead(encapsulation, "2001:db8::1".parse().unwrap()), overhead + 20);
+            let written = Encapsulator::new(encapsulation, &interfaces()).unwrap();
+            assert_eq!(written.header_len(), header_len(encapsulation));
+        }
+    }
+
+    #[test]
+    fn ids_go_by_interface_and_direction() {
+        let vni = |value| Vni::new(value).unwrap();
+        let vni = Ids {
+            by_interface: vec![("eth0".into(), vni(10)), ("veth*".into(), vni(11))],
+            out_by_interface: vec![("eth0".into(), vni(20))],
+        };
+        let mut encapsulator = Encapsulator::new(&Encapsulation::Vxlan { vni, port: 4789 }, &interfaces()).unwrap();
+        let mut id = |interface, direction| header(&mut encapsulator, interface, direction)[6];
+        assert_eq!([id(0, None), id(0, Some(Direction::In)), id(0, Some(Direction::Out))], [10, 10, 20]);
+        assert_eq!([id(1, None), id(2, Some(Direction::Out))], [11, 11]);
+    }
+
+    #[test]
+    fn each_id_has_its_own_sequence() {
+        let key = |value| GreKey::new(value).unwrap();
+        let keys =
+            Ids { by_interface: vec![("eth0".into(), key(1)), ("*".into(), key(2))], out_by_interface: Vec::new() };
+        let gre = Encapsulation::Gre { key: Some(keys), sequence: true };
+        let mut encapsulator = Encapsulator::new(&gre, &interfaces()).unwrap();
+        let mut sequence = |interface| header(&mut encapsulator, interface, None)[8..].to_vec();
+        // veth1 and veth2 share a key, so they share its sequence.
+        let sequences = [0, 1, 2, 0, 1].map(&mut sequence);
+        assert_eq!(sequences, [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 2]]);
+    }
+
+    #[test]
+    fn erspan_says_truncated_tagged_and_which_way() {
+        let [.., erspan2, erspan3] = &encapsulations()[..] else { panic!("two of them") };
+        let mut tagged = udp_frame(1, 10);
+        tagged.splice(12..12, [0x81, 0, 0, 100]);
+        let cut = WireFrame { wire_len: 1000, direction: Some(Direction::Out), ..frame(&tagged) };
+
+        let mut out = vec![0; 16];
+        Encapsulator::new(erspan2, &interfaces()).unwrap().write(&cut, &mut out);
+        // GRE with sequence 0, then version 1, VLAN 0, En 11, T 1, session 5, index 3.
+        assert_eq!(out, [0x10, 0, 0x88, 0xbe, 0, 0, 0, 0, 0x10, 0, 0x1c, 5, 0, 0, 0, 3]);
+
+        let mut out = vec![0; 20];
+        Encapsulator::new(erspan3, &interfaces()).unwrap().write(&cut, &mut out);
+        // 1,700,000,000.123456789 s in units of 100 µs, the low 32 bits.
+        let ticks = u32::try_from(17_000_000_001_234_u64 % (1 << 32)).unwrap().to_be_bytes();
+        assert_eq!(out[..12], [0x10, 0, 0x22, 0xeb, 0, 0, 0, 0, 0x20, 0, 0x04, 5]);
+        assert_eq!(out[12..16], ticks);
+        // No security group, P 1, D 1 (egress), Gra 00, O 0.
+        assert_eq!(out[16..], [0, 0, 0x80, 0x08]);
+    }
+}

@@ -4,10 +4,21 @@
 
 pub mod batch;
 pub mod capture_file;
+pub mod dry_run;
 pub mod encapsulate;
 pub mod fit;
+mod next_hop;
+mod notices;
+pub mod open_error;
+mod raw_ip;
+mod socket;
+mod socket_bank;
 pub mod transmit;
 pub mod tunnel;
+mod udp;
+
+#[cfg(test)]
+mod testing;
 
 use crate::frame::WireFrame;
 use crate::ledger::{DestinationLedger, Ledger};
@@ -26,6 +37,7 @@ pub enum Patience {
 
 /// One end of a session.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a session has a handful, side by side in one Vec")]
 pub enum Destination {
     /// An analyzer behind a tunnel.
     Tunnel(Tunnel),

@@ -1,32 +1,246 @@
 //! A tunnel to one analyzer: fit, encapsulate with the one copy, batch, send.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::Patience;
+use super::batch::Batch;
+use super::dry_run::{DryRun, DryRunFiles};
+use super::encapsulate::{Encapsulator, outer_len, udp_port};
+use super::fit::Fitter;
+use super::next_hop::{NextHopGate, Passage};
+use super::notices::Notices;
+use super::open_error::{CannotOpen, OpenError};
+use super::socket_bank::SocketBank;
+use super::transmit::{Transmit, count_dropped};
+use super::{raw_ip, udp};
+use crate::config::defaults::{NEXT_HOP_QUEUE, SOURCE_PORTS};
+use crate::config::plan::{DestinationPlan, Encapsulation, Fit, TransmitPlan, TunnelPlan};
 use crate::frame::WireFrame;
-use crate::ledger::DestinationLedger;
+use crate::kernel::underlay::Underlay;
+use crate::ledger::{DestinationLedger, DropReason};
+use crate::select::own_traffic::OwnTunnel;
 
 /// A tunnel to one analyzer.
 #[derive(Debug)]
-pub struct Tunnel {}
+pub struct Tunnel {
+    fitter: Fitter,
+    /// Whether the fitter may cut frames, so that a shorter piece is a truncated one.
+    may_cut: bool,
+    /// Largest frame that fits the path MTU with its encapsulation, in bytes.
+    room: usize,
+    underlay: Arc<Underlay>,
+    outbox: Outbox,
+    notices: Notices,
+    own: Option<OwnTunnel>,
+}
+
+/// Everything behind the fit: datagrams on their way out.
+#[derive(Debug)]
+struct Outbox {
+    encapsulator: Encapsulator,
+    /// Outer IP and UDP in bytes.
+    outer_len: usize,
+    batch: Batch,
+    /// How many buckets the engine has: one a source port; 0 counts as 1.
+    buckets: u32,
+    engine: Box<dyn Transmit>,
+    /// The dry run has none: nobody needs to answer it.
+    gate: Option<NextHopGate>,
+    patience: Patience,
+}
+
+/// Largest IP packet in bytes: its length field has 16 bits.
+const LARGEST_PACKET: usize = 65_535;
 
 impl Tunnel {
-    /// Fits, encapsulates and batches one frame.
-    pub fn offer(&mut self, frame: &WireFrame<'_>, account: &mut DestinationLedger) {
-        let _ = (frame, account);
+    /// Opens the sockets, or the dry run's file, of `destination`, whose tunnel is `plan`. Ids are resolved for
+    /// `interfaces`, the session's list. `files` are the session's dry runs so far: one file for all that name it.
+    ///
+    /// # Errors
+    /// What the kernel does not permit or have, or an interface without an id.
+    pub fn open(
+        destination: &DestinationPlan,
+        plan: &TunnelPlan,
+        underlay: &Arc<Underlay>,
+        interfaces: &[String],
+        patience: Patience,
+        files: &mut DryRunFiles,
+    ) -> Result<Self, CannotOpen> {
+        let encapsulator = Encapsulator::new(&plan.encapsulation, interfaces);
+        encapsulator
+            .and_then(|encapsulator| Ok((encapsulator, open_engine(plan, underlay, files)?)))
+            .map(|(encapsulator, engine)| Self::assemble(plan, underlay, encapsulator, engine, patience))
+            .map_err(|error| CannotOpen { name: destination.name.clone(), to: destination.to.clone(), error })
     }
 
-    /// Sends the batch, if the next hop can be reached.
+    /// Fits, encapsulates and batches one frame.
+    pub fn offer(&mut self, frame: &WireFrame<'_>, account: &mut DestinationLedger) {
+        let whole = frame.len();
+        let (outbox, may_cut) = (&mut self.outbox, self.may_cut);
+        let fitted = self.fitter.fit(frame, self.room, |piece| {
+            outbox.push(piece, may_cut && piece.len() < whole, account);
+        });
+        match fitted {
+            Ok(pieces) => account.split_added += pieces - 1,
+            Err(reason) => account.dropped[reason] += 1,
+        }
+    }
+
+    /// Sends the batch, if the next hop can be reached; also takes in what came back since the last time.
     pub fn flush(&mut self, now: Instant, account: &mut DestinationLedger) {
-        let _ = (now, account);
+        self.outbox.release(Some(now), account);
+        if self.notices.is_due(now) {
+            let failure = self.outbox.engine.collect_reports(account);
+            self.notices.say(now, account, failure);
+        }
+        self.refresh_room(account);
     }
 
     /// Sends or drops what is in flight.
     pub fn finish(&mut self, now: Instant, account: &mut DestinationLedger) {
-        let _ = (now, account);
+        self.outbox.release(Some(now), account);
+        self.outbox.abandon(DropReason::Stopping, account);
+        let failure = self.outbox.engine.collect_reports(account);
+        self.notices.say(now, account, failure);
     }
 
     /// When a held batch must be looked at again.
     pub fn deadline(&self) -> Option<Instant> {
-        None
+        self.outbox.gate.as_ref().and_then(NextHopGate::deadline)
+    }
+
+    /// What our datagrams look like on the underlay; `None` for a dry run, of which none leaves.
+    pub fn own_tunnel(&self) -> Option<&OwnTunnel> {
+        self.own.as_ref()
+    }
+
+    /// The path MTU may have changed: by an ICMP report, or by the kernel's routes.
+    fn refresh_room(&mut self, account: &DestinationLedger) {
+        let room = self.outbox.room(&self.underlay);
+        if room != self.room {
+            let (name, to, mtu) = (&account.name, &account.to, self.underlay.mtu());
+            tracing::info!("destination {name} ({to}): path MTU is now {mtu}, room for frames of {room} bytes");
+            self.room = room;
+        }
     }
 }
+
+impl Outbox {
+    /// Largest frame that fits the path MTU with its encapsulation, in bytes.
+    fn room(&self, underlay: &Underlay) -> usize {
+        let packet = (underlay.mtu().value() as usize).min(LARGEST_PACKET);
+        packet.saturating_sub(self.outer_len + self.encapsulator.header_len())
+    }
+
+    /// Takes one frame that is ready to leave: the tunnel header in front, the one copy behind it.
+    fn push(&mut self, frame: &WireFrame<'_>, cut: bool, account: &mut DestinationLedger) {
+        account.in_flight += 1;
+        let datagram_len = self.encapsulator.header_len() + frame.len();
+        if self.outer_len + datagram_len > LARGEST_PACKET {
+            count_dropped(account, DropReason::Oversize, 1);
+            return;
+        }
+        if !self.batch.has_room_for(datagram_len) {
+            self.release(None, account);
+        }
+        let bucket = frame.flow.bucket(self.buckets);
+        match self.batch.push(self.encapsulator.header_len(), frame, bucket, cut) {
+            Some(header) => self.encapsulator.write(frame, header),
+            // Only while the first frames are held for the next hop, and these are large: the batch is full of them.
+            None => count_dropped(account, DropReason::Unreachable, 1),
+        }
+    }
+
+    /// Lets the batch go, keeps the beginning of it, or drops it, as the next hop allows.
+    fn release(&mut self, now: Option<Instant>, account: &mut DestinationLedger) {
+        if self.batch.is_empty() {
+            return;
+        }
+        match self.gate.as_mut().map_or(Passage::Open, |gate| gate.ask(now)) {
+            Passage::Open => self.engine.send(&mut self.batch, self.patience, account),
+            Passage::Hold => {
+                let late = self.batch.truncate(NEXT_HOP_QUEUE);
+                count_dropped(account, DropReason::Unreachable, late);
+            }
+            Passage::Shut => self.abandon(DropReason::Unreachable, account),
+        }
+    }
+
+    /// Drops what is still in the batch.
+    fn abandon(&mut self, reason: DropReason, account: &mut DestinationLedger) {
+        let left = self.batch.truncate(0);
+        count_dropped(account, reason, left);
+        if let Some(gate) = &mut self.gate {
+            gate.clear();
+        }
+    }
+}
+
+impl Tunnel {
+    /// Puts the parts together; `sources` are the UDP ports of the engine's buckets, none for GRE.
+    fn assemble(
+        plan: &TunnelPlan,
+        underlay: &Arc<Underlay>,
+        encapsulator: Encapsulator,
+        (engine, sources): (Box<dyn Transmit>, Vec<u16>),
+        patience: Patience,
+    ) -> Self {
+        let is_live = plan.transmit == TransmitPlan::Socket;
+        let outbox = Outbox {
+            outer_len: outer_len(&plan.encapsulation, underlay.remote()),
+            batch: Batch::new(),
+            buckets: u32::try_from(sources.len()).unwrap_or(u32::MAX),
+            engine,
+            gate: is_live.then(|| NextHopGate::new(Arc::clone(underlay), patience)),
+            patience,
+            encapsulator,
+        };
+        let carrier = outbox.encapsulator.carrier(sources);
+        Self {
+            fitter: Fitter::new(plan.fit),
+            may_cut: plan.fit == Fit::Truncate,
+            room: outbox.room(underlay),
+            underlay: Arc::clone(underlay),
+            outbox,
+            notices: Notices::new(firewall_line(&plan.encapsulation, underlay.remote())),
+            own: is_live.then(|| OwnTunnel { local: underlay.local(), remote: underlay.remote(), carrier }),
+        }
+    }
+}
+
+/// The engine of the plan, and the UDP source ports of its buckets.
+fn open_engine(
+    plan: &TunnelPlan,
+    underlay: &Arc<Underlay>,
+    files: &mut DryRunFiles,
+) -> Result<(Box<dyn Transmit>, Vec<u16>), OpenError> {
+    let outer_len = outer_len(&plan.encapsulation, underlay.remote());
+    let bank = |sockets| Box::new(SocketBank::new(sockets, Arc::clone(underlay), outer_len));
+    Ok(match (&plan.transmit, udp_port(&plan.encapsulation)) {
+        (TransmitPlan::CaptureFile(path), _) => {
+            let sources: Vec<u16> = udp::ports(plan.ports).take(SOURCE_PORTS as usize).collect();
+            (Box::new(DryRun::new(plan, underlay, sources.clone(), files.open(path)?)?), sources)
+        }
+        (TransmitPlan::Socket, Some(port)) => {
+            let (sockets, sources) = udp::open(plan, underlay, port)?;
+            (bank(sockets), sources)
+        }
+        (TransmitPlan::Socket, None) => (bank(vec![raw_ip::open(plan, underlay)?]), Vec::new()),
+    })
+}
+
+/// Drops our datagrams before the analyzer's stack answers them; packet sockets see them all the same.
+fn firewall_line(encapsulation: &Encapsulation, remote: IpAddr) -> String {
+    let command = if remote.is_ipv4() { "iptables" } else { "ip6tables" };
+    match udp_port(encapsulation) {
+        Some(port) => format!("{command} -I INPUT -p udp --dport {port} -j DROP"),
+        None => format!("{command} -I INPUT -p gre -j DROP"),
+    }
+}
+
+#[cfg(test)]
+mod network_tests;
+#[cfg(test)]
+mod tests;

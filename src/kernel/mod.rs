@@ -1,4 +1,17 @@
 //! What farspan asks the kernel about: links, routes, neighbours, path MTU. Safe code over netlink, sysfs and socket
 //! options; nothing here touches a frame.
+//!
+//! The netlink crates change their interface often, so none of their types leaves this module.
 
+pub mod capabilities;
+pub mod error_queue;
+pub mod links;
+#[cfg(test)]
+pub(crate) mod namespace;
+pub mod neighbours;
+pub mod netlink;
+pub mod path_mtu;
+pub mod resolve;
+pub mod routes;
 pub mod underlay;
+pub mod watch;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::links::Mac;
 use crate::quantity::{Ifindex, Mtu};
 
 /// Whether datagrams can leave for the destination.
@@ -20,15 +21,23 @@ pub enum NextHop {
 }
 
 /// The way to one analyzer.
+///
+/// Addresses stay as they were at the start, because sockets are bound to them; everything else follows the kernel.
 #[derive(Debug)]
 pub struct Underlay {
     remote: IpAddr,
     local: IpAddr,
-    device: Option<Ifindex>,
+    bound_device: Option<Ifindex>,
+    ethernet: (Mac, Mac),
+    /// An [`Ifindex`], or 0 while there is no route.
+    device: AtomicU32,
     mtu: AtomicU32,
     next_hop: Mutex<NextHop>,
     changed: Condvar,
 }
+
+/// MAC addresses for examples (RFC 9542 section 2.1.4): they stand where the real ones are not known.
+pub const EXAMPLE_MACS: (Mac, Mac) = ([0x00, 0x00, 0x5e, 0x00, 0x53, 0x01], [0x00, 0x00, 0x5e, 0x00, 0x53, 0x02]);
 
 impl Underlay {
     /// A way to `remote` from `local` through `device`, as the kernel's routes say it now.
@@ -36,11 +45,27 @@ impl Underlay {
         Self {
             remote,
             local,
-            device,
+            bound_device: None,
+            ethernet: EXAMPLE_MACS,
+            device: AtomicU32::new(device.map_or(0, Ifindex::value)),
             mtu: AtomicU32::new(mtu.value()),
             next_hop: Mutex::new(next_hop),
             changed: Condvar::new(),
         }
+    }
+
+    /// The same way for sockets that are bound to `device`: it never moves to another.
+    #[must_use]
+    pub fn bound_to(mut self, device: Option<Ifindex>) -> Self {
+        self.bound_device = device;
+        self
+    }
+
+    /// The same way with the MAC addresses (source, destination) of the outer frames.
+    #[must_use]
+    pub fn with_ethernet(mut self, ethernet: (Mac, Mac)) -> Self {
+        self.ethernet = ethernet;
+        self
     }
 
     /// The analyzer's address.
@@ -53,9 +78,25 @@ impl Underlay {
         self.local
     }
 
-    /// The interface they leave by, when there is a route.
+    /// The interface they leave by, while there is a route.
     pub fn device(&self) -> Option<Ifindex> {
-        self.device
+        Ifindex::new(u64::from(self.device.load(Ordering::Relaxed))).ok()
+    }
+
+    /// The interface that the operator bound our sockets to.
+    pub fn bound_device(&self) -> Option<Ifindex> {
+        self.bound_device
+    }
+
+    /// Source and destination MAC address of the outer frames when the way was found; [`EXAMPLE_MACS`] stand for
+    /// unknown ones. Only the dry run writes them itself.
+    pub fn ethernet(&self) -> (Mac, Mac) {
+        self.ethernet
+    }
+
+    /// Takes note of the interface that the route leads through now.
+    pub fn set_device(&self, device: Option<Ifindex>) {
+        self.device.store(device.map_or(0, Ifindex::value), Ordering::Relaxed);
     }
 
     /// The path MTU: largest outer IP packet in bytes.

@@ -1,26 +1,33 @@
 //! Makes frames wire-true: super-frames become the segments that the wire carried, partial checksums are finished,
 //! everything else stays byte for byte.
 
+mod checksum;
+mod super_frame;
+
 use crate::flow::FlowHash;
-use crate::frame::{Frame, WireFrame};
+use crate::frame::{Frame, Offload, WireFrame};
 use crate::ledger::{DropReason, Rewritten};
-use crate::quantity::Snaplen;
+use crate::quantity::{Mtu, Snaplen};
 use crate::wire::layers::Layers;
+use crate::wire::segment::{HeaderBuffer, MOST_HEADERS};
 
 /// Turns one captured frame into any number of wire frames.
 #[derive(Debug)]
 pub struct Normaliser {
     truncate: Option<Snaplen>,
+    /// Rewritten headers of the wire frame at hand.
+    headers: HeaderBuffer,
 }
 
 impl Normaliser {
     /// Cuts wire frames to `truncate` bytes, last of all.
     pub fn new(truncate: Option<Snaplen>) -> Self {
-        Self { truncate }
+        Self { truncate, headers: [0; MOST_HEADERS] }
     }
 
     /// Gives the wire frames of `frame` to `each`, in the order of the wire, and returns how many. What had to be
-    /// rewritten is counted in `rewritten`.
+    /// rewritten is counted in `rewritten`: a super-frame once, whatever became of its checksum, and every other frame
+    /// whose partial checksum was finished.
     ///
     /// # Errors
     /// The reason why nothing of the frame can be mirrored; `each` was not called then.
@@ -30,9 +37,54 @@ impl Normaliser {
         layers: &Layers,
         flow: FlowHash,
         rewritten: &mut Rewritten,
-        each: impl FnMut(&WireFrame<'_>),
+        mut each: impl FnMut(&WireFrame<'_>),
     ) -> Result<u64, DropReason> {
-        let _ = (frame, layers, flow, rewritten, each, self.truncate);
-        unimplemented!()
+        let truncate = self.truncate.map_or(usize::MAX, |snaplen| snaplen.value() as usize);
+        let mut offer = |wire: WireFrame<'_>| each(&wire.truncated(truncate));
+        let whole = WireFrame {
+            head: &[],
+            body: frame.bytes,
+            wire_len: frame.wire_len,
+            layers: *layers,
+            flow,
+            timestamp: frame.timestamp,
+            direction: frame.direction,
+            interface: frame.interface,
+        };
+        match frame.offload {
+            Offload::Unknown { mtu } if super_frame::is_super_frame(&whole, mtu) => {
+                let segments = self.segment(&whole, mtu, offer)?;
+                rewritten.super_frames += 1;
+                Ok(segments)
+            }
+            Offload::Unknown { .. } => {
+                let finished = self.finish_checksum(&whole);
+                rewritten.checksums += u64::from(finished.is_some());
+                offer(finished.unwrap_or(whole));
+                Ok(1)
+            }
+            Offload::Whole => {
+                offer(whole);
+                Ok(1)
+            }
+        }
+    }
+
+    /// Cuts a super-frame, or says that it cannot be known how.
+    fn segment(&mut self, whole: &WireFrame<'_>, mtu: Mtu, each: impl FnMut(WireFrame<'_>)) -> Result<u64, DropReason> {
+        super_frame::segment(whole, mtu, &mut self.headers, each).ok_or(DropReason::Unsegmentable)
+    }
+
+    /// The frame with its partial checksum finished; `None` when there is none to finish.
+    fn finish_checksum<'a>(&'a mut self, whole: &WireFrame<'a>) -> Option<WireFrame<'a>> {
+        if whole.is_truncated() {
+            return None;
+        }
+        let unfinished = checksum::unfinished(whole.body, whole.layers.ip?)?;
+        let (headers, body) = whole.body.split_at_checked(unfinished.headers)?;
+        let head = self.headers.get_mut(..headers.len())?;
+        head.copy_from_slice(headers);
+        head.get_mut(unfinished.field..unfinished.field + 2)?.copy_from_slice(&unfinished.checksum.to_be_bytes());
+        Some(WireFrame { head, body, ..*whole })
     }
 }

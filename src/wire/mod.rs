@@ -4,13 +4,17 @@
 //! `write` that cannot fail, and a `parse`; [`outer`] writes what the kernel writes on sockets. What we edit is named
 //! byte ranges. What we only read is [`layers`].
 
+pub mod checksum;
 pub mod erspan;
 pub mod ethernet;
 pub mod geneve;
 pub mod gre;
+pub mod ip_fragment;
 pub mod layers;
+pub mod nested;
 pub mod outer;
 pub mod pcap;
+pub mod segment;
 pub mod vxlan;
 
 /// Why bytes are not the header they should be.

@@ -1,0 +1,335 @@
+//! The dry run: outer frames go to a capture file as they would leave. It needs no privilege and no network.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Seek, SeekFrom, Stdout, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Patience;
+use super::batch::{Batch, Datagram};
+use super::encapsulate::{outer_len, udp_port};
+use super::open_error::OpenError;
+use super::transmit::{Transmit, count_dropped, count_sent};
+use super::udp::checksum_is_computed;
+use crate::config::plan::{FilePath, Fit, TunnelPlan};
+use crate::kernel::underlay::Underlay;
+use crate::ledger::{DestinationLedger, DropReason};
+use crate::wire::outer::{Addresses, Outer, TooLong, Transport};
+use crate::wire::pcap::{FileHeader, RecordHeader};
+
+/// The capture files of a session's dry runs: destinations that name the same one share it, a batch after the other.
+#[derive(Debug, Default)]
+pub struct DryRunFiles(Vec<(FilePath, SharedFile)>);
+
+impl DryRunFiles {
+    /// The file of that name, made new unless another destination has made it in this session.
+    pub(super) fn open(&mut self, path: &FilePath) -> Result<SharedFile, OpenError> {
+        if let Some((_, file)) = self.0.iter().find(|(known, _)| known == path) {
+            return Ok(file.clone());
+        }
+        let file = SharedFile::create(path)?;
+        self.0.push((path.clone(), file.clone()));
+        Ok(file)
+    }
+}
+
+/// Writes the outer frames of one destination.
+#[derive(Debug)]
+pub(super) struct DryRun {
+    /// Everything of the outer headers that does not change from datagram to datagram.
+    outer: Outer,
+    /// The source port of each bucket; empty for GRE.
+    sources: Vec<u16>,
+    underlay: Arc<Underlay>,
+    file: SharedFile,
+    /// Records of the batch at hand.
+    records: Vec<u8>,
+    /// The datagrams that have one.
+    recorded: Vec<Datagram>,
+    /// The outer frame at hand.
+    packet: Vec<u8>,
+    /// Bytes of outer IP and UDP in front of each datagram.
+    outer_len: usize,
+    write_failed: Option<io::Error>,
+}
+
+impl DryRun {
+    /// Writes to `file` what sockets would send from `sources`, the ports of the buckets.
+    ///
+    /// # Errors
+    /// When the source address is of another family than the analyzer's.
+    pub(super) fn new(
+        plan: &TunnelPlan,
+        underlay: &Arc<Underlay>,
+        sources: Vec<u16>,
+        file: SharedFile,
+    ) -> Result<Self, OpenError> {
+        let (local, remote) = (underlay.local(), underlay.remote());
+        let addresses = Addresses::between(local, remote)
+            .ok_or_else(|| OpenError::NotLocal { address: local, cause: io::ErrorKind::AddrNotAvailable.into() })?;
+        let (source_mac, destination_mac) = underlay.ethernet();
+        let transport = udp_port(&plan.encapsulation).map_or(Transport::Gre, |destination_port| Transport::Udp {
+            source_port: plan.ports.first(),
+            destination_port,
+            checksum: checksum_is_computed(plan.udp_checksum, remote),
+        });
+        let outer = Outer {
+            source_mac,
+            destination_mac,
+            addresses,
+            dscp: plan.dscp,
+            ttl: plan.ttl,
+            identification: 0,
+            dont_fragment: plan.fit != Fit::Fragment,
+            transport,
+        };
+        let underlay = Arc::clone(underlay);
+        Ok(Self {
+            outer,
+            sources,
+            underlay,
+            file,
+            records: Vec::new(),
+            recorded: Vec::new(),
+            packet: Vec::new(),
+            outer_len: outer_len(&plan.encapsulation, remote),
+            write_failed: None,
+        })
+    }
+
+    /// Appends the records of one datagram: several when it is fragmented.
+    fn record(&mut self, datagram: &Datagram, bytes: &[u8]) -> Result<(), TooLong> {
+        if let (Transport::Udp { source_port, .. }, Some(&port)) =
+            (&mut self.outer.transport, self.sources.get(datagram.bucket as usize))
+        {
+            *source_port = port;
+        }
+        let records = &mut self.records;
+        if self.outer.dont_fragment {
+            // RFC 6864 section 4.1: a packet that cannot be fragmented needs no identification; Linux sends 0.
+            self.packet.clear();
+            self.outer.write(bytes, &mut self.packet)?;
+            append(records, datagram, &self.packet);
+            Ok(())
+        } else {
+            self.outer.identification = self.outer.identification.wrapping_add(1);
+            let each = |fragment: &[u8]| append(records, datagram, fragment);
+            self.outer.write_fragments(bytes, self.underlay.mtu(), &mut self.packet, each)
+        }
+    }
+}
+
+/// Appends one record to `records`, with the time at which the inner frame was captured.
+fn append(records: &mut Vec<u8>, datagram: &Datagram, packet: &[u8]) {
+    let len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
+    let header = RecordHeader { timestamp: datagram.timestamp, captured: len, wire_len: len };
+    records.extend_from_slice(&header.bytes());
+    records.extend_from_slice(packet);
+}
+
+impl Transmit for DryRun {
+    /// In the order in which the datagrams came, whatever their bucket.
+    fn send(&mut self, batch: &mut Batch, _: Patience, account: &mut DestinationLedger) {
+        self.records.clear();
+        self.recorded.clear();
+        for datagram in batch.datagrams() {
+            match self.record(datagram, batch.bytes_of(datagram)) {
+                Ok(()) => self.recorded.push(*datagram),
+                Err(TooLong(_)) => count_dropped(account, DropReason::Oversize, 1),
+            }
+        }
+        match self.file.append(&self.records) {
+            Ok(()) => {
+                let outer_len = self.outer_len;
+                self.recorded.iter().for_each(|datagram| count_sent(account, datagram, outer_len));
+            }
+            Err(error) => {
+                let reason = match error.kind() {
+                    ErrorKind::BrokenPipe => DropReason::ReaderGone,
+                    _ => DropReason::WriteFailed,
+                };
+                count_dropped(account, reason, self.recorded.len());
+                self.write_failed = Some(error);
+            }
+        }
+        batch.clear();
+    }
+
+    fn collect_reports(&mut self, _: &mut DestinationLedger) -> Option<io::Error> {
+        self.write_failed.take()
+    }
+}
+
+/// A capture file that several destinations may write.
+#[derive(Clone, Debug)]
+pub(super) struct SharedFile(Arc<Mutex<Output>>);
+
+/// Where the records go.
+#[derive(Debug)]
+enum Output {
+    Standard(Stdout),
+    File {
+        file: File,
+        /// Where its last whole record ends.
+        end: u64,
+    },
+}
+
+impl SharedFile {
+    fn create(path: &FilePath) -> Result<Self, OpenError> {
+        let opened = match path {
+            FilePath::Standard => Ok(Output::Standard(io::stdout())),
+            FilePath::Path(path) => File::create(path).map(|file| Output::File { file, end: 0 }),
+        };
+        let shared = opened.map(|output| Self(Arc::new(Mutex::new(output))));
+        shared.and_then(|shared| shared.append(&FileHeader::bytes()).map(|()| shared)).map_err(|cause| {
+            let file = match path {
+                FilePath::Standard => "standard output".to_owned(),
+                FilePath::Path(path) => path.display().to_string(),
+            };
+            OpenError::File { file, cause }
+        })
+    }
+
+    /// Appends whole records or, in a regular file, nothing: when the disk is full the file still ends with a record.
+    fn append(&self, records: &[u8]) -> io::Result<()> {
+        // A poisoned lock guards nothing that could be half done: `end` is written last.
+        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Output::Standard(output) => output.write_all(records).and_then(|()| output.flush()),
+            Output::File { file, end } => {
+                if let Err(error) = file.write_all(records) {
+                    // On a pipe or device there is nothing to take back, and the write's own error is the one to tell.
+                    let _ = file.set_len(*end).and_then(|()| file.seek(SeekFrom::Start(*end)));
+                    return Err(error);
+                }
+                *end += records.len() as u64;
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+    use std::time::Instant;
+
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+    use super::super::testing::{frame, plan, udp_frame, underlay, vxlan};
+    use super::super::tunnel::Tunnel;
+    use super::*;
+    use crate::config::plan::{DestinationPlan, Encapsulation, TransmitPlan};
+    use crate::kernel::underlay::NextHop;
+
+    /// A destination of `fit` and `encapsulation` that is dry-run into `path`, over a path of 1500 bytes.
+    fn dry_run(path: &Path, encapsulation: Encapsulation, fit: Fit, files: &mut DryRunFiles) -> Tunnel {
+        let (destination, plan) = planned(path, encapsulation, fit);
+        // The next hop is of no interest: nothing leaves.
+        let underlay = underlay("192.0.2.1", 1500, NextHop::Failed);
+        Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, files).unwrap()
+    }
+
+    fn planned(path: &Path, encapsulation: Encapsulation, fit: Fit) -> (DestinationPlan, TunnelPlan) {
+        let (destination, mut plan) = plan(encapsulation, "192.0.2.1".parse().unwrap(), fit);
+        plan.transmit = TransmitPlan::CaptureFile(FilePath::Path(path.to_owned()));
+        (destination, plan)
+    }
+
+    /// What libpcap reads from the file: seconds, microseconds and bytes of each record.
+    fn records(path: &Path) -> Vec<(i64, Vec<u8>)> {
+        let mut capture = pcap::Capture::from_file_with_precision(path, pcap::Precision::Nano).unwrap();
+        let mut records = Vec::new();
+        while let Ok(packet) = capture.next_packet() {
+            records.push((packet.header.ts.tv_sec * 1_000_000_000 + packet.header.ts.tv_usec, packet.data.to_vec()));
+        }
+        records
+    }
+
+    #[test]
+    fn outer_frames_are_written_as_they_would_leave() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("dry.pcap");
+        let mut tunnel = dry_run(&path, vxlan(4789), Fit::Split, &mut DryRunFiles::default());
+        let mut account = DestinationLedger::default();
+        let inner = [udp_frame(1, 10), udp_frame(2, 1000)];
+        for bytes in &inner {
+            tunnel.offer(&frame(bytes), &mut account);
+        }
+        tunnel.finish(Instant::now(), &mut account);
+        assert_eq!((account.sent, account.in_flight), (2, 0));
+        assert_eq!(tunnel.own_tunnel(), None);
+
+        let records = records(&path);
+        assert_eq!(account.bytes, records.iter().map(|(_, bytes)| bytes.len() as u64 - 14).sum::<u64>());
+        for ((time, bytes), inner) in records.iter().zip(&inner) {
+            assert_eq!(*time, i64::try_from(frame(inner).timestamp.nanos()).unwrap());
+            let outer = SlicedPacket::from_ethernet(bytes).unwrap();
+            let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) = (&outer.net, &outer.transport) else {
+                panic!("not UDP over IPv4")
+            };
+            assert!(ip.header().dont_fragment());
+            assert!((49152..49152 + 16).contains(&udp.source_port()));
+            assert_eq!((udp.destination_port(), udp.checksum()), (4789, 0));
+            assert_eq!(udp.payload()[..8], [8, 0, 0, 0, 0, 0, 42, 0]);
+            assert_eq!(&udp.payload()[8..], inner);
+        }
+    }
+
+    #[test]
+    fn fit_fragment_writes_outer_fragments_that_are_the_datagram_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fragments.pcap");
+        let mut tunnel = dry_run(&path, vxlan(4789), Fit::Fragment, &mut DryRunFiles::default());
+        let mut account = DestinationLedger::default();
+        let inner = udp_frame(1, 4000);
+        tunnel.offer(&frame(&inner), &mut account);
+        tunnel.finish(Instant::now(), &mut account);
+        assert_eq!((account.sent, account.datagrams), (1, 1));
+
+        let mut payload = Vec::new();
+        for (_, bytes) in records(&path) {
+            assert!(bytes.len() <= 14 + 1500);
+            let outer = SlicedPacket::from_ethernet(&bytes).unwrap();
+            let Some(NetSlice::Ipv4(ip)) = outer.net else { panic!("not IPv4") };
+            assert!(!ip.header().dont_fragment());
+            assert_eq!(usize::from(ip.header().fragments_offset().value()) * 8, payload.len());
+            payload.extend_from_slice(ip.payload().payload);
+        }
+        assert_eq!(&payload[8 + 8..], inner);
+    }
+
+    #[test]
+    fn destinations_that_name_one_file_share_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("both.pcap");
+        let mut files = DryRunFiles::default();
+        let mut first = dry_run(&path, vxlan(4789), Fit::Split, &mut files);
+        let mut second = dry_run(&path, Encapsulation::Erspan1, Fit::Split, &mut files);
+        let mut account = DestinationLedger::default();
+        let inner = udp_frame(1, 10);
+        let mut send = |tunnel: &mut Tunnel| {
+            tunnel.offer(&frame(&inner), &mut account);
+            tunnel.flush(Instant::now(), &mut account);
+        };
+        send(&mut first);
+        send(&mut second);
+        send(&mut first);
+        let protocols: Vec<u8> = records(&path).iter().map(|(_, bytes)| bytes[14 + 9]).collect();
+        assert_eq!(protocols, [17, 47, 17]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_made_or_written_is_said() {
+        let nowhere = Path::new("/nonexistent/dry.pcap");
+        let (destination, plan) = planned(nowhere, vxlan(4789), Fit::Split);
+        let underlay = underlay("192.0.2.1", 1500, NextHop::Usable);
+        let files = &mut DryRunFiles::default();
+        let error = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, files).unwrap_err();
+        assert_eq!(error.to_string(), "cannot write /nonexistent/dry.pcap");
+
+        let (destination, plan) = planned(Path::new("/dev/full"), vxlan(4789), Fit::Split);
+        let error = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, files).unwrap_err();
+        assert_eq!(error.to_string(), "cannot write /dev/full");
+    }
+}

@@ -1,0 +1,116 @@
+//! What a destination tells the operator while it runs: once, or at most once a minute with a count.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::ledger::{DestinationLedger, DropReason};
+
+/// Turns the counters of one destination into log lines.
+#[derive(Debug)]
+pub(super) struct Notices {
+    /// The analyzer's command that silences port or protocol unreachable.
+    firewall_line: String,
+    next_look: Option<Instant>,
+    said_port_unreachable: bool,
+    host_unreachable: Rising,
+    unreachable: Rising,
+    write_failed: Rising,
+}
+
+/// A counter that is spoken of at most once a minute.
+#[derive(Debug, Default)]
+struct Rising {
+    said: u64,
+    last: Option<Instant>,
+}
+
+/// Between two looks at the counters, and at the sockets' error queues.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two lines about the same trouble.
+const MINUTE: Duration = Duration::from_mins(1);
+
+impl Notices {
+    /// `firewall_line` is what an operator runs on the analyzer to silence its port or protocol unreachables.
+    pub(super) fn new(firewall_line: String) -> Self {
+        Self {
+            firewall_line,
+            next_look: None,
+            said_port_unreachable: false,
+            host_unreachable: Rising::default(),
+            unreachable: Rising::default(),
+            write_failed: Rising::default(),
+        }
+    }
+
+    /// Whether it is time to look, about once a second.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.next_look.is_none_or(|next| next <= now);
+        if due {
+            self.next_look = Some(now + LOOK);
+        }
+        due
+    }
+
+    /// Says what is new in `account`. `failure` is the last error that made a datagram `write_failed`.
+    pub(super) fn say(&mut self, now: Instant, account: &DestinationLedger, failure: Option<io::Error>) {
+        let (name, to) = (&account.name, &account.to);
+        if account.icmp.port_unreachable > 0 && !self.said_port_unreachable {
+            self.said_port_unreachable = true;
+            tracing::info!(
+                "destination {name} ({to}): the analyzer answers \"port unreachable\", as one that only sniffs does; \
+                 nothing is lost. To silence it there: {}",
+                self.firewall_line
+            );
+        }
+        if let Some(reports) = self.host_unreachable.news(now, account.icmp.host_unreachable) {
+            tracing::warn!("destination {name} ({to}): {reports} ICMP reports that the host cannot be reached");
+        }
+        if let Some(frames) = self.unreachable.news(now, account.dropped[DropReason::Unreachable]) {
+            let (sentence, remedy) = (DropReason::Unreachable.sentence(), DropReason::Unreachable.remedy());
+            tracing::warn!("destination {name} ({to}): {frames} frames dropped: {sentence}; {remedy}");
+        }
+        if let Some(error) = failure
+            && let Some(frames) = self.write_failed.news(now, account.dropped[DropReason::WriteFailed])
+        {
+            tracing::warn!("destination {name} ({to}): {frames} frames dropped: {error}");
+        }
+    }
+}
+
+impl Rising {
+    /// How much `count` has risen since it was last spoken of, when it may be spoken of again.
+    fn news(&mut self, now: Instant, count: u64) -> Option<u64> {
+        let quiet = self.last.is_some_and(|last| now.duration_since(last) < MINUTE);
+        if count == self.said || quiet {
+            return None;
+        }
+        let risen = count - self.said;
+        *self = Self { said: count, last: Some(now) };
+        Some(risen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_said_at_once_and_then_once_a_minute_with_the_count_since() {
+        let start = Instant::now();
+        let mut rising = Rising::default();
+        assert_eq!(rising.news(start, 0), None);
+        assert_eq!(rising.news(start, 3), Some(3));
+        assert_eq!(rising.news(start + MINUTE / 2, 10), None);
+        assert_eq!(rising.news(start + MINUTE, 12), Some(9));
+        assert_eq!(rising.news(start + MINUTE * 3, 12), None);
+    }
+
+    #[test]
+    fn the_counters_are_looked_at_once_a_second() {
+        let start = Instant::now();
+        let mut notices = Notices::new(String::new());
+        let looks: Vec<bool> =
+            [0, 500, 999, 1000, 1001, 2500].map(|ms| notices.is_due(start + Duration::from_millis(ms))).to_vec();
+        assert_eq!(looks, [true, false, false, true, false, true]);
+    }
+}

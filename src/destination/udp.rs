@@ -1,0 +1,75 @@
+//! UDP sockets for VXLAN and Geneve: a bank of source ports, so that an analyzer's threads share the flows.
+
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::open_error::OpenError;
+use super::socket::TunnelSocket;
+use crate::config::defaults::SOURCE_PORTS;
+use crate::config::plan::{TunnelPlan, UdpChecksum};
+use crate::kernel::underlay::Underlay;
+use crate::quantity::PortRange;
+use crate::sys::socket_option::IntOption;
+
+/// Opens the bank to `port` of the analyzer: each socket with its source port, the first free ones of the plan's range.
+/// A range of one port keeps all datagrams in one order.
+///
+/// # Errors
+/// When no port is free, or the kernel refuses a socket.
+pub(super) fn open(
+    plan: &TunnelPlan,
+    underlay: &Underlay,
+    port: u16,
+) -> Result<(Vec<TunnelSocket>, Vec<u16>), OpenError> {
+    let (mut sockets, mut sources) = (Vec::new(), Vec::new());
+    for source in ports(plan.ports) {
+        if sockets.len() == SOURCE_PORTS as usize {
+            break;
+        }
+        let socket = open_one(plan, underlay, port)?;
+        match socket.bind(underlay, source) {
+            Ok(()) => {
+                sockets.push(socket);
+                sources.push(source);
+            }
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            Err(cause) if cause.kind() == ErrorKind::AddrNotAvailable => {
+                return Err(OpenError::NotLocal { address: underlay.local(), cause });
+            }
+            Err(cause) => return Err(OpenError::Socket { doing: "bind", cause }),
+        }
+    }
+    if sockets.is_empty() {
+        return Err(OpenError::NoFreePort { range: plan.ports, address: underlay.local() });
+    }
+    Ok((sockets, sources))
+}
+
+/// The ports of a range, in order.
+pub(super) fn ports(range: PortRange) -> impl Iterator<Item = u16> {
+    (range.first()..=u16::MAX).take_while(move |&port| range.contains(port))
+}
+
+/// Whether the outer UDP checksum is computed on the way to `remote`.
+pub(super) fn checksum_is_computed(policy: UdpChecksum, remote: IpAddr) -> bool {
+    match policy {
+        UdpChecksum::On => true,
+        UdpChecksum::Off => false,
+        UdpChecksum::Auto => remote.is_ipv6(),
+    }
+}
+
+fn open_one(plan: &TunnelPlan, underlay: &Underlay, port: u16) -> Result<TunnelSocket, OpenError> {
+    let (domain, no_checksum) = match underlay.remote() {
+        IpAddr::V4(_) => (Domain::IPV4, IntOption::UDP_NO_CHECKSUM_V4),
+        IpAddr::V6(_) => (Domain::IPV6, IntOption::UDP_NO_CHECKSUM_V6),
+    };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map_err(OpenError::socket("open"))?;
+    let socket = TunnelSocket::prepare(socket, plan, underlay, port)?;
+    let off = !checksum_is_computed(plan.udp_checksum, underlay.remote());
+    no_checksum.set(socket.socket().as_fd(), off.into()).map_err(OpenError::socket("set the UDP checksum of"))?;
+    Ok(socket)
+}

@@ -1,0 +1,113 @@
+//! Link-layer addresses of next hops: what ARP and IPv6 neighbour discovery know.
+
+use std::io;
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+
+use super::links::{Mac, ifindex};
+use super::netlink::{Netlink, words};
+use super::path_mtu::socket_to;
+use super::routes::family;
+use super::underlay::NextHop;
+use crate::quantity::Ifindex;
+
+/// UDP's discard port (RFC 863): nobody minds an empty datagram there.
+const DISCARD: u16 = 9;
+
+/// One entry of the kernel's neighbour table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The interface it is on.
+    pub device: Ifindex,
+    /// Its IP address.
+    pub address: IpAddr,
+    /// Its MAC address, once it has answered.
+    pub mac: Option<Mac>,
+    /// Whether datagrams reach it; `None` when the kernel has forgotten it, or has not asked yet.
+    pub reachability: Option<NextHop>,
+}
+
+impl Netlink {
+    /// What the kernel knows about `address` on `device`; `None` when nothing.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn neighbour(&self, device: Ifindex, address: IpAddr) -> io::Result<Option<Neighbour>> {
+        let mut question = NeighbourMessage::default();
+        question.header.family = family(address);
+        question.header.ifindex = device.value();
+        question.attributes.push(NeighbourAttribute::Destination(address.into()));
+        match self.ask(RouteNetlinkMessage::GetNeighbour(question)).await {
+            Ok(Some(RouteNetlinkMessage::NewNeighbour(answer))) => Ok(Neighbour::read(&answer)),
+            Ok(_) => Ok(None),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the kernel ask for the link-layer address of `next_hop`, if it does not know it. `remote` is reached by
+    /// it from `local`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn ask_for_neighbour(
+        &self,
+        device: Ifindex,
+        next_hop: IpAddr,
+        local: IpAddr,
+        remote: IpAddr,
+    ) -> io::Result<()> {
+        let asked = self
+            .handle
+            .neighbours()
+            .add(device.value(), next_hop)
+            // NTF_USE: as if a packet were sent to it, without one (neigh_add in net/core/neighbour.c).
+            .flags(NeighbourFlags::Use)
+            .state(NeighbourState::None)
+            .replace()
+            .execute()
+            .await
+            .map_err(|error| words(&error));
+        match asked {
+            // Without CAP_NET_ADMIN an empty datagram does the same.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                socket_to(local, remote, DISCARD, Some(device))?.send(&[]).map(drop)
+            }
+            asked => asked,
+        }
+    }
+}
+
+impl Neighbour {
+    pub(super) fn read(message: &NeighbourMessage) -> Option<Self> {
+        let device = ifindex(message.header.ifindex)?;
+        let (mut address, mut mac) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(IpAddr::V4(*v4)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(IpAddr::V6(*v6)),
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+                _ => {}
+            }
+        }
+        Some(Self { device, address: address?, mac, reachability: reachability(message.header.state) })
+    }
+}
+
+fn reachability(state: NeighbourState) -> Option<NextHop> {
+    match state {
+        NeighbourState::Reachable
+        | NeighbourState::Stale
+        | NeighbourState::Delay
+        | NeighbourState::Probe
+        | NeighbourState::Noarp
+        | NeighbourState::Permanent => Some(NextHop::Usable),
+        NeighbourState::Incomplete => Some(NextHop::Resolving),
+        NeighbourState::Failed => Some(NextHop::Failed),
+        _ => None,
+    }
+}

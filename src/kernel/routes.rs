@@ -1,0 +1,101 @@
+//! Which way the kernel would send to an address.
+
+use std::io;
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
+
+use super::links::ifindex;
+use super::netlink::Netlink;
+use crate::quantity::Ifindex;
+
+/// A way to one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The interface it leaves by.
+    pub device: Ifindex,
+    /// The router, when the address is not on the link.
+    pub gateway: Option<IpAddr>,
+    /// The source address that the kernel would choose.
+    pub source: Option<IpAddr>,
+    /// Whether the address is one host on a link. Addresses of this host, broadcast and multicast need no neighbour.
+    pub unicast: bool,
+}
+
+impl Netlink {
+    /// Asks for the route to `to`, from `source` and through `device` where those are set.
+    ///
+    /// # Errors
+    /// The kernel's: `ENETUNREACH` when there is no route, `EHOSTUNREACH` or `EACCES` when a route forbids it, `EINVAL`
+    /// when `source` is no address of this host.
+    pub async fn route(&self, to: IpAddr, source: Option<IpAddr>, device: Option<Ifindex>) -> io::Result<Route> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family(to);
+        question.header.destination_prefix_length = bits(to);
+        question.attributes.push(RouteAttribute::Destination(to.into()));
+        if let Some(source) = source {
+            question.header.source_prefix_length = bits(source);
+            question.attributes.push(RouteAttribute::Source(source.into()));
+        }
+        if let Some(device) = device {
+            question.attributes.push(RouteAttribute::Oif(device.value()));
+        }
+        match self.ask(RouteNetlinkMessage::GetRoute(question)).await? {
+            Some(RouteNetlinkMessage::NewRoute(answer)) => Route::read(&answer),
+            _ => Err(no_route()),
+        }
+    }
+}
+
+impl Route {
+    fn read(message: &RouteMessage) -> io::Result<Self> {
+        let (mut device, mut gateway, mut source) = (None, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => device = ifindex(*index),
+                RouteAttribute::Gateway(address) => gateway = plain(address),
+                RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
+                RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
+                RouteAttribute::PrefSource(address) => source = plain(address),
+                _ => {}
+            }
+        }
+        match message.header.kind {
+            // IPv6 answers with such a route where IPv4 answers with an error.
+            RouteType::Unreachable | RouteType::BlackHole | RouteType::Prohibit | RouteType::Throw => Err(no_route()),
+            kind => Ok(Self {
+                device: device.ok_or_else(no_route)?,
+                gateway,
+                source,
+                unicast: matches!(kind, RouteType::Unicast | RouteType::Anycast),
+            }),
+        }
+    }
+}
+
+fn no_route() -> io::Error {
+    nix::errno::Errno::ENETUNREACH.into()
+}
+
+fn plain(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}
+
+const fn bits(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+pub(super) fn family(address: IpAddr) -> rtnetlink::packet_route::AddressFamily {
+    match address {
+        IpAddr::V4(_) => rtnetlink::packet_route::AddressFamily::Inet,
+        IpAddr::V6(_) => rtnetlink::packet_route::AddressFamily::Inet6,
+    }
+}

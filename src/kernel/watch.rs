@@ -1,0 +1,244 @@
+//! Follows what the kernel knows about the ways to the analyzers while a session runs.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tracing::{debug, info, warn};
+
+use super::neighbours::Neighbour;
+use super::netlink::{Event, Events, Netlink};
+use super::path_mtu::path_mtu;
+use super::underlay::{NextHop, Underlay};
+use crate::quantity::{Ifindex, Mtu};
+
+/// How often everything is looked at without a reason: the kernel tells nobody when it forgets a learnt path MTU, and
+/// a silent next hop is asked again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Routes and links change in bursts, so a change is looked at when this time has passed since the first.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Keeps next hop, device and path MTU of every underlay as the kernel has them. Never ends; runs on the control
+/// runtime and is aborted with its session.
+pub async fn watch(underlays: Vec<Arc<Underlay>>) {
+    let mut ways: Vec<Way> = underlays.into_iter().map(Way::new).collect();
+    loop {
+        if let Err(error) = follow(&mut ways).await {
+            debug!("cannot follow the kernel's routes and neighbours, trying again: {error}");
+        }
+        sleep(TICK).await;
+    }
+}
+
+/// Follows events until the kernel closes the socket.
+async fn follow(ways: &mut [Way]) -> io::Result<()> {
+    let mut events = Events::subscribe()?;
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut settled: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Event::Neighbour(neighbour)) => ways.iter_mut().for_each(|way| way.hear(neighbour)),
+                Some(Event::Topology) => settled = settled.or_else(|| Some(Instant::now() + SETTLE)),
+                None => return Ok(()),
+            },
+            () = sleep_until(settled.unwrap_or_else(Instant::now)), if settled.is_some() => {
+                settled = None;
+                look(ways, events.netlink()).await;
+            }
+            _ = ticks.tick() => look(ways, events.netlink()).await,
+        }
+    }
+}
+
+async fn look(ways: &mut [Way], netlink: &Netlink) {
+    for way in ways {
+        way.refresh(netlink).await;
+        way.ask(netlink).await;
+    }
+}
+
+/// One underlay and the neighbour that its datagrams go to.
+#[derive(Debug)]
+pub(super) struct Way {
+    underlay: Arc<Underlay>,
+    /// Interface and address of the next hop; `None` when none is needed, or there is no route.
+    neighbour: Option<(Ifindex, IpAddr)>,
+}
+
+impl Way {
+    pub(super) fn new(underlay: Arc<Underlay>) -> Self {
+        Self { underlay, neighbour: None }
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        self.underlay.next_hop() == NextHop::Usable
+    }
+
+    /// Reads route, path MTU and neighbour anew.
+    pub(super) async fn refresh(&mut self, netlink: &Netlink) {
+        match self.read(netlink).await {
+            Ok(next_hop) => self.note(next_hop),
+            Err(error) => {
+                debug!("no way to {}: {error}", self.underlay.remote());
+                self.neighbour = None;
+                self.underlay.set_device(None);
+                self.note(NextHop::Failed);
+            }
+        }
+    }
+
+    /// Takes note of what became of a neighbour, if it is ours.
+    pub(super) fn hear(&mut self, neighbour: Neighbour) {
+        if self.neighbour == Some((neighbour.device, neighbour.address)) {
+            self.note(neighbour.reachability.unwrap_or(NextHop::Resolving));
+        }
+    }
+
+    /// Makes the kernel ask for the neighbour, unless datagrams reach it.
+    pub(super) async fn ask(&self, netlink: &Netlink) {
+        let (false, Some((device, address))) = (self.is_usable(), self.neighbour) else { return };
+        let (local, remote) = (self.underlay.local(), self.underlay.remote());
+        if let Err(error) = netlink.ask_for_neighbour(device, address, local, remote).await {
+            debug!("cannot ask for {self}: {error}");
+        }
+    }
+
+    async fn read(&mut self, netlink: &Netlink) -> io::Result<NextHop> {
+        let (local, remote, bound) = (self.underlay.local(), self.underlay.remote(), self.underlay.bound_device());
+        let route = netlink.route(remote, Some(local), bound).await?;
+        self.underlay.set_device(Some(route.device));
+        self.note_mtu(path_mtu(local, remote, bound)?);
+        let link = netlink.link(route.device).await?;
+        if !route.unicast || link.is_some_and(|link| !link.needs_neighbour) {
+            self.neighbour = None;
+            return Ok(NextHop::Usable);
+        }
+        let address = route.gateway.unwrap_or(remote);
+        self.neighbour = Some((route.device, address));
+        let known = netlink.neighbour(route.device, address).await?;
+        Ok(known.and_then(|neighbour| neighbour.reachability).unwrap_or(NextHop::Resolving))
+    }
+
+    fn note_mtu(&self, mtu: Mtu) {
+        let before = self.underlay.mtu();
+        if before != mtu {
+            info!("the path MTU to {} is {mtu} now, it was {before}", self.underlay.remote());
+            self.underlay.learn_mtu(mtu);
+        }
+    }
+
+    fn note(&self, next_hop: NextHop) {
+        let before = self.underlay.next_hop();
+        match (before, next_hop) {
+            // Asking again does not make a silent next hop any better: only an answer does.
+            (NextHop::Failed, NextHop::Resolving) => return,
+            (before, now) if before == now => return,
+            (_, NextHop::Failed) => warn!("{self} cannot be reached: frames for it are dropped"),
+            (NextHop::Failed, NextHop::Usable) => info!("{self} can be reached again"),
+            _ => {}
+        }
+        self.underlay.set_next_hop(next_hop);
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let remote = self.underlay.remote();
+        match self.neighbour {
+            Some((_, address)) if address != remote => write!(f, "{remote} behind {address}"),
+            _ => write!(f, "{remote}"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::namespace::Namespace;
+    use super::*;
+    use crate::quantity::Mtu;
+
+    /// Watches the way from `tapped` to 192.0.2.2 while `change` is made and until `reached`.
+    fn watch_until(
+        tapped: &Namespace,
+        underlay: &Arc<Underlay>,
+        change: impl FnOnce(),
+        reached: impl Fn(&Underlay) -> bool + Send + Sync + 'static,
+    ) {
+        let theirs = Arc::clone(underlay);
+        let (started, wait) = std::sync::mpsc::channel();
+        let outcome = tapped.spawn_async(async move {
+            let watcher = tokio::spawn(watch(vec![Arc::clone(&theirs)]));
+            started.send(()).unwrap();
+            let condition = async {
+                while !reached(&theirs) {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let outcome = tokio::time::timeout(Duration::from_secs(20), condition).await;
+            watcher.abort();
+            (outcome.is_ok(), format!("{theirs:?}"))
+        });
+        wait.recv().unwrap();
+        change();
+        let (reached, underlay) = outcome.recv().unwrap();
+        assert!(reached, "{underlay}");
+    }
+
+    fn way(next_hop: NextHop) -> Arc<Underlay> {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        Arc::new(Underlay::new(address("192.0.2.2"), address("192.0.2.1"), None, Mtu::ETHERNET, next_hop))
+    }
+
+    #[test]
+    #[ignore = "needs root: run scripts/test"]
+    fn a_next_hop_that_falls_silent_and_comes_back_is_noticed() {
+        let (tapped, analyzer) = Namespace::pair();
+        tapped.ip("neigh flush all");
+        tapped.write("/proc/sys/net/ipv4/neigh/fke0/retrans_time_ms", "100");
+        let underlay = way(NextHop::Resolving);
+        watch_until(&tapped, &underlay, || {}, |underlay| underlay.next_hop() == NextHop::Usable);
+        assert!(underlay.device().is_some());
+
+        let unplug = || analyzer.ip("link set fke0 down");
+        watch_until(&tapped, &underlay, unplug, |underlay| underlay.next_hop() == NextHop::Failed);
+
+        let plug_in = || analyzer.ip("link set fke0 up");
+        watch_until(&tapped, &underlay, plug_in, |underlay| underlay.next_hop() == NextHop::Usable);
+    }
+
+    #[test]
+    #[ignore = "needs root: run scripts/test"]
+    fn a_changed_mtu_is_noticed() {
+        let (tapped, _analyzer) = Namespace::pair();
+        let underlay = way(NextHop::Usable);
+        let shrink = || tapped.ip_beside("link set fke0 mtu 1400");
+        watch_until(&tapped, &underlay, shrink, |underlay| underlay.mtu().value() == 1400);
+    }
+
+    #[test]
+    #[ignore = "needs root: run scripts/test"]
+    fn a_route_that_goes_and_comes_back_by_another_device_is_followed() {
+        let (tapped, _analyzer) = Namespace::pair();
+        let underlay = way(NextHop::Resolving);
+        watch_until(&tapped, &underlay, || {}, |underlay| underlay.next_hop() == NextHop::Usable);
+        let first = underlay.device();
+
+        let cut = || tapped.ip_beside("route del 192.0.2.0/24");
+        watch_until(&tapped, &underlay, cut, |underlay| underlay.next_hop() == NextHop::Failed);
+        assert_eq!(underlay.device(), None);
+
+        tapped.ip("link add fke7 type veth peer name fke8");
+        tapped.ip("link set fke8 up");
+        tapped.ip("link set fke7 arp off up");
+        let reroute = || tapped.ip_beside("route add 192.0.2.0/24 dev fke7");
+        watch_until(&tapped, &underlay, reroute, |underlay| underlay.next_hop() == NextHop::Usable);
+        assert_ne!(underlay.device(), first);
+    }
+}

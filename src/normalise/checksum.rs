@@ -1,0 +1,79 @@
+//! Finds the checksum that a host left to its hardware.
+//!
+//! Linux writes the sum of the pseudo header into the field (`CHECKSUM_PARTIAL`, include/linux/skbuff.h) and expects the
+//! hardware to add the rest. A tap sees the frame before that. Per frame at most one checksum is unfinished: with
+//! tunnels it is the innermost one that can be summed later, because the outer one can be known without the payload
+//! (local checksum offload: it is already that of the finished packet).
+
+use crate::wire::checksum::{ChecksumError, Sum};
+use crate::wire::layers::{Fragment, Ip, UDP, u16_at};
+use crate::wire::nested::Nested;
+use crate::wire::segment::{as_sent, checksum_field};
+
+/// A checksum to be written.
+pub(super) struct Unfinished {
+    /// Where the payload of the transport header with the field begins, in the frame.
+    pub(super) headers: usize,
+    /// Where the field is.
+    pub(super) field: usize,
+    /// What belongs there.
+    pub(super) checksum: u16,
+}
+
+/// The unfinished checksum of `frame`, in its packet `outermost` or in one inside it.
+///
+/// The payload is only summed when a field holds the pseudo-header sum. By chance one frame in 65,536 does so with a
+/// checksum that is right, and is left alone.
+pub(super) fn unfinished(frame: &[u8], outermost: Ip) -> Option<Unfinished> {
+    let nested = Nested::within(frame, outermost);
+    let packets = nested.packets();
+    let (level, checksum) = packets.iter().enumerate().find_map(|(level, packet)| {
+        let partial = Partial::of(frame, packet)?;
+        Some((level, partial.finish(frame, packet)?))
+    })?;
+    // An outer checksum that is right for the bytes as they are says that they went over the wire like this.
+    let is_confirmed = packets[..level].iter().any(|outer| {
+        Partial::of(frame, outer).is_none()
+            && udp_sum(frame, outer).is_some_and(|sum| sum.error() == ChecksumError::NONE)
+    });
+    (!is_confirmed).then_some(checksum)
+}
+
+/// A checksum field that holds the sum of the pseudo header.
+struct Partial {
+    field: usize,
+    headers: usize,
+    pseudo_header: Sum,
+}
+
+impl Partial {
+    fn of(frame: &[u8], packet: &Ip) -> Option<Self> {
+        let (field, headers) = (checksum_field(packet)?, packet.payload?);
+        if packet.fragment != Fragment::Whole || headers > packet.end || packet.end > frame.len() {
+            return None;
+        }
+        let length = packet.end - packet.transport;
+        let pseudo_header = Sum::pseudo_header(packet, frame, packet.protocol, length);
+        let agrees = u16_at(frame, field)? == pseudo_header.fold()
+            && (packet.protocol != UDP || usize::from(u16_at(frame, packet.transport + 4)?) == length);
+        agrees.then_some(Self { field, headers, pseudo_header })
+    }
+
+    /// The right checksum, unless it is there already.
+    fn finish(&self, frame: &[u8], packet: &Ip) -> Option<Unfinished> {
+        let segment = Sum::of(frame.get(packet.transport..packet.end)?);
+        if self.pseudo_header.then(segment).error() == ChecksumError::NONE {
+            return None;
+        }
+        // The field holds the pseudo header's sum already: that is what the host put it there for.
+        let checksum = as_sent(packet.protocol, segment.checksum());
+        Some(Unfinished { headers: self.headers, field: self.field, checksum })
+    }
+}
+
+/// The sum of a UDP packet with a checksum.
+fn udp_sum(frame: &[u8], packet: &Ip) -> Option<Sum> {
+    let has_checksum = packet.protocol == UDP && u16_at(frame, packet.transport + 6)? != 0;
+    let segment = frame.get(packet.transport..packet.end).filter(|_| has_checksum)?;
+    Some(Sum::pseudo_header(packet, frame, UDP, segment.len()).then_bytes(segment))
+}

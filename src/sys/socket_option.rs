@@ -1,0 +1,65 @@
+//! setsockopt(2) for whole-number options that neither socket2 nor nix knows.
+
+#![allow(unsafe_code, reason = "these options have no safe wrapper in the crates we use")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libc::c_int;
+
+/// A socket option whose value is a C `int`: its level and its name.
+#[derive(Clone, Copy, Debug)]
+pub struct IntOption(c_int, c_int);
+
+impl IntOption {
+    /// Whether UDP over IPv4 leaves its checksum zero (`SO_NO_CHECK`, which libc lacks: 11 in
+    /// `asm-generic/socket.h`).
+    pub const UDP_NO_CHECKSUM_V4: Self = Self(libc::SOL_SOCKET, 11);
+    /// Whether UDP over IPv6 leaves its checksum zero (`linux/udp.h`).
+    pub const UDP_NO_CHECKSUM_V6: Self = Self(libc::SOL_UDP, libc::UDP_NO_CHECK6_TX);
+    /// Path MTU discovery of IPv4, ip(7): `IP_PMTUDISC_DO` sets DF and refuses what is larger than the path MTU;
+    /// `IP_PMTUDISC_DONT` clears DF and fragments.
+    pub const MTU_DISCOVER_V4: Self = Self(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER);
+    /// The same for IPv6, ipv6(7).
+    pub const MTU_DISCOVER_V6: Self = Self(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER);
+    /// Whether the kernel makes up a flow label (`linux/in6.h`).
+    pub const AUTO_FLOW_LABEL: Self = Self(libc::IPPROTO_IPV6, libc::IPV6_AUTOFLOWLABEL);
+
+    /// Sets the option.
+    ///
+    /// # Errors
+    /// The kernel's, for instance `ENOPROTOOPT` from a socket of another family.
+    pub fn set(self, socket: BorrowedFd<'_>, value: c_int) -> io::Result<()> {
+        #[allow(clippy::cast_possible_truncation, reason = "an int has four bytes")]
+        let length = size_of::<c_int>() as libc::socklen_t;
+        // SAFETY: setsockopt(2): "The arguments optval and optlen are used to access option values": they describe
+        // `value`, which outlives the call; the kernel copies it. The descriptor is open because it is borrowed.
+        let done =
+            unsafe { libc::setsockopt(socket.as_raw_fd(), self.0, self.1, std::ptr::from_ref(&value).cast(), length) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_knows_every_option_for_its_own_family_only() {
+        let v4 = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for option in [IntOption::UDP_NO_CHECKSUM_V4, IntOption::MTU_DISCOVER_V4] {
+            option.set(v4.as_fd(), 1).unwrap();
+        }
+        let refused = IntOption::MTU_DISCOVER_V6.set(v4.as_fd(), 1).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOPROTOOPT));
+
+        let v6 = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None).unwrap();
+        for option in [IntOption::UDP_NO_CHECKSUM_V6, IntOption::MTU_DISCOVER_V6, IntOption::AUTO_FLOW_LABEL] {
+            option.set(v6.as_fd(), 1).unwrap();
+        }
+    }
+}

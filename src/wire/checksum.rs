@@ -1,0 +1,196 @@
+//! The Internet checksum (RFC 1071): the ones' complement sum of 16-bit words.
+//!
+//! Ones' complement has two zeros, 0x0000 and 0xffff, and it is associative and commutative. Three things follow that
+//! farspan lives on: a sum may be taken in wide words of the machine's own byte order; a packet whose checksum is
+//! right sums to a zero; and what a wrong one sums to is exactly *how wrong* it is.
+
+use super::layers::{Ip, IpVersion};
+
+/// A ones' complement sum of bytes that follow each other, in pieces of any length.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    /// Sum of big-endian 16-bit words, as if the first byte of all stood at an even offset. Only the carries above 16
+    /// bits are pending; `fold` keeps them far from overflowing.
+    words: u64,
+    /// Whether an odd number of bytes has been added, so that the next byte is the low half of a word.
+    odd: bool,
+}
+
+impl Sum {
+    /// The sum of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { words: u64::from(sum_words(bytes)), odd: bytes.len() % 2 == 1 }
+    }
+
+    /// The sum of the pseudo header of `packet` (RFC 9293 section 3.1, RFC 8200 section 8.1) for `length` bytes of
+    /// transport header and payload. A super-frame's length may need more than 16 bits; IPv6 has a field of 32 for it
+    /// and Linux adds it up in the same way for IPv4.
+    pub fn pseudo_header(packet: &Ip, bytes: &[u8], protocol: u8, length: usize) -> Self {
+        let (first, both) = match packet.version {
+            IpVersion::V4 => (packet.start + 12, 8),
+            IpVersion::V6 => (packet.start + 8, 32),
+        };
+        let addresses = bytes.get(first..first + both).map_or(0, sum_words);
+        Self { words: u64::from(addresses) + u64::from(protocol) + length as u64, odd: false }
+    }
+
+    /// The sum of these bytes followed by those of `next`.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        let words = if self.odd { u64::from(next.fold().swap_bytes()) } else { u64::from(next.fold()) };
+        Self { words: u64::from(self.fold()) + words, odd: self.odd != next.odd }
+    }
+
+    /// The sum of these bytes followed by `bytes`.
+    #[must_use]
+    pub fn then_bytes(self, bytes: &[u8]) -> Self {
+        self.then(Self::of(bytes))
+    }
+
+    /// The sum in 16 bits, not complemented. It is 0 only if every byte was 0.
+    pub fn fold(self) -> u16 {
+        let mut words = self.words;
+        while words > 0xffff {
+            words = (words >> 16) + (words & 0xffff);
+        }
+        // The loop ends with at most 16 bits set.
+        (words & 0xffff) as u16
+    }
+
+    /// What belongs into the checksum field, if that field was 0 in the bytes that were summed.
+    pub fn checksum(self) -> u16 {
+        !self.fold()
+    }
+
+    /// How wrong a checksum is whose field was among the bytes that were summed.
+    pub fn error(self) -> ChecksumError {
+        match self.fold() {
+            0xffff => ChecksumError(0),
+            error => ChecksumError(error),
+        }
+    }
+}
+
+/// The difference between the checksum that a packet carries and the one that would be right.
+///
+/// Pieces of a packet whose checksum was wrong must be wrong too, or the analyzer would see a healthy stream where the
+/// receiver saw none: the difference is taken from the packet and put on every piece.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChecksumError(u16);
+
+impl ChecksumError {
+    /// The checksum is right.
+    pub const NONE: Self = Self(0);
+
+    /// `right`, made as wrong as this.
+    pub fn put_on(self, right: u16) -> u16 {
+        if self == Self::NONE { right } else { Sum { words: u64::from(right) + u64::from(self.0), odd: false }.fold() }
+    }
+}
+
+/// The checksum after a 16-bit word of what it covers went from `old` to `new`: RFC 1624 section 3, equation 3,
+/// HC' = ~(~HC + ~m + m'). What was wrong by some difference stays wrong by it.
+pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
+    Sum { words: u64::from(!checksum) + u64::from(!old) + u64::from(new), odd: false }.checksum()
+}
+
+/// Sums big-endian 16-bit words, folded; an odd last byte is the high half of a word.
+///
+/// Done in halves of 64-bit words in the machine's byte order, because the end-around carry makes byte order a matter
+/// of one swap at the end (RFC 1071 section 2 B). Each 32-bit half has 32 bits of room for carries: enough for 32 GiB.
+fn sum_words(bytes: &[u8]) -> u16 {
+    let (mut even, mut odd) = (0_u64, 0_u64);
+    let mut wide = bytes.chunks_exact(8);
+    for chunk in wide.by_ref() {
+        let word = chunk.try_into().map_or(0, u64::from_ne_bytes);
+        even += word & 0xffff_ffff;
+        odd += word >> 32;
+    }
+    let mut last = [0; 8];
+    let rest = wide.remainder();
+    last[..rest.len()].copy_from_slice(rest);
+    let last = u64::from_ne_bytes(last);
+    even += last & 0xffff_ffff;
+    odd += last >> 32;
+    // Folding each first keeps their sum from overflowing.
+    let words = u64::from(Sum { words: even, odd: false }.fold()) + u64::from(Sum { words: odd, odd: false }.fold());
+    u16::from_be(Sum { words, odd: false }.fold())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 1071 section 1, word by word: the slow twin.
+    fn slow(bytes: &[u8]) -> u16 {
+        let mut sum = 0_u32;
+        for pair in bytes.chunks(2) {
+            let word = u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |&low| u32::from(low));
+            sum += word;
+            sum = (sum >> 16) + (sum & 0xffff);
+        }
+        u16::try_from(sum).unwrap_or(u16::MAX)
+    }
+
+    #[test]
+    fn the_example_of_rfc_1071_section_3() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(Sum::of(&bytes).fold(), 0xddf2);
+    }
+
+    #[test]
+    fn the_example_of_rfc_1624_section_4() {
+        assert_eq!(update(0xdd2f, 0x5555, 0x3285), 0x0000);
+    }
+
+    #[test]
+    fn a_sum_full_of_carries_folds() {
+        let bytes = vec![0xff; 262_145];
+        assert_eq!(Sum::of(&bytes).fold(), slow(&bytes));
+    }
+
+    proptest! {
+        #[test]
+        fn wide_words_sum_like_the_loop_of_the_rfc(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(Sum::of(&bytes).fold(), slow(&bytes));
+        }
+
+        #[test]
+        fn any_split_gives_the_same_sum(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300), cuts in proptest::collection::vec(any::<u16>(), 0..6)
+        ) {
+            let mut cuts: Vec<usize> = cuts.iter().map(|&cut| usize::from(cut) % (bytes.len() + 1)).collect();
+            cuts.sort_unstable();
+            let (mut sum, mut from) = (Sum::default(), 0);
+            for cut in cuts {
+                sum = sum.then_bytes(&bytes[from..cut]);
+                from = cut;
+            }
+            prop_assert_eq!(sum.then_bytes(&bytes[from..]).fold(), slow(&bytes));
+        }
+
+        #[test]
+        fn an_error_is_what_was_added_to_the_right_checksum(
+            mut bytes in proptest::collection::vec(any::<u8>(), 3..100), wrong in 1..0xffff_u16
+        ) {
+            bytes[..2].fill(0);
+            bytes[2] |= 1;
+            let right = Sum::of(&bytes).checksum();
+            bytes[..2].copy_from_slice(&right.to_be_bytes());
+            prop_assert_eq!(Sum::of(&bytes).error(), ChecksumError::NONE);
+            bytes[..2].copy_from_slice(&ChecksumError(wrong).put_on(right).to_be_bytes());
+            prop_assert_eq!(Sum::of(&bytes).error(), ChecksumError(wrong));
+        }
+
+        #[test]
+        fn an_update_is_a_new_sum(mut bytes in proptest::collection::vec(any::<u8>(), 8..60), new in any::<u16>()) {
+            bytes[..2].fill(0);
+            bytes[6] |= 1;
+            let old = u16::from_be_bytes([bytes[4], bytes[5]]);
+            let before = Sum::of(&bytes).checksum();
+            bytes[4..6].copy_from_slice(&new.to_be_bytes());
+            prop_assert_eq!(update(before, old, new), Sum::of(&bytes).checksum());
+        }
+    }
+}

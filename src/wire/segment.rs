@@ -1,0 +1,288 @@
+//! Cuts one TCP packet, alone or inside tunnels, into packets that carry its payload in pieces: what a network card
+//! does with a super-frame, and what a path that is too narrow needs.
+//!
+//! Every header of a piece is that of the packet, except: TCP sequence number (RFC 9293 section 3.1), FIN and PSH only
+//! on the last piece, CWR only on the first (RFC 3168 section 6.1.2; an Accurate ECN sender that needs CWR on all of
+//! them is indistinguishable here), the urgent pointer, all lengths, IPv4 identification + 1 for each piece and at each
+//! level, with DF too (Linux: `inet_gso_segment` in `net/ipv4/af_inet.c`), and all checksums.
+
+use super::checksum::{ChecksumError, Sum, update};
+use super::layers::{Fragment, GRE, Ip, IpVersion, TCP, UDP, u16_at};
+use super::nested::{GRE_CHECKSUM, GRE_SEQUENCE, MOST_NESTED, Nested};
+
+/// Room for the headers of one piece: four nested packets with tunnel options fit; what does not is left alone.
+pub const MOST_HEADERS: usize = 512;
+
+/// Buffer in which the headers of a piece are written.
+pub type HeaderBuffer = [u8; MOST_HEADERS];
+
+/// What a checksum field that holds the sum of the pseudo header means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partial {
+    /// The host left it to its hardware to finish: the pieces get the right checksum.
+    Unfinished,
+    /// It is as wrong as any other.
+    Wrong,
+}
+
+/// A TCP packet that can be cut.
+#[derive(Debug)]
+pub struct Segmenter<'s, 'a> {
+    /// Every header from the first byte of the frame to the TCP payload, rewritten for each piece.
+    headers: &'s mut [u8],
+    /// Where they lie in `headers`.
+    nested: Nested,
+    /// How wrong the transport checksum of each level is; `None`: it has none.
+    errors: [Option<ChecksumError>; MOST_NESTED],
+    /// The innermost packet's.
+    tcp: Ip,
+    payload: &'a [u8],
+}
+
+impl<'s, 'a> Segmenter<'s, 'a> {
+    /// Prepares to cut the frame that is `headers` followed by `payload`. `nested` counts over both; `payload` may
+    /// go on behind the packet's end.
+    ///
+    /// `None` when it must not be cut: it is not TCP to its innermost packet, is a fragment, is not there as a whole,
+    /// is signed (TCP-AO, MD5), opens or resets a connection, or a tunnel header on the way numbers its packets.
+    pub fn new(
+        buffer: &'s mut HeaderBuffer,
+        headers: &[u8],
+        payload: &'a [u8],
+        nested: Nested,
+        partial: Partial,
+    ) -> Option<Self> {
+        let tcp = *nested.packets().last()?;
+        if tcp.protocol != TCP || tcp.payload != Some(headers.len()) {
+            return None;
+        }
+        let payload = payload.get(..tcp.end.checked_sub(headers.len())?)?;
+        let tcp_header = headers.get(tcp.transport..)?;
+        if payload.is_empty() || tcp_header.get(TCP_FLAGS)? & (SYN | RST) != 0 || is_signed(tcp_header) {
+            return None;
+        }
+        let (mut errors, sum) = ([None; MOST_NESTED], Sum::of(payload));
+        for (error, packet) in errors.iter_mut().zip(nested.packets()) {
+            if packet.fragment != Fragment::Whole || packet.end != tcp.end || !can_repeat(headers, packet) {
+                return None;
+            }
+            *error = transport_error(headers, packet, sum, partial);
+        }
+        let length = headers.len();
+        let buffer = buffer.get_mut(..length)?;
+        buffer.copy_from_slice(headers);
+        let (headers, nested) = remove_jumbo_option(buffer, nested);
+        let tcp = *nested.packets().last()?;
+        Some(Self { headers, nested, errors, tcp, payload })
+    }
+
+    /// Cuts the packet so that no piece has more than `limit` bytes from the frame's first byte to the end of the
+    /// payload. Gives the headers, the payload and the outermost IP packet of each piece to `each`, in order, and
+    /// returns how many there were; `None`, without a piece, when `limit` has no room for payload.
+    pub fn cut(mut self, limit: usize, mut each: impl FnMut(&[u8], &'a [u8], Ip)) -> Option<u64> {
+        let outermost = *self.nested.packets().first()?;
+        // Behind a jumbogram or a BIG TCP packet stand ordinary ones, whose length has 16 bits.
+        let limit = limit.min(outermost.start + usize::from(u16::MAX));
+        let size = limit.checked_sub(self.headers.len()).filter(|&size| size > 0)?;
+        let first = FirstOfAll::read(self.headers, &self.tcp)?;
+        let (mut pieces, mut offset) = (0, 0);
+        for piece in self.payload.chunks(size) {
+            let is_last = offset + piece.len() == self.payload.len();
+            self.write_tcp(&first, offset, is_last);
+            self.write_around(piece, pieces > 0);
+            each(self.headers, piece, Ip { end: self.headers.len() + piece.len(), ..outermost });
+            offset += piece.len();
+            pieces += 1;
+        }
+        Some(pieces)
+    }
+
+    /// Sequence number, flags and urgent pointer of the piece at `offset` of the payload.
+    fn write_tcp(&mut self, first: &FirstOfAll, offset: usize, is_last: bool) {
+        let Some(header) = self.headers.get_mut(self.tcp.transport..).filter(|header| header.len() >= 20) else {
+            return;
+        };
+        // A sequence number counts bytes modulo 2^32.
+        let sequence = first.sequence.wrapping_add(u32::try_from(offset).unwrap_or(u32::MAX));
+        header[TCP_SEQUENCE..TCP_SEQUENCE + 4].copy_from_slice(&sequence.to_be_bytes());
+        let mut flags = first.flags;
+        if !is_last {
+            flags &= !(FIN | PSH);
+        }
+        if offset > 0 {
+            flags &= !CWR;
+        }
+        // The pointer counts from the sequence number, so that every piece points to the same byte until it is past.
+        let urgent = if flags & URG == 0 { first.urgent } else { first.urgent.saturating_sub(small(offset)) };
+        if urgent == 0 {
+            flags &= !URG;
+        }
+        header[TCP_FLAGS] = flags;
+        put(header, TCP_URGENT, urgent);
+    }
+
+    /// Lengths, identifications and checksums, from the TCP header outwards. `is_next`: a piece went before this one.
+    fn write_around(&mut self, piece: &[u8], is_next: bool) {
+        let (end, sum) = (self.headers.len() + piece.len(), Sum::of(piece));
+        for (packet, error) in self.nested.packets().iter().zip(self.errors).rev() {
+            write_length(self.headers, packet, end);
+            if is_next {
+                advance_identification(self.headers, packet);
+            }
+            if packet.protocol == UDP {
+                put(self.headers, packet.transport + 4, small(end - packet.transport));
+            }
+            if let (Some(error), Some(field)) = (error, checksum_field(packet)) {
+                put(self.headers, field, 0);
+                let right = transport_sum(self.headers, packet, sum, end).checksum();
+                put(self.headers, field, as_sent(packet.protocol, error.put_on(right)));
+            }
+        }
+    }
+}
+
+/// Where the checksum of TCP (RFC 9293) or UDP (RFC 768) is.
+pub fn checksum_field(packet: &Ip) -> Option<usize> {
+    match packet.protocol {
+        TCP => Some(packet.transport + 16),
+        UDP => Some(packet.transport + 6),
+        _ => None,
+    }
+}
+
+/// RFC 768: a UDP checksum that comes out as zero is sent as all ones, because zero says that there is none.
+pub fn as_sent(protocol: u8, checksum: u16) -> u16 {
+    if protocol == UDP && checksum == 0 { 0xffff } else { checksum }
+}
+
+/// Writes where the packet ends into its IP header.
+pub fn write_length(headers: &mut [u8], packet: &Ip, end: usize) {
+    match packet.version {
+        IpVersion::V4 => replace_in_ipv4(headers, packet, 2, small(end - packet.start)),
+        IpVersion::V6 => put(headers, packet.start + 4, small(end - packet.start - 40)),
+    }
+}
+
+/// Puts `value` into the IPv4 header and corrects the header checksum, or leaves it as wrong as it is.
+pub fn replace_in_ipv4(headers: &mut [u8], packet: &Ip, offset: usize, value: u16) {
+    const CHECKSUM: usize = 10;
+    let (field, checksum) = (packet.start + offset, packet.start + CHECKSUM);
+    if let (Some(old), Some(sum)) = (u16_at(headers, field), u16_at(headers, checksum)) {
+        put(headers, field, value);
+        put(headers, checksum, update(sum, old, value));
+    }
+}
+
+/// Writes a big-endian number, if there is room for it.
+pub fn put(bytes: &mut [u8], offset: usize, value: u16) {
+    if let Some(field) = bytes.get_mut(offset..offset + 2) {
+        field.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// A length that is known to have 16 bits.
+pub fn small(length: usize) -> u16 {
+    u16::try_from(length).unwrap_or(u16::MAX)
+}
+
+/// Offsets in the TCP header, RFC 9293 section 3.1.
+const TCP_SEQUENCE: usize = 4;
+const TCP_FLAGS: usize = 13;
+const TCP_URGENT: usize = 18;
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const PSH: u8 = 0x08;
+const URG: u8 = 0x20;
+const CWR: u8 = 0x80;
+
+/// What the first piece has and the others are derived from.
+struct FirstOfAll {
+    sequence: u32,
+    flags: u8,
+    urgent: u16,
+}
+
+impl FirstOfAll {
+    fn read(headers: &[u8], tcp: &Ip) -> Option<Self> {
+        let header = headers.get(tcp.transport..)?;
+        let sequence = header.get(TCP_SEQUENCE..TCP_SEQUENCE + 4)?.try_into().ok()?;
+        let sequence = u32::from_be_bytes(sequence);
+        Some(Self { sequence, flags: *header.get(TCP_FLAGS)?, urgent: u16_at(header, TCP_URGENT)? })
+    }
+}
+
+/// Whether an option of a TCP header signs the whole segment: MD5 (RFC 2385) or TCP-AO (RFC 5925).
+pub fn is_signed(tcp_header: &[u8]) -> bool {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const MD5: u8 = 19;
+    const AUTHENTICATION: u8 = 29;
+    let mut options = tcp_header.get(20..).unwrap_or_default();
+    loop {
+        options = match options {
+            [MD5 | AUTHENTICATION, ..] => return true,
+            [] | [END, ..] => return false,
+            [NO_OPERATION, rest @ ..] => rest,
+            [_, length, ..] if *length >= 2 => options.get(usize::from(*length)..).unwrap_or_default(),
+            _ => return false,
+        };
+    }
+}
+
+/// Whether every piece may have the same tunnel header as the packet: not with GRE sequence numbers, which only the
+/// sender could give out, nor with GRE checksums.
+fn can_repeat(headers: &[u8], packet: &Ip) -> bool {
+    packet.protocol != GRE
+        || u16_at(headers, packet.transport).is_some_and(|flags| flags & (GRE_CHECKSUM | GRE_SEQUENCE) == 0)
+}
+
+/// How wrong the transport checksum of `packet` is, whose innermost payload adds up to `payload`. `None`: no checksum.
+fn transport_error(headers: &[u8], packet: &Ip, payload: Sum, partial: Partial) -> Option<ChecksumError> {
+    let checksum = u16_at(headers, checksum_field(packet)?)?;
+    let pseudo_header = Sum::pseudo_header(packet, headers, packet.protocol, packet.end - packet.transport);
+    match checksum {
+        0 if packet.protocol == UDP => None,
+        unfinished if partial == Partial::Unfinished && unfinished == pseudo_header.fold() => Some(ChecksumError::NONE),
+        _ => Some(transport_sum(headers, packet, payload, packet.end).error()),
+    }
+}
+
+/// Sums pseudo header, the headers from the transport header on, and the innermost payload, up to `end`.
+fn transport_sum(headers: &[u8], packet: &Ip, payload: Sum, end: usize) -> Sum {
+    let headers_sum = Sum::of(headers.get(packet.transport..).unwrap_or_default());
+    let pseudo_header = Sum::pseudo_header(packet, headers, packet.protocol, end - packet.transport);
+    pseudo_header.then(headers_sum.then(payload))
+}
+
+/// IPv4 identification + 1.
+fn advance_identification(headers: &mut [u8], packet: &Ip) {
+    const IDENTIFICATION: usize = 4;
+    if packet.version == IpVersion::V4
+        && let Some(identification) = u16_at(headers, packet.start + IDENTIFICATION)
+    {
+        replace_in_ipv4(headers, packet, IDENTIFICATION, identification.wrapping_add(1));
+    }
+}
+
+/// Takes out the hop-by-hop header that makes an IPv6 super-frame over 65,535 bytes a jumbogram (RFC 2675 section 2):
+/// Linux puts it in for BIG TCP and takes it out when it segments (`ipv6_hopopt_jumbo_remove`).
+fn remove_jumbo_option(headers: &mut [u8], nested: Nested) -> (&mut [u8], Nested) {
+    const LENGTH: usize = 8;
+    let start = nested.packets()[0].start;
+    let option = start + 40;
+    match headers.get(start..option + LENGTH) {
+        Some(header)
+            if nested.packets()[0].version == IpVersion::V6
+                && header[6] == 0
+                && header[41] == 0
+                && header[42..44] == [0xc2, 4] =>
+        {
+            headers[start + 6] = headers[option];
+            headers.copy_within(option + LENGTH.., option);
+            let length = headers.len() - LENGTH;
+            (&mut headers[..length], nested.without(LENGTH))
+        }
+        _ => (headers, nested),
+    }
+}

@@ -1,0 +1,131 @@
+//! The way of a frame through a tunnel allocates nothing once it is warm: counted, not assumed.
+#![allow(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
+#![allow(clippy::unwrap_used)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::time::Instant;
+
+use farspan::config::plan::{
+    DestinationPlan, Encapsulation, End, Fit, Host, Ids, TransmitPlan, TunnelPlan, UdpChecksum,
+};
+use farspan::destination::dry_run::DryRunFiles;
+use farspan::destination::tunnel::Tunnel;
+use farspan::destination::{Destination, Destinations, Patience};
+use farspan::flow::FlowHash;
+use farspan::frame::{InterfaceId, WireFrame};
+use farspan::kernel::underlay::{NextHop, Underlay};
+use farspan::ledger::Ledger;
+use farspan::quantity::{Dscp, Mtu, PortRange, Timestamp, Ttl, Vni};
+use farspan::wire::layers::Layers;
+
+/// The system's allocator, and how often this thread asked it.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call is the system allocator's; counting touches only a thread-local that needs no memory of its own.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps GlobalAlloc::alloc's contract, which is System's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `alloc` above, so from System, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// VXLAN to `port` of this host, over a path of 1500 bytes.
+fn tunnel(port: u16, fit: Fit) -> Destination {
+    let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let plan = TunnelPlan {
+        encapsulation: Encapsulation::Vxlan { vni: Ids::all(Vni::MAX), port },
+        host: Host::Address(localhost),
+        fit,
+        analyzer: None,
+        source: None,
+        device: None,
+        ports: PortRange::DYNAMIC,
+        dscp: Dscp::DEFAULT,
+        ttl: Ttl::DEFAULT,
+        udp_checksum: UdpChecksum::Auto,
+        transmit: TransmitPlan::Socket,
+    };
+    let name = String::from("1");
+    let destination = DestinationPlan { name, to: String::from("test"), end: End::Tunnel(plan.clone()) };
+    let way = Arc::new(Underlay::new(localhost, localhost, None, Mtu::ETHERNET, NextHop::Usable));
+    let interfaces = [String::from("eth0")];
+    let files = &mut DryRunFiles::default();
+    Destination::Tunnel(Tunnel::open(&destination, &plan, &way, &interfaces, Patience::Drop, files).unwrap())
+}
+
+/// A TCP segment with `payload` bytes, in an Ethernet frame.
+fn tcp_frame(payload: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64)
+        .tcp(40_000, 80, 1, 1000)
+        .write(&mut bytes, &vec![7; payload])
+        .unwrap();
+    bytes
+}
+
+/// Gives 1,000 frames of `sizes` to every destination, with a flush after each hundred.
+fn run(destinations: &mut Destinations, ledger: &mut Ledger, frames: &[Vec<u8>], now: Instant) {
+    for number in 0..1000 {
+        let bytes = &frames[number % frames.len()];
+        let layers = Layers::parse(bytes);
+        ledger.captured += 1;
+        let frame = WireFrame {
+            head: &[],
+            body: bytes,
+            wire_len: u32::try_from(bytes.len()).unwrap(),
+            layers,
+            flow: FlowHash::of(bytes, &layers),
+            timestamp: Timestamp::default(),
+            direction: None,
+            interface: InterfaceId::default(),
+        };
+        destinations.offer(&frame, ledger);
+        if number % 100 == 99 {
+            destinations.flush(now, ledger);
+        }
+    }
+}
+
+#[test]
+fn neither_sending_nor_splitting_nor_icmp_errors_allocate() {
+    let listening = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let deaf = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let hearing = listening.local_addr().unwrap().port();
+    let mut destinations = Destinations::new(vec![
+        tunnel(hearing, Fit::Split),
+        tunnel(hearing, Fit::Truncate),
+        tunnel(hearing, Fit::Fragment),
+        tunnel(deaf, Fit::Drop),
+    ]);
+    let mut ledger = Ledger::new([("1", "split"), ("2", "truncate"), ("3", "fragment"), ("4", "deaf")]);
+    let frames: Vec<Vec<u8>> = [0, 10, 500, 1410, 1460, 3000].into_iter().map(tcp_frame).collect();
+    let start = Instant::now();
+    run(&mut destinations, &mut ledger, &frames, start);
+
+    let before = ALLOCATIONS.get();
+    run(&mut destinations, &mut ledger, &frames, start);
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+
+    destinations.finish(start, &mut ledger);
+    assert_eq!(ledger.balance(), Ok(()));
+    assert!(ledger.destinations[0].split_added > 0);
+    assert!(ledger.destinations[1].truncated > 0);
+    assert!(ledger.destinations[3].icmp.port_unreachable > 0);
+}
