@@ -71,6 +71,14 @@ impl Problems {
     }
 }
 
+impl IntoIterator for Problems {
+    type Item = Box<dyn Explain>;
+    type IntoIter = std::vec::IntoIter<Box<dyn Explain>>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 impl<E: Explain + 'static> From<E> for Problems {
     fn from(error: E) -> Self {
         Self(vec![Box::new(error)])

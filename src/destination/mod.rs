@@ -20,10 +20,12 @@ mod udp;
 #[cfg(test)]
 mod testing;
 
+use std::time::Instant;
+
 use crate::frame::WireFrame;
 use crate::ledger::{DestinationLedger, Ledger};
+use crate::select::own_traffic::OwnTunnel;
 use capture_file::CaptureFile;
-use std::time::Instant;
 use tunnel::Tunnel;
 
 /// How long a destination may wait for room before it drops.
@@ -81,6 +83,25 @@ impl Destinations {
             Destination::Tunnel(tunnel) => tunnel.finish(now, account),
             Destination::File(file) => file.finish(account),
         });
+    }
+
+    /// Whether nobody can take another frame: every destination is a pipe whose reader has ended.
+    pub fn are_gone(&self) -> bool {
+        self.0.iter().all(|destination| match destination {
+            Destination::Tunnel(_) => false,
+            Destination::File(file) => file.is_closed(),
+        })
+    }
+
+    /// What the session's own datagrams look like on the underlay.
+    pub fn own_tunnels(&self) -> Vec<OwnTunnel> {
+        self.0
+            .iter()
+            .filter_map(|destination| match destination {
+                Destination::Tunnel(tunnel) => tunnel.own_tunnel().cloned(),
+                Destination::File(_) => None,
+            })
+            .collect()
     }
 
     /// When a frame in flight must be looked at again, if any.

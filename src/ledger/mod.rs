@@ -8,6 +8,8 @@ mod present;
 mod publish;
 mod reason;
 
+use std::sync::Arc;
+
 pub use law::Imbalance;
 pub use publish::Published;
 pub use reason::{DropReason, Drops, Kind};
@@ -37,9 +39,9 @@ pub struct Ledger {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DestinationLedger {
     /// The destination's name in the plan.
-    pub name: String,
+    pub name: Arc<str>,
     /// Where it sends, as the operator wrote it.
-    pub to: String,
+    pub to: Arc<str>,
     /// Wire frames that were given to this destination.
     pub assigned: u64,
     /// Extra frames that fitting to the path MTU made: a frame split into n pieces adds n − 1.
@@ -98,7 +100,7 @@ impl Ledger {
     pub fn new<'a>(destinations: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let destinations = destinations
             .into_iter()
-            .map(|(name, to)| DestinationLedger { name: name.to_owned(), to: to.to_owned(), ..Default::default() })
+            .map(|(name, to)| DestinationLedger { name: name.into(), to: to.into(), ..Default::default() })
             .collect();
         Self { destinations, ..Self::default() }
     }

@@ -32,6 +32,10 @@ impl Selector {
 
     /// Decides about one frame.
     pub fn decide(&mut self, frame: &Frame<'_>, layers: &Layers) -> Verdict {
+        if frame.bytes.is_empty() {
+            // The source could make no Ethernet frame of it.
+            return Verdict::Drop(DropReason::Undecodable);
+        }
         if frame.bytes.len() < crate::wire::ethernet::HEADER_LEN {
             return Verdict::Drop(DropReason::TooShort);
         }

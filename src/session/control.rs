@@ -1,0 +1,56 @@
+//! The control plane of a session in the foreground: signals, the time limit, the view from outside.
+
+use std::future::pending;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::{Outcome, Running, SessionError};
+use crate::ledger::Ledger;
+
+/// How often a running session is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Waits for the end of a session: its own, after `duration`, or at SIGINT or SIGTERM, each of which lets it finish
+/// what it has captured. A second signal ends it at once, with the ledger as it was last published. `look` sees the
+/// ledger several times a second.
+///
+/// # Errors
+/// When the runtime cannot listen for signals.
+pub async fn until_end(
+    mut running: Running,
+    duration: Option<Duration>,
+    mut look: impl FnMut(&Ledger),
+) -> std::io::Result<Outcome> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let time_is_up = async {
+        match duration {
+            Some(duration) => sleep(duration).await,
+            None => pending().await,
+        }
+    };
+    tokio::pin!(time_is_up);
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+
+    let mut stopping = false;
+    loop {
+        let signalled = tokio::select! {
+            outcome = running.ended() => return Ok(outcome),
+            _ = looks.tick() => {
+                look(&running.ledger());
+                continue;
+            }
+            () = &mut time_is_up, if !stopping => false,
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => true,
+        };
+        if stopping && signalled {
+            return Ok(Outcome { ledger: running.ledger(), failures: vec![Box::new(SessionError::Abandoned)] });
+        }
+        stopping = true;
+        running.stop();
+    }
+}

@@ -1,0 +1,243 @@
+//! The loop: one thread takes every frame from its sources to its destinations.
+//!
+//! No async, channel, lock, allocation, clock reading or log line for a frame; those are for the turn around many.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::path::Path;
+use crate::error::Explain;
+use crate::ledger::{KernelDrops, Ledger, Published};
+use crate::source::{Readiness, Source};
+
+/// Frames that one source may hand over before the batches are flushed and the others get their turn.
+const BUDGET: usize = 512;
+/// Longest sleep: so often an idle session looks at the kernel's counters.
+const IDLE_TURN: Duration = Duration::from_secs(1);
+/// How often the kernel is asked for its counters: each time costs system calls.
+const KERNEL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the ledger is shown to the control plane when a turn leaves frames behind.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a stopped session still takes frames that the kernel had captured before, at least.
+const LEAST_GRACE: Duration = Duration::from_millis(10);
+
+/// One worker: owns its sources, its stages and its ledger, shares nothing that a frame touches.
+pub(super) struct Worker {
+    taps: Vec<Tap>,
+    path: Path,
+    wake: Epoll,
+    stop: Stop,
+    published: Published,
+    published_at: Option<Instant>,
+    asked_kernel_at: Option<Instant>,
+    /// Captured frames after which the session ends by itself.
+    count: u64,
+    grace: Duration,
+    failures: Vec<Box<dyn Explain>>,
+}
+
+/// A source with what the worker remembers about it.
+struct Tap {
+    source: Box<dyn Source>,
+    readiness: Readiness,
+    /// The last answer, kept when the source is gone: totals only rise.
+    kernel_drops: KernelDrops,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The whole account; nothing is in flight.
+    pub ledger: Ledger,
+    /// What went wrong on the way. Frames mirrored before are in the ledger all the same.
+    pub failures: Vec<Box<dyn Explain>>,
+}
+
+impl Worker {
+    /// Prepares the loop. `delay` is how long the kernel may keep a captured frame; `count` ends the session after so
+    /// many captured frames.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor left for `epoll`.
+    pub(super) fn new(
+        sources: Vec<Box<dyn Source>>,
+        path: Path,
+        stop: Stop,
+        published: Published,
+        delay: Duration,
+        count: Option<u64>,
+    ) -> nix::Result<Self> {
+        let wake = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let readable = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+        wake.add(stop.event.as_fd(), readable)?;
+        for source in &sources {
+            if let Some(descriptor) = source.descriptor() {
+                wake.add(descriptor, readable)?;
+            }
+        }
+        let taps = sources
+            .into_iter()
+            .map(|source| Tap { source, readiness: Readiness::More, kernel_drops: KernelDrops::default() })
+            .collect();
+        Ok(Self {
+            taps,
+            path,
+            wake,
+            stop,
+            published,
+            published_at: None,
+            asked_kernel_at: None,
+            count: count.unwrap_or(u64::MAX),
+            grace: LEAST_GRACE.max(2 * delay),
+            failures: Vec::new(),
+        })
+    }
+
+    /// Mirrors until the sources end, the count is reached or the session is stopped.
+    pub(super) fn run(mut self) -> Outcome {
+        let mut stop_by = None;
+        let mut now = Instant::now();
+        loop {
+            self.wait(now);
+            now = Instant::now();
+
+            self.drain(now, stop_by.is_some());
+            self.path.destinations.flush(now, &mut self.path.ledger);
+            self.settle(now);
+
+            if self.stop.is_requested() && stop_by.is_none() {
+                self.stop.acknowledge();
+                // What the kernel captured before still sits in its buffer: give it time to hand that over.
+                stop_by = Some(now + self.grace);
+            }
+            if self.has_ended() || stop_by.is_some_and(|by| now >= by) {
+                break;
+            }
+        }
+        self.path.destinations.finish(now, &mut self.path.ledger);
+        self.ask_kernel();
+        self.published.update(&self.path.ledger);
+        Outcome { ledger: self.path.ledger, failures: self.failures }
+    }
+
+    /// Sleeps until a source has frames, a deadline comes or the session is stopped.
+    fn wait(&mut self, now: Instant) {
+        if self.taps.iter().any(|tap| tap.readiness == Readiness::More) {
+            return;
+        }
+        let deadlines = self.taps.iter().filter_map(|tap| match tap.readiness {
+            Readiness::Until(deadline) => Some(deadline),
+            _ => None,
+        });
+        let deadline = deadlines.chain(self.path.destinations.deadline()).min().unwrap_or(now + IDLE_TURN);
+        // A stopped session has no more to do than to empty the kernel's buffers.
+        let limit = if self.stop.is_requested() { self.grace } else { IDLE_TURN };
+        let patience = deadline.saturating_duration_since(now).min(limit);
+        if patience < Duration::from_millis(1) {
+            // epoll counts in whole milliseconds; a paced replay asks for less.
+            std::thread::sleep(patience);
+        } else {
+            let timeout = EpollTimeout::try_from(patience).unwrap_or(EpollTimeout::ZERO);
+            // An interrupted or failed wait only makes this turn come early.
+            let _ = self.wake.wait(&mut [EpollEvent::empty(); 1], timeout);
+        }
+    }
+
+    /// Takes what the sources have, in turn.
+    fn drain(&mut self, now: Instant, stopping: bool) {
+        let Self { taps, path, failures, count, .. } = self;
+        for tap in taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
+            let budget = usize::try_from(*count - path.ledger.captured).map_or(BUDGET, |left| left.min(BUDGET));
+            let recorded = tap.source.descriptor().is_none();
+            if budget == 0 || (stopping && recorded) {
+                tap.readiness = Readiness::Ended;
+                continue;
+            }
+            tap.readiness = tap.source.drain(now, budget, &mut |frame| path.take(frame)).unwrap_or_else(|failure| {
+                tracing::error!("{failure}");
+                failures.push(failure);
+                Readiness::Ended
+            });
+        }
+    }
+
+    /// Proves that the ledger balances, and shows it before the next wait.
+    fn settle(&mut self, now: Instant) {
+        if is_due(&mut self.asked_kernel_at, now, KERNEL_INTERVAL) {
+            self.ask_kernel();
+        }
+        debug_assert_eq!(self.path.ledger.balance(), Ok(()));
+        let goes_on = self.taps.iter().any(|tap| tap.readiness == Readiness::More);
+        if is_due(&mut self.published_at, now, PUBLISH_INTERVAL) || !goes_on {
+            self.published.update(&self.path.ledger);
+        }
+    }
+
+    /// Takes the kernel's own counters into the ledger.
+    fn ask_kernel(&mut self) {
+        for tap in self.taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
+            tap.kernel_drops = tap.source.kernel_drops();
+        }
+        self.path.ledger.kernel = self.taps.iter().fold(KernelDrops::default(), |sum, tap| KernelDrops {
+            buffer_full: sum.buffer_full + tap.kernel_drops.buffer_full,
+            interface: sum.interface + tap.kernel_drops.interface,
+        });
+    }
+
+    /// Whether there is nothing left to do.
+    fn has_ended(&self) -> bool {
+        self.taps.iter().all(|tap| tap.readiness == Readiness::Ended)
+            || self.path.ledger.captured >= self.count
+            || self.path.destinations.are_gone()
+    }
+}
+
+/// Whether `interval` has passed since `last`, which then becomes `now`.
+fn is_due(last: &mut Option<Instant>, now: Instant, interval: Duration) -> bool {
+    let due = last.is_none_or(|last| now >= last + interval);
+    if due {
+        *last = Some(now);
+    }
+    due
+}
+
+/// Asks a worker to end. Cloned into whoever may ask.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    requested: Arc<AtomicBool>,
+    event: Arc<EventFd>,
+}
+
+impl Stop {
+    /// A stop that nobody has requested yet.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor left for an event.
+    pub fn new() -> nix::Result<Self> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { requested: Arc::default(), event: Arc::new(event) })
+    }
+
+    /// Asks the worker to end after the frames that were captured until now.
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::Relaxed);
+        // A full event counter means that the worker has been woken already.
+        let _ = self.event.write(1);
+    }
+
+    /// Lets the worker sleep again after it was woken.
+    fn acknowledge(&self) {
+        // Nothing to read means that nothing keeps it awake.
+        let _ = self.event.read();
+    }
+
+    /// Whether anybody asked.
+    pub fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Relaxed)
+    }
+}
