@@ -7,7 +7,7 @@
 
 use crate::wire::checksum::{ChecksumError, Sum};
 use crate::wire::layers::{Fragment, Ip, UDP, u16_at};
-use crate::wire::nested::Nested;
+use crate::wire::nested::from_outermost;
 use crate::wire::segment::{as_sent, checksum_field};
 
 /// A checksum to be written.
@@ -25,17 +25,14 @@ pub(super) struct Unfinished {
 /// The payload is only summed when a field holds the pseudo-header sum. By chance one frame in 65,536 does so with a
 /// checksum that is right, and is left alone.
 pub(super) fn unfinished(frame: &[u8], outermost: Ip) -> Option<Unfinished> {
-    let nested = Nested::within(frame, outermost);
-    let packets = nested.packets();
-    let (level, checksum) = packets.iter().enumerate().find_map(|(level, packet)| {
-        let partial = Partial::of(frame, packet)?;
-        Some((level, partial.finish(frame, packet)?))
+    let (level, checksum) = from_outermost(frame, outermost).enumerate().find_map(|(level, packet)| {
+        let partial = Partial::of(frame, &packet)?;
+        Some((level, partial.finish(frame, &packet)?))
     })?;
     // An outer checksum that is right for the bytes as they are says that they went over the wire like this.
-    let is_confirmed = packets[..level].iter().any(|outer| {
-        Partial::of(frame, outer).is_none()
-            && udp_sum(frame, outer).is_some_and(|sum| sum.error() == ChecksumError::NONE)
-    });
+    let is_confirmed = from_outermost(frame, outermost)
+        .take(level)
+        .any(|outer| udp_sum(frame, &outer).is_some_and(|sum| sum.error() == ChecksumError::NONE));
     (!is_confirmed).then_some(checksum)
 }
 

@@ -1,8 +1,14 @@
 //! Makes frames wire-true: super-frames become the segments that the wire carried, partial checksums are finished,
 //! everything else stays byte for byte.
 
+#[cfg(test)]
+mod against_linux;
 mod checksum;
 mod super_frame;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;
 
 use crate::flow::FlowHash;
 use crate::frame::{Frame, Offload, WireFrame};

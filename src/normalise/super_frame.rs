@@ -3,12 +3,12 @@
 //!
 //! What a tap sees on Linux 6.18 (veth, and the kernel's vxlan device over it, default offloads, 2026): the IP total
 //! length is that of the super-frame, at every level; TCP and outer UDP checksums hold the pseudo-header sum for the
-//! super-frame's length; a UDP datagram that was sent with `UDP_SEGMENT` looks like one long datagram, and nothing in
-//! it tells where it will be cut.
+//! super-frame's length; datagrams that were sent with `UDP_SEGMENT` look like one long datagram. Where that will be cut
+//! only its payload can tell, and of what is common only tunnel packets do.
 
 use crate::frame::WireFrame;
 use crate::quantity::Mtu;
-use crate::wire::layers::{Ip, IpVersion, Layers};
+use crate::wire::layers::{Ip, Layers, TCP, UDP};
 use crate::wire::nested::Nested;
 use crate::wire::segment::{HeaderBuffer, Partial, Segmenter};
 
@@ -20,13 +20,14 @@ pub(super) fn is_super_frame(frame: &WireFrame<'_>, mtu: Mtu) -> bool {
     const TOLERANCE: usize = 8;
     let mtu = mtu.value() as usize;
     match frame.layers.ip {
-        Some(packet) => with_end(packet, frame).end.saturating_sub(packet.start) > mtu,
+        Some(packet) => packet.end.saturating_sub(packet.start) > mtu,
         None => (frame.wire_len as usize).saturating_sub(frame.layers.network) > mtu + TOLERANCE,
     }
 }
 
 /// Cuts a super-frame into segments that fill `mtu`, and returns how many. `None`, before the first, when it cannot be
-/// known what the wire carried: it is not TCP, it was cut by the capture, its headers do not fit `buffer`.
+/// known what the wire carried: it is neither TCP nor a run of tunnel datagrams, it was cut by the capture, its headers
+/// do not fit `buffer`.
 pub(super) fn segment(
     frame: &WireFrame<'_>,
     mtu: Mtu,
@@ -36,23 +37,38 @@ pub(super) fn segment(
     if frame.is_truncated() {
         return None;
     }
-    let outermost = with_end(frame.layers.ip?, frame);
-    let nested = Nested::within(frame.body, outermost);
+    let outermost = frame.layers.ip?;
+    let (nested, limit) = boundaries(frame.body, outermost, outermost.start + mtu.value() as usize)?;
     let (headers, payload) = frame.body.split_at_checked(nested.packets().last()?.payload?)?;
     let segmenter = Segmenter::new(buffer, headers, payload, nested, Partial::Unfinished)?;
-    segmenter.cut(outermost.start + mtu.value() as usize, |head, body, packet| {
+    segmenter.cut(limit, |head, body, packet| {
         let layers = Layers { ip: Some(packet), ..frame.layers };
         each(WireFrame { head, body, wire_len: wire_len(head, body), layers, ..*frame });
     })
 }
 
-/// The packet with its real end: one that is too long for its length field has 0 there. With IPv6 only a jumbo option
-/// makes that plain, which not every kernel adds.
-fn with_end(packet: Ip, frame: &WireFrame<'_>) -> Ip {
-    let is_empty_ipv6 = packet.version == IpVersion::V6 && packet.end == packet.start + 40;
-    let end = frame.wire_len as usize;
-    let is_too_long = end > packet.start + 40 + usize::from(u16::MAX);
-    if is_empty_ipv6 && is_too_long { Ip { end, ..packet } } else { packet }
+/// Whose payload is cut, and where in the frame the first piece ends: at `full`, where a full packet would, for TCP.
+fn boundaries(frame: &[u8], outermost: Ip, full: usize) -> Option<(Nested, usize)> {
+    let nested = Nested::within(frame, outermost);
+    match nested.packets() {
+        [.., innermost] if innermost.protocol == TCP && innermost.end == outermost.end => Some((nested, full)),
+        [_, first, ..] if first.end <= full && is_run_of_datagrams(frame, &outermost, first.end) => {
+            Some((Nested::only(outermost), first.end))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the payload of `outermost` is a run of tunnel datagrams as `UDP_SEGMENT` sends them: all as long as the
+/// first, which ends at `first_end`, only the last perhaps shorter, and each filled exactly by the packet inside.
+fn is_run_of_datagrams(frame: &[u8], outermost: &Ip, first_end: usize) -> bool {
+    let Some(start) = outermost.payload.filter(|_| outermost.protocol == UDP) else { return false };
+    let size = first_end - start;
+    (start..outermost.end).step_by(size.max(1)).all(|start| {
+        let end = outermost.end.min(start + size);
+        let datagram = Ip { end, payload: Some(start), ..*outermost };
+        Nested::within(frame, datagram).packets().get(1).is_some_and(|inside| inside.end == end)
+    })
 }
 
 /// A frame's length on the wire.

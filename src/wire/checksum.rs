@@ -9,8 +9,8 @@ use super::layers::{Ip, IpVersion};
 /// A ones' complement sum of bytes that follow each other, in pieces of any length.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
-    /// Sum of big-endian 16-bit words, as if the first byte of all stood at an even offset. Only the carries above 16
-    /// bits are pending; `fold` keeps them far from overflowing.
+    /// Sum of big-endian 16-bit words, as if the first byte of all stood at an even offset. The carries above 16 bits
+    /// are pending; whatever is added to was folded before, so that they never overflow.
     words: u64,
     /// Whether an odd number of bytes has been added, so that the next byte is the low half of a word.
     odd: bool,
@@ -30,8 +30,11 @@ impl Sum {
             IpVersion::V4 => (packet.start + 12, 8),
             IpVersion::V6 => (packet.start + 8, 32),
         };
-        let addresses = bytes.get(first..first + both).map_or(0, sum_words);
-        Self { words: u64::from(addresses) + u64::from(protocol) + length as u64, odd: false }
+        // A number of 32 bits is the sum of its halves, modulo 65,535.
+        let addresses = bytes.get(first..first + both).unwrap_or_default().as_chunks::<8>().0;
+        let addresses =
+            addresses.iter().map(|&chunk| u64::from_be_bytes(chunk)).map(|word| (word >> 32) + (word & LOW));
+        Self { words: addresses.sum::<u64>() + u64::from(protocol) + length as u64, odd: false }
     }
 
     /// The sum of these bytes followed by those of `next`.
@@ -49,12 +52,10 @@ impl Sum {
 
     /// The sum in 16 bits, not complemented. It is 0 only if every byte was 0.
     pub fn fold(self) -> u16 {
-        let mut words = self.words;
-        while words > 0xffff {
-            words = (words >> 16) + (words & 0xffff);
-        }
-        // The loop ends with at most 16 bits set.
-        (words & 0xffff) as u16
+        let words = (self.words >> 32) + (self.words & LOW); // 33 bits
+        let words = (words >> 16) + (words & 0xffff); // 18 bits
+        let words = (words >> 16) + (words & 0xffff); // 0x10002 at most
+        (((words >> 16) + (words & 0xffff)) & 0xffff) as u16
     }
 
     /// What belongs into the checksum field, if that field was 0 in the bytes that were summed.
@@ -99,23 +100,23 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
 /// Done in halves of 64-bit words in the machine's byte order, because the end-around carry makes byte order a matter
 /// of one swap at the end (RFC 1071 section 2 B). Each 32-bit half has 32 bits of room for carries: enough for 32 GiB.
 fn sum_words(bytes: &[u8]) -> u16 {
-    let (mut even, mut odd) = (0_u64, 0_u64);
-    let mut wide = bytes.chunks_exact(8);
-    for chunk in wide.by_ref() {
-        let word = chunk.try_into().map_or(0, u64::from_ne_bytes);
-        even += word & 0xffff_ffff;
-        odd += word >> 32;
-    }
+    let (chunks, rest) = bytes.as_chunks::<8>();
     let mut last = [0; 8];
-    let rest = wide.remainder();
     last[..rest.len()].copy_from_slice(rest);
     let last = u64::from_ne_bytes(last);
-    even += last & 0xffff_ffff;
-    odd += last >> 32;
+    let (mut low, mut high) = (last & LOW, last >> 32);
+    for &chunk in chunks {
+        let word = u64::from_ne_bytes(chunk);
+        low += word & LOW;
+        high += word >> 32;
+    }
     // Folding each first keeps their sum from overflowing.
-    let words = u64::from(Sum { words: even, odd: false }.fold()) + u64::from(Sum { words: odd, odd: false }.fold());
+    let words = u64::from(Sum { words: low, odd: false }.fold()) + u64::from(Sum { words: high, odd: false }.fold());
     u16::from_be(Sum { words, odd: false }.fold())
 }
+
+/// The low half of a 64-bit word.
+const LOW: u64 = 0xffff_ffff;
 
 #[cfg(test)]
 mod tests {

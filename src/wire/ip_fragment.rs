@@ -153,7 +153,12 @@ impl<'s, 'a> Fragmenter<'s, 'a> {
             ),
             _ => (self.next, None),
         };
-        Ip { end, transport, fragment, payload, ..self.packet }
+        let protocol = match (self.packet.version, fragment) {
+            // A later fragment says what the first one begins with, which may be another extension header.
+            (IpVersion::V6, Fragment::Later) => self.buffer[self.field - 2],
+            _ => self.packet.protocol,
+        };
+        Ip { end, protocol, transport, fragment, payload, ..self.packet }
     }
 
     /// Leaves only those IPv4 options that every fragment has to carry.

@@ -12,6 +12,8 @@ pub mod gre;
 pub mod ip_fragment;
 pub mod layers;
 pub mod nested;
+#[cfg(test)]
+pub(crate) mod oracle;
 pub mod outer;
 pub mod pcap;
 pub mod segment;

@@ -5,7 +5,10 @@
 //! everything that is changed has to agree with it first.
 
 use super::ethernet::HEADER_LEN;
+use super::geneve::Geneve;
+use super::gre::TRANSPARENT_ETHERNET;
 use super::layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, GRE, Ip, Layers, UDP, u16_at};
+use super::vxlan::Vxlan;
 
 /// How many IP headers are followed: pod network, tenant network, provider network and one more.
 pub const MOST_NESTED: usize = 4;
@@ -25,14 +28,10 @@ impl Nested {
 
     /// `outermost`, a packet of `bytes`, and all that is inside it.
     pub fn within(bytes: &[u8], outermost: Ip) -> Self {
-        let mut nested = Self::only(outermost);
-        let mut packet = outermost;
-        while nested.count < MOST_NESTED
-            && let Some(inner) = inside(bytes, &packet)
-        {
-            nested.packets[nested.count] = inner;
+        let mut nested = Self { count: 0, ..Self::only(outermost) };
+        for (place, packet) in nested.packets.iter_mut().zip(from_outermost(bytes, outermost)) {
+            *place = packet;
             nested.count += 1;
-            packet = inner;
         }
         nested
     }
@@ -59,13 +58,19 @@ impl Nested {
     }
 }
 
+/// `outermost`, a packet of `bytes`, then the packet inside it, and so on: each is looked for when it is asked for.
+pub fn from_outermost(bytes: &[u8], outermost: Ip) -> impl Iterator<Item = Ip> {
+    std::iter::successors(Some(outermost), |packet| inside(bytes, packet)).take(MOST_NESTED)
+}
+
 /// The packet that `outer`, a packet of `bytes`, carries, if it is a tunnel packet.
 fn inside(bytes: &[u8], outer: &Ip) -> Option<Ip> {
     const IP_IN_IP: u8 = 4;
     const IPV6_IN_IP: u8 = 41;
-    /// VXLAN's port, and the one that Linux used before there was a standard.
-    const VXLAN: [u16; 2] = [4789, 8472];
-    const GENEVE: u16 = 6081;
+    const VXLAN_PORT: u16 = 4789;
+    const GENEVE_PORT: u16 = 6081;
+    /// What Linux's vxlan device uses unless it is told another: older than the standard.
+    const LINUX_VXLAN_PORT: u16 = 8472;
 
     if outer.fragment != Fragment::Whole {
         return None;
@@ -73,12 +78,13 @@ fn inside(bytes: &[u8], outer: &Ip) -> Option<Ip> {
     let bytes = bytes.get(..outer.end.min(bytes.len()))?;
     match outer.protocol {
         UDP => {
-            let payload = outer.payload?;
-            match u16_at(bytes, outer.transport + 2)? {
-                port if VXLAN.contains(&port) => behind_vxlan(bytes, payload),
-                GENEVE => behind_geneve(bytes, payload),
-                _ => None,
-            }
+            let payload = bytes.get(outer.payload?..)?;
+            let frame = match u16_at(bytes, outer.transport + 2)? {
+                VXLAN_PORT | LINUX_VXLAN_PORT => Vxlan::parse(payload).ok()?.1,
+                GENEVE_PORT => Geneve::parse(payload).ok()?.1,
+                _ => return None,
+            };
+            in_ethernet(bytes, bytes.len() - frame.len())
         }
         GRE => behind_gre(bytes, outer.transport),
         IP_IN_IP | IPV6_IN_IP => Ip::parse(bytes, outer.transport),
@@ -86,27 +92,19 @@ fn inside(bytes: &[u8], outer: &Ip) -> Option<Ip> {
     }
 }
 
-/// RFC 7348 section 5: the I flag says that this is VXLAN with an Ethernet frame behind it.
-fn behind_vxlan(bytes: &[u8], start: usize) -> Option<Ip> {
-    (bytes.get(start)? & 0x08 != 0).then(|| in_ethernet(bytes, start + 8))?
-}
-
-/// RFC 8926 section 3.4.
-fn behind_geneve(bytes: &[u8], start: usize) -> Option<Ip> {
-    let version_and_length = bytes.get(start)?;
-    let options = usize::from(version_and_length & 0x3f) * 4;
-    (version_and_length >> 6 == 0)
-        .then(|| behind_protocol_type(bytes, u16_at(bytes, start + 2)?, start + 8 + options))?
-}
-
-/// RFC 2784 and 2890.
+/// RFC 2784 and 2890, with the checksum that [`Gre`](super::gre::Gre) does without.
 fn behind_gre(bytes: &[u8], start: usize) -> Option<Ip> {
     let flags = u16_at(bytes, start)?;
     if flags & !(GRE_CHECKSUM | GRE_KEY | GRE_SEQUENCE) != 0 {
         return None;
     }
     let optional = 4 * (flags & (GRE_CHECKSUM | GRE_KEY | GRE_SEQUENCE)).count_ones() as usize;
-    behind_protocol_type(bytes, u16_at(bytes, start + 2)?, start + 4 + optional)
+    let payload = start + 4 + optional;
+    match u16_at(bytes, start + 2)? {
+        TRANSPARENT_ETHERNET => in_ethernet(bytes, payload),
+        ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => Ip::parse(bytes, payload),
+        _ => None,
+    }
 }
 
 /// GRE flag: a checksum over everything behind the outer IP header is there.
@@ -115,15 +113,6 @@ pub const GRE_CHECKSUM: u16 = 0x8000;
 pub const GRE_KEY: u16 = 0x2000;
 /// GRE flag: a sequence number is there.
 pub const GRE_SEQUENCE: u16 = 0x1000;
-
-fn behind_protocol_type(bytes: &[u8], protocol_type: u16, start: usize) -> Option<Ip> {
-    const TRANSPARENT_ETHERNET_BRIDGING: u16 = 0x6558;
-    match protocol_type {
-        TRANSPARENT_ETHERNET_BRIDGING => in_ethernet(bytes, start),
-        ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => Ip::parse(bytes, start),
-        _ => None,
-    }
-}
 
 /// The packet in the Ethernet frame at `start`.
 fn in_ethernet(bytes: &[u8], start: usize) -> Option<Ip> {

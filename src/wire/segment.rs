@@ -1,5 +1,5 @@
-//! Cuts one TCP packet, alone or inside tunnels, into packets that carry its payload in pieces: what a network card
-//! does with a super-frame, and what a path that is too narrow needs.
+//! Cuts one TCP or UDP packet, alone or inside tunnels, into packets that carry its payload in pieces: what a network
+//! card does with a super-frame, and what a path that is too narrow needs.
 //!
 //! Every header of a piece is that of the packet, except: TCP sequence number (RFC 9293 section 3.1), FIN and PSH only
 //! on the last piece, CWR only on the first (RFC 3168 section 6.1.2; an Accurate ECN sender that needs CWR on all of
@@ -25,7 +25,7 @@ pub enum Partial {
     Wrong,
 }
 
-/// A TCP packet that can be cut.
+/// A packet that can be cut.
 #[derive(Debug)]
 pub struct Segmenter<'s, 'a> {
     /// Every header from the first byte of the frame to the TCP payload, rewritten for each piece.
@@ -34,8 +34,8 @@ pub struct Segmenter<'s, 'a> {
     nested: Nested,
     /// How wrong the transport checksum of each level is; `None`: it has none.
     errors: [Option<ChecksumError>; MOST_NESTED],
-    /// The innermost packet's.
-    tcp: Ip,
+    /// The packet that has the payload.
+    innermost: Ip,
     payload: &'a [u8],
 }
 
@@ -43,7 +43,7 @@ impl<'s, 'a> Segmenter<'s, 'a> {
     /// Prepares to cut the frame that is `headers` followed by `payload`. `nested` counts over both; `payload` may
     /// go on behind the packet's end.
     ///
-    /// `None` when it must not be cut: it is not TCP to its innermost packet, is a fragment, is not there as a whole,
+    /// `None` when it must not be cut: its innermost packet is neither TCP nor UDP, it has no payload, is a fragment, is not there as a whole,
     /// is signed (TCP-AO, MD5), opens or resets a connection, or a tunnel header on the way numbers its packets.
     pub fn new(
         buffer: &'s mut HeaderBuffer,
@@ -52,28 +52,27 @@ impl<'s, 'a> Segmenter<'s, 'a> {
         nested: Nested,
         partial: Partial,
     ) -> Option<Self> {
-        let tcp = *nested.packets().last()?;
-        if tcp.protocol != TCP || tcp.payload != Some(headers.len()) {
+        let innermost = *nested.packets().last()?;
+        let payload = payload.get(..innermost.end.checked_sub(headers.len())?)?;
+        if payload.is_empty() || innermost.payload != Some(headers.len()) {
             return None;
         }
-        let payload = payload.get(..tcp.end.checked_sub(headers.len())?)?;
-        let tcp_header = headers.get(tcp.transport..)?;
-        if payload.is_empty() || tcp_header.get(TCP_FLAGS)? & (SYN | RST) != 0 || is_signed(tcp_header) {
+        if innermost.protocol == TCP && !can_cut_tcp(headers.get(innermost.transport..)?) {
             return None;
         }
-        let (mut errors, sum) = ([None; MOST_NESTED], Sum::of(payload));
+        let mut errors = [None; MOST_NESTED];
         for (error, packet) in errors.iter_mut().zip(nested.packets()) {
-            if packet.fragment != Fragment::Whole || packet.end != tcp.end || !can_repeat(headers, packet) {
+            if packet.fragment != Fragment::Whole || packet.end != innermost.end || !can_repeat(headers, packet) {
                 return None;
             }
-            *error = transport_error(headers, packet, sum, partial);
+            *error = transport_error(headers, packet, payload, partial);
         }
         let length = headers.len();
         let buffer = buffer.get_mut(..length)?;
         buffer.copy_from_slice(headers);
         let (headers, nested) = remove_jumbo_option(buffer, nested);
-        let tcp = *nested.packets().last()?;
-        Some(Self { headers, nested, errors, tcp, payload })
+        let innermost = *nested.packets().last()?;
+        Some(Self { headers, nested, errors, innermost, payload })
     }
 
     /// Cuts the packet so that no piece has more than `limit` bytes from the frame's first byte to the end of the
@@ -84,11 +83,13 @@ impl<'s, 'a> Segmenter<'s, 'a> {
         // Behind a jumbogram or a BIG TCP packet stand ordinary ones, whose length has 16 bits.
         let limit = limit.min(outermost.start + usize::from(u16::MAX));
         let size = limit.checked_sub(self.headers.len()).filter(|&size| size > 0)?;
-        let first = FirstOfAll::read(self.headers, &self.tcp)?;
+        let first = TcpStart::read(self.headers, &self.innermost);
         let (mut pieces, mut offset) = (0, 0);
         for piece in self.payload.chunks(size) {
             let is_last = offset + piece.len() == self.payload.len();
-            self.write_tcp(&first, offset, is_last);
+            if let Some(first) = &first {
+                self.write_tcp(first, offset, is_last);
+            }
             self.write_around(piece, pieces > 0);
             each(self.headers, piece, Ip { end: self.headers.len() + piece.len(), ..outermost });
             offset += piece.len();
@@ -98,8 +99,8 @@ impl<'s, 'a> Segmenter<'s, 'a> {
     }
 
     /// Sequence number, flags and urgent pointer of the piece at `offset` of the payload.
-    fn write_tcp(&mut self, first: &FirstOfAll, offset: usize, is_last: bool) {
-        let Some(header) = self.headers.get_mut(self.tcp.transport..).filter(|header| header.len() >= 20) else {
+    fn write_tcp(&mut self, first: &TcpStart, offset: usize, is_last: bool) {
+        let Some(header) = self.headers.get_mut(self.innermost.transport..).filter(|header| header.len() >= 20) else {
             return;
         };
         // A sequence number counts bytes modulo 2^32.
@@ -121,7 +122,7 @@ impl<'s, 'a> Segmenter<'s, 'a> {
         put(header, TCP_URGENT, urgent);
     }
 
-    /// Lengths, identifications and checksums, from the TCP header outwards. `is_next`: a piece went before this one.
+    /// Lengths, identifications and checksums, from the transport header outwards. `is_next`: a piece went before this one.
     fn write_around(&mut self, piece: &[u8], is_next: bool) {
         let (end, sum) = (self.headers.len() + piece.len(), Sum::of(piece));
         for (packet, error) in self.nested.packets().iter().zip(self.errors).rev() {
@@ -197,15 +198,16 @@ const URG: u8 = 0x20;
 const CWR: u8 = 0x80;
 
 /// What the first piece has and the others are derived from.
-struct FirstOfAll {
+struct TcpStart {
     sequence: u32,
     flags: u8,
     urgent: u16,
 }
 
-impl FirstOfAll {
-    fn read(headers: &[u8], tcp: &Ip) -> Option<Self> {
-        let header = headers.get(tcp.transport..)?;
+impl TcpStart {
+    /// `None` for UDP.
+    fn read(headers: &[u8], packet: &Ip) -> Option<Self> {
+        let header = headers.get(packet.transport..).filter(|_| packet.protocol == TCP)?;
         let sequence = header.get(TCP_SEQUENCE..TCP_SEQUENCE + 4)?.try_into().ok()?;
         let sequence = u32::from_be_bytes(sequence);
         Some(Self { sequence, flags: *header.get(TCP_FLAGS)?, urgent: u16_at(header, TCP_URGENT)? })
@@ -230,6 +232,11 @@ pub fn is_signed(tcp_header: &[u8]) -> bool {
     }
 }
 
+/// Whether a TCP segment may be cut: not what opens or resets a connection, not what is signed as a whole.
+fn can_cut_tcp(header: &[u8]) -> bool {
+    header.get(TCP_FLAGS).is_some_and(|flags| flags & (SYN | RST) == 0) && !is_signed(header)
+}
+
 /// Whether every piece may have the same tunnel header as the packet: not with GRE sequence numbers, which only the
 /// sender could give out, nor with GRE checksums.
 fn can_repeat(headers: &[u8], packet: &Ip) -> bool {
@@ -237,14 +244,14 @@ fn can_repeat(headers: &[u8], packet: &Ip) -> bool {
         || u16_at(headers, packet.transport).is_some_and(|flags| flags & (GRE_CHECKSUM | GRE_SEQUENCE) == 0)
 }
 
-/// How wrong the transport checksum of `packet` is, whose innermost payload adds up to `payload`. `None`: no checksum.
-fn transport_error(headers: &[u8], packet: &Ip, payload: Sum, partial: Partial) -> Option<ChecksumError> {
+/// How wrong the transport checksum of `packet` is, at whose end stands `payload`. `None`: no checksum.
+fn transport_error(headers: &[u8], packet: &Ip, payload: &[u8], partial: Partial) -> Option<ChecksumError> {
     let checksum = u16_at(headers, checksum_field(packet)?)?;
     let pseudo_header = Sum::pseudo_header(packet, headers, packet.protocol, packet.end - packet.transport);
     match checksum {
         0 if packet.protocol == UDP => None,
         unfinished if partial == Partial::Unfinished && unfinished == pseudo_header.fold() => Some(ChecksumError::NONE),
-        _ => Some(transport_sum(headers, packet, payload, packet.end).error()),
+        _ => Some(transport_sum(headers, packet, Sum::of(payload), packet.end).error()),
     }
 }
 
