@@ -60,6 +60,22 @@ impl Problems {
         if found.is_empty() { Ok(()) } else { Err(Self(found)) }
     }
 
+    /// All the values, or the problems of all that have some.
+    ///
+    /// # Errors
+    /// When at least one of `results` is an error.
+    pub fn gathered<T>(results: impl IntoIterator<Item = Result<T, Self>>) -> Result<Vec<T>, Self> {
+        let mut values = Vec::new();
+        let mut found = Vec::new();
+        for result in results {
+            match result {
+                Ok(value) => values.push(value),
+                Err(problems) => found.extend(problems.0),
+            }
+        }
+        Self::unless_empty(found).map(|()| values)
+    }
+
     /// The problems, in the order in which they were found.
     pub fn iter(&self) -> impl Iterator<Item = &dyn Explain> {
         self.0.iter().map(AsRef::as_ref)

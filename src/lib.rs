@@ -18,7 +18,7 @@
 //!
 //! Beside the path: [`wire`] knows byte layouts and does no I/O, [`kernel`] asks and watches the kernel over netlink,
 //! [`sys`] is the only place that may say `unsafe`. Above it: [`config`] turns words into a plan, [`check`] explains
-//! the plan before it runs, [`cli`] is the command line.
+//! the plan before it runs, [`probe`] proves that it arrives, [`cli`] is the command line.
 
 pub mod error;
 pub mod flow;
@@ -39,3 +39,4 @@ pub mod wire;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod probe;

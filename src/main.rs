@@ -1,2 +1,7 @@
-//! The `farspan` program.
-fn main() {}
+//! The `farspan` program: arguments → one command → exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    farspan::cli::run().into()
+}

@@ -43,6 +43,8 @@ macro_rules! bounded {
         impl $name {
             /// The largest value.
             pub const MAX: Self = Self($most);
+            /// The smallest value.
+            pub const LEAST: Self = Self($least);
 
             /// Checks the range.
             ///

@@ -1,1 +1,87 @@
 //! The command line: one command a file.
+
+pub mod check;
+mod generate;
+mod log;
+mod mirror;
+mod output;
+mod probe;
+mod progress;
+mod runtime;
+mod session_arguments;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::error::{ExitCode, Problems};
+use log::LogArguments;
+use session_arguments::SessionArguments;
+
+/// A SPAN port made of software: mirrors this host's traffic, wire-true, to remote analyzers over VXLAN, GRE, ERSPAN
+/// or Geneve
+#[derive(Debug, Parser)]
+#[command(name = "farspan", version, max_term_width = 110, after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogArguments,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  farspan mirror -i eth0 --to 'vxlan://192.0.2.10?vni=42' not port 22
+      mirror eth0 to a Suricata or Zeek box, without the administrator's own SSH
+  farspan check -i eth0 --to 'vxlan://192.0.2.10?vni=42'
+      what would happen: MTU, route, privileges, bandwidth; sends nothing
+  farspan mirror -r incident.pcapng --rate 20kpps --to 'erspan2://192.0.2.10?session=7'
+      replay a capture file to an appliance";
+
+const CHECK_USAGE: &str = "\
+farspan check -i IF | -r FILE --to DEST [OPTIONS] [EXPRESSION]...
+       farspan check -C FILE [--session NAME] [OPTIONS] [EXPRESSION]...";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  farspan check -i eth0 --to 'vxlan://192.0.2.10?vni=42' --analyzer suricata
+      one session, with what Suricata will not see
+  farspan check -i 'veth*' --to 'gre://192.0.2.10' not port 22
+      a filter, and the interfaces that a pattern means
+  farspan check --config /etc/farspan/farspan.toml
+      every session of a file";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mirror interfaces or a capture file to analyzers
+    #[command(after_help = mirror::EXAMPLES, override_usage = mirror::USAGE)]
+    Mirror(mirror::MirrorArguments),
+    /// Say what mirroring would do, and find every mistake, without sending anything
+    #[command(after_help = CHECK_EXAMPLES, override_usage = CHECK_USAGE)]
+    Check(SessionArguments),
+    /// Send a harmless exchange through the tunnel, and print the IDS rule that proves it arrived
+    #[command(after_help = probe::EXAMPLES)]
+    Probe(probe::ProbeArguments),
+    /// Print a commented configuration, the manual page or shell completions
+    Generate(generate::GenerateArguments),
+}
+
+/// Runs the command that the process's arguments name and says how the process ends. Wrong usage ends it in clap.
+pub fn run() -> ExitCode {
+    let Arguments { command, log } = Arguments::parse();
+    log.start();
+    let done = match command {
+        Command::Mirror(arguments) => mirror::run(&arguments, log.quiet),
+        Command::Check(arguments) => arguments.plans().and_then(|plans| runtime::block_on(check::run(&plans))?),
+        Command::Probe(arguments) => probe::run(&arguments, log.quiet),
+        Command::Generate(arguments) => generate::run(&arguments, Arguments::command()),
+    };
+    match done {
+        Ok(()) => ExitCode::Done,
+        Err(problems) => report(&problems),
+    }
+}
+
+/// Tells the operator what went wrong.
+fn report(problems: &Problems) -> ExitCode {
+    output::say(&problems.to_string());
+    problems.exit_code()
+}

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use crate::quantity::ErspanIndex;
+
+/// Name of the session that the command line makes.
+pub const SESSION: &str = "mirror";
+
 /// IANA's UDP port of VXLAN.
 pub const VXLAN_PORT: u16 = 4789;
 /// IANA's UDP port of Geneve.
@@ -12,6 +17,12 @@ pub const BUFFER: u64 = 24 << 20;
 pub const LEAST_BUFFER: u64 = 1 << 20;
 /// Longest time that a frame waits in the capture buffer.
 pub const DELAY: Duration = Duration::from_millis(2);
+/// Whether interfaces are asked for frames that are not for this host: a tap wants all of them.
+pub const PROMISCUOUS: bool = true;
+/// Whether GRE headers carry a sequence number: many receivers take only the plain header.
+pub const GRE_SEQUENCE: bool = false;
+/// ERSPAN II index: the field belongs to the platform, and analyzers ignore it.
+pub const ERSPAN_INDEX: ErspanIndex = ErspanIndex::LEAST;
 /// Most UDP source ports that one tunnel uses: enough to spread over an analyzer's threads, few enough to batch.
 pub const SOURCE_PORTS: u32 = 16;
 /// How long a replay waits for a destination that takes nothing.

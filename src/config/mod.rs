@@ -1,7 +1,21 @@
 //! From words to a plan: what was written, layer over layer, becomes what is meant, or a list of every mistake.
 
-pub mod defaults;
+pub mod load;
 pub mod plan;
+pub mod resolve;
+
+pub mod defaults;
+pub mod destination_url;
+pub mod mistake;
+pub mod written;
+
+mod destination;
+mod file;
+mod keys;
+mod words;
+
+/// The commented configuration that `farspan generate config` prints: every key with its default.
+pub const REFERENCE: &str = include_str!("../../conf/farspan.toml");
 
 /// Whether `name` matches `pattern`: `*`, `?` and `[…]` as in a shell.
 pub fn matches(pattern: &str, name: &str) -> bool {

@@ -15,7 +15,7 @@ use super::netlink::{Event, Events, Netlink};
 use super::path_mtu::{is_local, path_mtu};
 use super::routes::Route;
 use super::underlay::{EXAMPLE_MACS, NextHop, Underlay};
-use super::watch::Way;
+use super::watch::{Way, hear, look};
 use crate::config::plan::{DestinationPlan, End, Host, TransmitPlan, TunnelPlan};
 use crate::error::{ExitCode, Explain, Problems};
 use crate::quantity::{Ifindex, Mtu};
@@ -34,36 +34,44 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// # Errors
 /// Everything that keeps a destination from being reached at all, for all destinations at once.
 pub async fn resolve(destinations: &[DestinationPlan]) -> Result<Vec<Option<Arc<Underlay>>>, Problems> {
-    let underlays = locate(destinations).await?;
+    let (underlays, problems) = locate(destinations).await;
+    Problems::unless_empty(problems)?;
     let live = destinations.iter().zip(&underlays).filter(|(plan, _)| !is_dry_run(plan));
     let ways: Vec<Way> = live.filter_map(|(_, underlay)| underlay.clone()).map(Way::new).collect();
     learn_next_hops(ways).await.map_err(UnderlayError::Netlink)?;
     Ok(underlays)
 }
 
-/// Finds the way to every tunnel destination and sends nothing for it. Next hops are what the kernel knows already.
-///
-/// # Errors
-/// As [`resolve`].
-pub async fn locate(destinations: &[DestinationPlan]) -> Result<Vec<Option<Arc<Underlay>>>, Problems> {
-    let netlink = Netlink::open().map_err(UnderlayError::Netlink)?;
-    let links = netlink.links().await.map_err(UnderlayError::Netlink)?;
-    let mut underlays = Vec::with_capacity(destinations.len());
-    let mut found: Vec<Box<dyn Explain>> = Vec::new();
+/// Finds the way to every tunnel destination, as far as there is one, and sends nothing for it: next hops are what the
+/// kernel knows already. Beside the ways comes everything that keeps a destination from being reached.
+pub async fn locate(destinations: &[DestinationPlan]) -> (Vec<Option<Arc<Underlay>>>, Vec<Box<dyn Explain>>) {
+    if destinations.iter().all(|destination| matches!(destination.end, End::File(_))) {
+        return (vec![None; destinations.len()], Vec::new());
+    }
+    let (netlink, links) = match ask_for_links().await {
+        Ok(kernel) => kernel,
+        Err(error) => return (vec![None; destinations.len()], vec![Box::new(UnderlayError::Netlink(error))]),
+    };
+    let (mut underlays, mut problems) = (Vec::with_capacity(destinations.len()), Vec::<Box<dyn Explain>>::new());
     for destination in destinations {
         underlays.push(match &destination.end {
             End::File(_) => None,
             End::Tunnel(tunnel) => match locate_one(&netlink, &links, tunnel).await {
                 Ok(underlay) => Some(Arc::new(underlay)),
                 Err(error) => {
-                    found.push(Box::new(Unreachable { destination: place_of(destination), error }));
+                    problems.push(Box::new(Unreachable { destination: place_of(destination), error }));
                     None
                 }
             },
         });
     }
-    Problems::unless_empty(found)?;
-    Ok(underlays)
+    (underlays, problems)
+}
+
+async fn ask_for_links() -> io::Result<(Netlink, Vec<Link>)> {
+    let netlink = Netlink::open()?;
+    let links = netlink.links().await?;
+    Ok((netlink, links))
 }
 
 /// Why there is no way to a destination.
@@ -269,15 +277,15 @@ fn unspecified(remote: IpAddr) -> IpAddr {
 
 /// Makes the kernel ask for the next hops' addresses and waits until it knows all of them, or patience ends.
 async fn learn_next_hops(mut ways: Vec<Way>) -> io::Result<()> {
+    if ways.is_empty() {
+        return Ok(());
+    }
     let deadline = Instant::now() + PATIENCE;
     let mut events = Events::subscribe()?;
-    for way in &mut ways {
-        way.refresh(events.netlink()).await;
-        way.ask(events.netlink()).await;
-    }
+    look(&mut ways, events.netlink()).await;
     while ways.iter().any(|way| !way.is_usable()) {
         match timeout_at(deadline, events.next()).await {
-            Ok(Some(Event::Neighbour(neighbour))) => ways.iter_mut().for_each(|way| way.hear(neighbour)),
+            Ok(Some(Event::Neighbour(neighbour))) => hear(&mut ways, neighbour, events.netlink()).await,
             Ok(Some(Event::Topology)) => {}
             Ok(None) | Err(_) => break,
         }

@@ -43,7 +43,7 @@ async fn follow(ways: &mut [Way]) -> io::Result<()> {
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(Event::Neighbour(neighbour)) => ways.iter_mut().for_each(|way| way.hear(neighbour)),
+                Some(Event::Neighbour(neighbour)) => hear(ways, neighbour, events.netlink()).await,
                 Some(Event::Topology) => settled = settled.or_else(|| Some(Instant::now() + SETTLE)),
                 None => return Ok(()),
             },
@@ -56,7 +56,15 @@ async fn follow(ways: &mut [Way]) -> io::Result<()> {
     }
 }
 
-async fn look(ways: &mut [Way], netlink: &Netlink) {
+/// Tells every way what became of a neighbour.
+pub(super) async fn hear(ways: &mut [Way], neighbour: Neighbour, netlink: &Netlink) {
+    for way in ways {
+        way.hear(neighbour, netlink).await;
+    }
+}
+
+/// Reads everything anew, and asks for neighbours that are not known.
+pub(super) async fn look(ways: &mut [Way], netlink: &Netlink) {
     for way in ways {
         way.refresh(netlink).await;
         way.ask(netlink).await;
@@ -81,7 +89,7 @@ impl Way {
     }
 
     /// Reads route, path MTU and neighbour anew.
-    pub(super) async fn refresh(&mut self, netlink: &Netlink) {
+    async fn refresh(&mut self, netlink: &Netlink) {
         match self.read(netlink).await {
             Ok(next_hop) => self.note(next_hop),
             Err(error) => {
@@ -93,15 +101,19 @@ impl Way {
         }
     }
 
-    /// Takes note of what became of a neighbour, if it is ours.
-    pub(super) fn hear(&mut self, neighbour: Neighbour) {
+    /// Takes note of what became of a neighbour, if it is ours. One that the kernel has forgotten is asked for again
+    /// at once: its link was down for a moment.
+    async fn hear(&mut self, neighbour: Neighbour, netlink: &Netlink) {
         if self.neighbour == Some((neighbour.device, neighbour.address)) {
             self.note(neighbour.reachability.unwrap_or(NextHop::Resolving));
+            if neighbour.reachability.is_none() {
+                self.ask(netlink).await;
+            }
         }
     }
 
     /// Makes the kernel ask for the neighbour, unless datagrams reach it.
-    pub(super) async fn ask(&self, netlink: &Netlink) {
+    async fn ask(&self, netlink: &Netlink) {
         let (false, Some((device, address))) = (self.is_usable(), self.neighbour) else { return };
         let (local, remote) = (self.underlay.local(), self.underlay.remote());
         if let Err(error) = netlink.ask_for_neighbour(device, address, local, remote).await {

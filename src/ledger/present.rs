@@ -1,1 +1,269 @@
-//! How a ledger is shown: as a table and as JSON.
+//! How a ledger is shown: as a table for people and as one JSON object for programs.
+
+use std::fmt;
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+use super::{DestinationLedger, DropReason, Drops, IcmpReports, Kind, Ledger, Rewritten};
+
+impl Ledger {
+    /// One JSON object in one line. Its keys are a contract: scripts read them.
+    ///
+    /// `dropped` beside `captured` holds what ended in select and normalise; each destination has its own. Only
+    /// reasons that occurred are listed.
+    pub fn to_json(&self) -> String {
+        // Numbers, strings and maps with string keys: nothing that JSON could refuse.
+        serde_json::to_string(&Json::of(self)).unwrap_or_default()
+    }
+
+    /// The table that stands at the end of a run.
+    pub fn table(&self) -> impl fmt::Display + '_ {
+        Table(self)
+    }
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    captured: u64,
+    kernel_dropped: u64,
+    segments_added: u64,
+    #[serde(serialize_with = "by_label")]
+    dropped: [&'a Drops; 2],
+    rewritten: JsonRewritten,
+    icmp: JsonIcmp,
+    destinations: Vec<JsonDestination<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonRewritten {
+    super_frames: u64,
+    checksums: u64,
+    tags: u64,
+}
+
+#[derive(Serialize)]
+struct JsonIcmp {
+    port_unreachable: u64,
+    host_unreachable: u64,
+    too_big: u64,
+    other: u64,
+}
+
+#[derive(Serialize)]
+struct JsonDestination<'a> {
+    name: &'a str,
+    to: &'a str,
+    assigned: u64,
+    split_added: u64,
+    sent: u64,
+    in_flight: u64,
+    truncated: u64,
+    datagrams: u64,
+    bytes: u64,
+    #[serde(serialize_with = "by_label")]
+    dropped: [&'a Drops; 1],
+    icmp: JsonIcmp,
+}
+
+impl<'a> Json<'a> {
+    fn of(ledger: &'a Ledger) -> Self {
+        let Rewritten { super_frames, checksums, tags } = ledger.rewritten;
+        Self {
+            captured: ledger.captured,
+            kernel_dropped: ledger.kernel.buffer_full + ledger.kernel.interface,
+            segments_added: ledger.segments_added,
+            dropped: [&ledger.not_selected, &ledger.not_normalised],
+            rewritten: JsonRewritten { super_frames, checksums, tags },
+            icmp: ledger.icmp().into(),
+            destinations: ledger.destinations.iter().map(JsonDestination::of).collect(),
+        }
+    }
+}
+
+impl<'a> JsonDestination<'a> {
+    fn of(account: &'a DestinationLedger) -> Self {
+        Self {
+            name: &account.name,
+            to: &account.to,
+            assigned: account.assigned,
+            split_added: account.split_added,
+            sent: account.sent,
+            in_flight: account.in_flight,
+            truncated: account.truncated,
+            datagrams: account.datagrams,
+            bytes: account.bytes,
+            dropped: [&account.dropped],
+            icmp: account.icmp.into(),
+        }
+    }
+}
+
+impl From<IcmpReports> for JsonIcmp {
+    fn from(reports: IcmpReports) -> Self {
+        let IcmpReports { port_unreachable, host_unreachable, too_big, other } = reports;
+        Self { port_unreachable, host_unreachable, too_big, other }
+    }
+}
+
+/// Adds up several counts and writes those that are not zero under their labels.
+fn by_label<const N: usize, S: Serializer>(drops: &[&Drops; N], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    for (reason, count) in sum(drops) {
+        map.serialize_entry(reason.label(), &count)?;
+    }
+    map.end()
+}
+
+fn sum(drops: &[&Drops]) -> impl Iterator<Item = (DropReason, u64)> {
+    let total = |reason| drops.iter().map(|one| one[reason]).sum::<u64>();
+    DropReason::ALL.iter().map(move |&reason| (reason, total(reason))).filter(|&(_, count)| count > 0)
+}
+
+/// A ledger as lines: what, how many, and what it means.
+struct Table<'a>(&'a Ledger);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ledger = self.0;
+        line(f, "captured", ledger.captured, "")?;
+        if ledger.kernel.buffer_full > 0 {
+            line(
+                f,
+                "kernel dropped",
+                ledger.kernel.buffer_full,
+                "before farspan saw them; a larger --buffer holds more",
+            )?;
+        }
+        if ledger.kernel.interface > 0 {
+            line(
+                f,
+                "interface dropped",
+                ledger.kernel.interface,
+                "by the interface or its driver; `ip -s link` says more",
+            )?;
+        }
+        reasons(f, &[&ledger.not_selected, &ledger.not_normalised])?;
+        let Rewritten { super_frames, checksums, tags } = ledger.rewritten;
+        some(f, "segments added", ledger.segments_added, &format!("out of {super_frames} super-frames"))?;
+        some(f, "checksums finished", checksums, "the hardware would have done it")?;
+        some(f, "VLAN tags put back", tags, "the kernel had taken them out")?;
+        for account in &ledger.destinations {
+            destination(f, account)?;
+        }
+        Ok(())
+    }
+}
+
+fn destination(f: &mut fmt::Formatter<'_>, account: &DestinationLedger) -> fmt::Result {
+    writeln!(f, "\n{}: {}", account.name, account.to)?;
+    some(f, "split added", account.split_added, "pieces of frames too long for the path")?;
+    let volume = match account.datagrams {
+        0 => format!("{} bytes", account.bytes),
+        datagrams => format!("in {datagrams} datagrams, {} bytes", account.bytes),
+    };
+    line(f, "sent", account.sent, &volume)?;
+    some(f, "truncated", account.truncated, "of those sent: cut to fit the path")?;
+    some(f, "in flight", account.in_flight, "not settled yet")?;
+    reasons(f, &[&account.dropped])?;
+    let IcmpReports { port_unreachable, host_unreachable, too_big, other } = account.icmp;
+    some(f, "port unreachable", port_unreachable, "ICMP: normal for an analyzer that only sniffs")?;
+    some(f, "host unreachable", host_unreachable, "ICMP: the analyzer's network or host is not there")?;
+    some(f, "packet too big", too_big, "ICMP: the path MTU was learnt from it")?;
+    some(f, "other ICMP", other, "")
+}
+
+/// The drops, each with what happened and, for losses, what to do.
+fn reasons(f: &mut fmt::Formatter<'_>, drops: &[&Drops]) -> fmt::Result {
+    line(f, "dropped", sum(drops).map(|(_, count)| count).sum(), "")?;
+    for (reason, count) in sum(drops) {
+        line(f, &format!("  {}", reason.label()), count, reason.sentence())?;
+        if reason.kind() == Kind::Loss {
+            writeln!(f, "{:36}{}", "", reason.remedy())?;
+        }
+    }
+    Ok(())
+}
+
+/// A line that is only worth reading when there is something.
+fn some(f: &mut fmt::Formatter<'_>, what: &str, count: u64, note: &str) -> fmt::Result {
+    if count > 0 { line(f, what, count, note) } else { Ok(()) }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, what: &str, count: u64, note: &str) -> fmt::Result {
+    let gap = if note.is_empty() { "" } else { "  " };
+    writeln!(f, "  {what:<20}{count:>12}{gap}{note}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn busy() -> Ledger {
+        let mut ledger = Ledger::new([("ids1", "vxlan://192.0.2.1?vni=1"), ("2", "pcap:a.pcap")]);
+        ledger.captured = 12;
+        ledger.not_selected[DropReason::OwnTraffic] = 2;
+        ledger.not_normalised[DropReason::Unsegmentable] = 1;
+        ledger.segments_added = 4;
+        ledger.offered = 13;
+        ledger.rewritten = Rewritten { super_frames: 1, checksums: 5, tags: 0 };
+        ledger.kernel.buffer_full = 7;
+        ledger.kernel.interface = 1;
+        let ids = &mut ledger.destinations[0];
+        (ids.assigned, ids.split_added, ids.sent, ids.datagrams, ids.bytes) = (13, 1, 13, 13, 9000);
+        ids.dropped[DropReason::Unreachable] = 1;
+        ids.icmp.port_unreachable = 3;
+        let file = &mut ledger.destinations[1];
+        (file.assigned, file.sent, file.bytes) = (13, 13, 8000);
+        ledger
+    }
+
+    #[test]
+    fn programs_read_the_documented_object() {
+        let ledger = busy();
+        ledger.balance().unwrap();
+        assert_eq!(
+            ledger.to_json(),
+            r#"{"captured":12,"kernel_dropped":8,"segments_added":4,"dropped":{"own_traffic":2,"unsegmentable":1},"#
+                .to_owned()
+                + r#""rewritten":{"super_frames":1,"checksums":5,"tags":0},"#
+                + r#""icmp":{"port_unreachable":3,"host_unreachable":0,"too_big":0,"other":0},"#
+                + r#""destinations":[{"name":"ids1","to":"vxlan://192.0.2.1?vni=1","assigned":13,"split_added":1,"#
+                + r#""sent":13,"in_flight":0,"truncated":0,"datagrams":13,"bytes":9000,"dropped":{"unreachable":1},"#
+                + r#""icmp":{"port_unreachable":3,"host_unreachable":0,"too_big":0,"other":0}},"#
+                + r#"{"name":"2","to":"pcap:a.pcap","assigned":13,"split_added":0,"sent":13,"in_flight":0,"#
+                + r#""truncated":0,"datagrams":0,"bytes":8000,"dropped":{},"#
+                + r#""icmp":{"port_unreachable":0,"host_unreachable":0,"too_big":0,"other":0}}]}"#
+        );
+    }
+
+    #[test]
+    fn people_read_a_table_with_reasons_and_remedies() {
+        let table = busy().table().to_string();
+        let expected = "
+  captured                      12
+  kernel dropped                 7  before farspan saw them; a larger --buffer holds more
+  interface dropped              1  by the interface or its driver; `ip -s link` says more
+  dropped                        3
+    own_traffic                  2  the frame carries this session's own tunnel, or an ICMP error about it
+    unsegmentable                1  a super-frame whose wire segments cannot be known
+                                    switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off
+  segments added                 4  out of 1 super-frames
+  checksums finished             5  the hardware would have done it
+
+ids1: vxlan://192.0.2.1?vni=1
+  split added                    1  pieces of frames too long for the path
+  sent                          13  in 13 datagrams, 9000 bytes
+  dropped                        1
+    unreachable                  1  there is no route to the destination, or its next hop does not answer
+                                    check `ip route get` and `ip neigh` for the destination
+  port unreachable               3  ICMP: normal for an analyzer that only sniffs
+
+2: pcap:a.pcap
+  sent                          13  8000 bytes
+  dropped                        0
+";
+        assert_eq!(table, expected.trim_start_matches('\n'));
+    }
+}

@@ -91,7 +91,8 @@ impl Session {
             SourcePlan::Live(live) => (Patience::Drop, live.delay),
             SourcePlan::File(_) => (Patience::Wait, Duration::ZERO),
         };
-        let destinations = open_destinations(&plan.destinations, underlays, &opened.interfaces, patience)?;
+        let names: Vec<String> = opened.interfaces.iter().map(|interface| interface.name.clone()).collect();
+        let destinations = open_destinations(&plan.destinations, underlays, &names, patience)?;
 
         let ledger = Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())));
         let published = Published::new(ledger.clone());
@@ -154,31 +155,24 @@ impl Running {
     }
 }
 
-fn open_destinations(
+/// Opens every destination of `plans`, whose ways are `underlays`, for frames of `interfaces`.
+///
+/// # Errors
+/// Everything that could not be opened.
+pub fn open_destinations(
     plans: &[DestinationPlan],
     underlays: &[Option<Arc<Underlay>>],
-    interfaces: &[Interface],
+    interfaces: &[String],
     patience: Patience,
 ) -> Result<Destinations, Problems> {
-    let names: Vec<String> = interfaces.iter().map(|interface| interface.name.clone()).collect();
+    // Several destinations may write their dry run into one file.
     let mut dry_runs = DryRunFiles::default();
-    let mut opened = Vec::with_capacity(plans.len());
-    let mut problems: Vec<Box<dyn Explain>> = Vec::new();
-    for (plan, underlay) in plans.iter().zip(underlays) {
-        let destination: Result<Destination, Problems> = match (&plan.end, underlay) {
-            (End::File(file), _) => CaptureFile::create(file).map(Destination::File).map_err(Into::into),
-            (End::Tunnel(tunnel), Some(underlay)) => {
-                Tunnel::open(plan, tunnel, underlay, &names, patience, &mut dry_runs)
-                    .map(Destination::Tunnel)
-                    .map_err(Into::into)
-            }
-            (End::Tunnel(_), None) => Err(SessionError::NoWay { destination: plan.name.clone() }.into()),
-        };
-        match destination {
-            Ok(destination) => opened.push(destination),
-            Err(found) => problems.extend(found),
+    let opened = plans.iter().zip(underlays).map(|(plan, underlay)| match (&plan.end, underlay) {
+        (End::File(file), _) => Ok(Destination::File(CaptureFile::create(file)?)),
+        (End::Tunnel(tunnel), Some(underlay)) => {
+            Ok(Destination::Tunnel(Tunnel::open(plan, tunnel, underlay, interfaces, patience, &mut dry_runs)?))
         }
-    }
-    Problems::unless_empty(problems)?;
-    Ok(Destinations::new(opened))
+        (End::Tunnel(_), None) => Err(SessionError::NoWay { destination: plan.name.clone() }.into()),
+    });
+    Problems::gathered(opened).map(Destinations::new)
 }

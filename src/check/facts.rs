@@ -1,0 +1,94 @@
+//! What this host is like, asked once.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep};
+
+use super::network::Cloud;
+use super::traffic::{self, Rate};
+use crate::config;
+use crate::config::plan::{SessionPlan, SourcePlan};
+use crate::error::Explain;
+use crate::kernel::capabilities::Capabilities;
+use crate::kernel::links::Link;
+use crate::kernel::netlink::Netlink;
+use crate::kernel::resolve::{UnderlayError, locate};
+use crate::kernel::underlay::Underlay;
+use crate::sys::ethtool::{self, Offload};
+
+/// What this host is like.
+#[derive(Debug)]
+pub struct Facts {
+    /// All interfaces.
+    pub links: Vec<Link>,
+    /// The interfaces that the session captures on.
+    pub tapped: Vec<Tapped>,
+    /// The way to each destination, in the order of the plan; `None` for files and where there is none.
+    pub underlays: Vec<Option<Arc<Underlay>>>,
+    /// What this process may do.
+    pub capabilities: Capabilities,
+    /// Whose virtual machine this is.
+    pub cloud: Option<Cloud>,
+}
+
+/// An interface that the session captures on.
+#[derive(Clone, Debug)]
+pub struct Tapped {
+    /// The interface.
+    pub link: Link,
+    /// Whether the device cuts what the host sends: then the capture sees it uncut. `None` when nobody knows.
+    pub segmentation: Option<bool>,
+    /// Whether the kernel joins what it receives before the capture sees it.
+    pub receive_offload: Option<bool>,
+    /// What goes through it now, in the directions that are mirrored.
+    pub rate: Rate,
+}
+
+impl Facts {
+    /// Asks the kernel. Beside the facts comes everything that keeps the session from running.
+    pub async fn gather(plan: &SessionPlan) -> (Self, Vec<Box<dyn Explain>>) {
+        let (underlays, mut problems) = locate(&plan.destinations).await;
+        let (links, tapped) = match interfaces(plan).await {
+            Ok(interfaces) => interfaces,
+            Err(error) => {
+                problems.push(Box::new(UnderlayError::Netlink(error)));
+                (Vec::new(), Vec::new())
+            }
+        };
+        let capabilities = Capabilities::of_this_process().unwrap_or(Capabilities::NONE);
+        (Self { links, tapped, underlays, capabilities, cloud: cloud() }, problems)
+    }
+}
+
+/// All links, and those that are tapped with their traffic.
+async fn interfaces(plan: &SessionPlan) -> io::Result<(Vec<Link>, Vec<Tapped>)> {
+    let netlink = Netlink::open()?;
+    let before = netlink.links().await?;
+    let SourcePlan::Live(live) = &plan.source else { return Ok((before, Vec::new())) };
+    let started = Instant::now();
+    sleep(traffic::WINDOW).await;
+    let after = netlink.links().await?;
+    let elapsed = started.elapsed();
+    let is_meant = |link: &&Link| live.interfaces.iter().any(|pattern| config::matches(pattern, &link.name));
+    let tapped = after
+        .iter()
+        .filter(is_meant)
+        .map(|link| Tapped {
+            segmentation: ethtool::is_on(&link.name, Offload::TcpSegmentation).ok(),
+            receive_offload: ethtool::is_on(&link.name, Offload::GenericReceive).ok(),
+            rate: before.iter().find(|earlier| earlier.index == link.index).map_or_else(Rate::default, |earlier| {
+                traffic::rate(earlier.counters, link.counters, elapsed, live.directions)
+            }),
+            link: link.clone(),
+        })
+        .collect();
+    Ok((after, tapped))
+}
+
+/// What the firmware says about its maker.
+fn cloud() -> Option<Cloud> {
+    let read = |name: &str| fs::read_to_string(format!("/sys/class/dmi/id/{name}")).unwrap_or_default();
+    Cloud::of_firmware(read("sys_vendor").trim(), read("chassis_asset_tag").trim())
+}

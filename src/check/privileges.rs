@@ -1,0 +1,119 @@
+//! What this process may do, against what the plan needs.
+
+use super::facts::Facts;
+use super::finding::Finding;
+use crate::config::plan::{DestinationPlan, End, SessionPlan, TransmitPlan, TunnelPlan};
+use crate::destination::encapsulate::udp_port;
+use crate::error::{ExitCode, Explain};
+use crate::kernel::capabilities::Capability;
+use crate::kernel::underlay::NextHop;
+
+/// A destination that this process may not send to.
+#[derive(Debug, thiserror::Error)]
+#[error("not permitted to send GRE or ERSPAN: {capability} is missing")]
+struct NotPermitted {
+    destination: String,
+    capability: Capability,
+}
+
+impl Explain for NotPermitted {
+    fn place(&self) -> Option<String> {
+        Some(self.destination.clone())
+    }
+    fn hint(&self) -> Option<String> {
+        Some(format!("run as root, or once: {}\nVXLAN and Geneve need no capability to send", setcap_line()))
+    }
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::NotPermitted
+    }
+}
+
+/// Destinations that need more than this process has. Whether it may capture, libpcap says itself.
+pub fn problems(plan: &SessionPlan, facts: &Facts) -> Vec<Box<dyn Explain>> {
+    let capability = Capability::NetRaw;
+    if facts.capabilities.has(capability) {
+        return Vec::new();
+    }
+    let refused = plan.destinations.iter().filter(|destination| tunnel(destination).is_some_and(needs_raw_socket));
+    refused
+        .map(|DestinationPlan { name, to, .. }| -> Box<dyn Explain> {
+            Box::new(NotPermitted { destination: format!("destination {name} ({to})"), capability })
+        })
+        .collect()
+}
+
+/// What works otherwise without a capability.
+pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
+    let awaits_neighbour = plan.destinations.iter().zip(&facts.underlays).any(|(destination, underlay)| {
+        tunnel(destination).is_some() && underlay.as_ref().is_some_and(|way| way.next_hop() != NextHop::Usable)
+    });
+    if facts.capabilities.has(Capability::NetAdmin) || !awaits_neighbour {
+        return Vec::new();
+    }
+    vec![
+        Finding::note("the next hop will be asked for by an empty datagram to the analyzer's discard port")
+            .because(format!("Without {} the kernel cannot be told to ask for it.", Capability::NetAdmin))
+            .cure(setcap_line()),
+    ]
+}
+
+/// The tunnel of a destination, unless it only writes a file.
+fn tunnel(destination: &DestinationPlan) -> Option<&TunnelPlan> {
+    match &destination.end {
+        End::Tunnel(tunnel) if tunnel.transmit == TransmitPlan::Socket => Some(tunnel),
+        _ => None,
+    }
+}
+
+fn needs_raw_socket(tunnel: &TunnelPlan) -> bool {
+    udp_port(&tunnel.encapsulation).is_none()
+}
+
+fn setcap_line() -> String {
+    let program = std::env::current_exe().map_or_else(|_| "farspan".to_owned(), |path| path.display().to_string());
+    format!("sudo setcap cap_net_raw,cap_net_admin=ep {program}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::testing::{self, facts, mtu, vxlan};
+    use super::*;
+    use crate::config::plan::{Encapsulation, FilePath};
+    use crate::kernel::capabilities::Capabilities;
+    use crate::kernel::underlay::Underlay;
+
+    fn unprivileged() -> Facts {
+        Facts { capabilities: Capabilities::NONE, ..facts(mtu(1600)) }
+    }
+
+    #[test]
+    fn gre_needs_a_raw_socket_and_vxlan_does_not() {
+        let plan = |encapsulation| testing::plan(testing::tunnel(encapsulation));
+        let refused = problems(&plan(Encapsulation::Erspan1), &unprivileged());
+        assert_eq!(refused.len(), 1);
+        assert_eq!(refused[0].exit_code(), ExitCode::NotPermitted);
+        assert!(refused[0].hint().is_some_and(|hint| hint.contains("setcap cap_net_raw")));
+        assert!(problems(&plan(vxlan()), &unprivileged()).is_empty());
+        assert!(problems(&plan(Encapsulation::Erspan1), &facts(mtu(1600))).is_empty());
+    }
+
+    #[test]
+    fn a_dry_run_needs_nothing() {
+        let transmit = TransmitPlan::CaptureFile(FilePath::Standard);
+        let plan = testing::plan(TunnelPlan { transmit, ..testing::tunnel(Encapsulation::Erspan1) });
+        assert!(problems(&plan, &unprivileged()).is_empty());
+        assert_eq!(findings(&plan, &unprivileged()), []);
+    }
+
+    #[test]
+    fn an_unknown_next_hop_is_asked_for_by_a_datagram_only_without_the_capability() {
+        let plan = testing::plan(testing::tunnel(vxlan()));
+        let (remote, local) = ([192, 0, 2, 10].into(), [192, 0, 2, 1].into());
+        let unknown = || vec![Some(Arc::new(Underlay::new(remote, local, None, mtu(1500), NextHop::Resolving)))];
+        assert_eq!(findings(&plan, &Facts { underlays: unknown(), ..unprivileged() }).len(), 1);
+        assert_eq!(findings(&plan, &Facts { underlays: unknown(), ..facts(mtu(1500)) }), []);
+        assert_eq!(findings(&plan, &unprivileged()), []);
+    }
+}

@@ -1,0 +1,148 @@
+//! The plan in words.
+
+use super::facts::Facts;
+use super::mtu::{Room, inner_mtu};
+use super::network::protocol;
+use super::report::Statement;
+use super::traffic::{Rate, bits_in_words};
+use crate::config::plan::{
+    DestinationPlan, Encapsulation, End, FilePath, Fit, LivePlan, Pace, SessionPlan, SourcePlan, TransmitPlan,
+    TunnelPlan,
+};
+use crate::destination::encapsulate::{overhead, udp_port};
+use crate::kernel::underlay::{NextHop, Underlay};
+use crate::quantity::{Directions, Mtu, Rate as Pacing};
+
+/// Where frames come from, what is done to them, where they go.
+pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
+    let mut said = match &plan.source {
+        SourcePlan::Live(live) => live_source(live, facts),
+        SourcePlan::File(file) => {
+            vec![Statement::new("from", format!("{}, {}", path(&file.file), pace(file.pace)))]
+        }
+    };
+    if !plan.filter.is_empty() {
+        said.push(Statement::new("filter", plan.filter.as_str()));
+    }
+    said.extend(
+        plan.normalise
+            .truncate
+            .map(|snaplen| Statement::new("keep", format!("the first {snaplen} bytes of each frame"))),
+    );
+    let traffic = facts.tapped.iter().fold(Rate::default(), |sum, tapped| {
+        sum.plus(tapped.rate.on_the_wire(tapped.link.mtu.unwrap_or(Mtu::ETHERNET).value()))
+    });
+    let live_traffic = (!facts.tapped.is_empty()).then_some(traffic);
+    for (destination, underlay) in plan.destinations.iter().zip(&facts.underlays) {
+        said.extend(one_destination(destination, underlay.as_deref(), inner_mtu(plan, facts), live_traffic, facts));
+    }
+    said
+}
+
+fn live_source(live: &LivePlan, facts: &Facts) -> Vec<Statement> {
+    let directions = match live.directions {
+        Directions::In => "received frames",
+        Directions::Out => "sent frames",
+        Directions::InOut => "both directions",
+    };
+    let one = |tapped: &super::facts::Tapped| {
+        let mtu = tapped.link.mtu.map_or_else(String::new, |mtu| format!(" (MTU {mtu})"));
+        format!("{}{mtu}, {directions}, {} now", tapped.link.name, traffic_in_words(tapped.rate))
+    };
+    if facts.tapped.is_empty() {
+        return vec![Statement::new("from", format!("{}, {directions}", live.interfaces.join(", ")))];
+    }
+    let about = |number| if number == 0 { "from" } else { "" };
+    facts.tapped.iter().enumerate().map(|(number, tapped)| Statement::new(about(number), one(tapped))).collect()
+}
+
+fn one_destination(
+    destination: &DestinationPlan,
+    underlay: Option<&Underlay>,
+    inner: Mtu,
+    traffic: Option<Rate>,
+    facts: &Facts,
+) -> Vec<Statement> {
+    let head = |text: String| Statement::new("to", format!("{}: {text}", destination.name));
+    let tunnel = match &destination.end {
+        End::File(file) => return vec![head(format!("inner frames to {}", path(file)))],
+        End::Tunnel(tunnel) => tunnel,
+    };
+    let mut said = vec![head(destination.to.clone())];
+    said.push(Statement::new("", format!("{}, {}", encapsulation(&tunnel.encapsulation), carrier(tunnel))));
+    let Some(underlay) = underlay else {
+        said.push(Statement::new("way", "none"));
+        return said;
+    };
+    said.push(Statement::new("way", way(tunnel, underlay, facts)));
+    let room = Room::new(inner, tunnel, underlay);
+    said.push(Statement::new("mtu", arithmetic(room, tunnel.fit)));
+    if let Some(traffic) = traffic {
+        let bits = bits_in_words(traffic.mirrored_bits(overhead(&tunnel.encapsulation, underlay.remote())));
+        said.push(Statement::new("send", format!("about {bits} at the traffic of this moment, before any filter")));
+    }
+    said
+}
+
+fn carrier(tunnel: &TunnelPlan) -> String {
+    let protocol = protocol(udp_port(&tunnel.encapsulation));
+    match &tunnel.transmit {
+        TransmitPlan::Socket => protocol,
+        TransmitPlan::CaptureFile(file) => format!("{protocol}; a dry run: outer frames go to {}", path(file)),
+    }
+}
+
+fn way(tunnel: &TunnelPlan, underlay: &Underlay, facts: &Facts) -> String {
+    let device = facts.links.iter().find(|link| Some(link.index) == underlay.device());
+    let device = device.map_or_else(String::new, |link| format!(" by {}", link.name));
+    let next_hop = match (&tunnel.transmit, underlay.next_hop()) {
+        (TransmitPlan::CaptureFile(_), _) => "",
+        (_, NextHop::Usable) => ", next hop known",
+        (_, NextHop::Resolving) => ", next hop not asked for yet",
+        (_, NextHop::Failed) => ", next hop did not answer when it was last asked",
+    };
+    format!("{} -> {}{device}{next_hop}", underlay.local(), underlay.remote())
+}
+
+fn arithmetic(room: Room, fit: Fit) -> String {
+    let Room { frame, overhead, path } = room;
+    let sum = format!("{frame} + {overhead} = {}, the path takes {path}: full frames", room.needed());
+    match fit {
+        _ if room.needed() <= path => format!("{sum} fit"),
+        Fit::Split => format!("{sum} leave as {}", room.pieces()),
+        Fit::Fragment => format!("{sum} leave as outer fragments"),
+        Fit::Truncate => format!("{sum} are cut"),
+        Fit::Drop => format!("{sum} are dropped"),
+    }
+}
+
+fn encapsulation(encapsulation: &Encapsulation) -> &'static str {
+    match encapsulation {
+        Encapsulation::Vxlan { .. } => "VXLAN",
+        Encapsulation::Geneve { .. } => "Geneve",
+        Encapsulation::Gre { .. } => "GRE, transparent Ethernet",
+        Encapsulation::Erspan1 => "ERSPAN I",
+        Encapsulation::Erspan2 { .. } => "ERSPAN II",
+        Encapsulation::Erspan3 { .. } => "ERSPAN III",
+    }
+}
+
+fn traffic_in_words(rate: Rate) -> String {
+    format!("{} in {:.0} frames/s", bits_in_words(rate.bits()), rate.frames)
+}
+
+fn pace(pace: Pace) -> String {
+    match pace {
+        Pace::Unpaced => "as fast as it goes".to_owned(),
+        Pace::Recorded => "at the recorded pace".to_owned(),
+        Pace::Rate(Pacing::Frames(frames)) => format!("at {frames:.0} frames/s"),
+        Pace::Rate(Pacing::Bits(bits)) => format!("at {}", bits_in_words(bits)),
+    }
+}
+
+fn path(file: &FilePath) -> String {
+    match file {
+        FilePath::Standard => "-".to_owned(),
+        FilePath::Path(path) => path.display().to_string(),
+    }
+}

@@ -1,0 +1,86 @@
+//! `farspan generate`: the configuration reference, the manual page, shell completions.
+
+#![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, printed as they are")]
+
+use clap::{Arg, Args, Command, Subcommand};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use super::output::{self, OutputError};
+use crate::config;
+use crate::error::Problems;
+
+/// Arguments of `farspan generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// A commented configuration file with every key and its default
+    Config,
+    /// The manual page farspan(1), with all commands
+    Man,
+    /// Completions for a shell: farspan generate completions bash > /etc/bash_completion.d/farspan
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+/// Prints what was asked for; `program` is the whole command line.
+///
+/// # Errors
+/// When standard output does not take it.
+pub fn run(arguments: &GenerateArguments, mut program: Command) -> Result<(), Problems> {
+    match &arguments.what {
+        What::Config => output::print(config::REFERENCE),
+        What::Man => output::print(&manual(program)?),
+        What::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut program, "farspan", &mut script);
+            output::print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+/// One page: the program, then each command with its options.
+fn manual(mut program: Command) -> Result<String, Problems> {
+    program.build();
+    let page = Man::new(program.clone());
+    let mut text = format!(".TH FARSPAN 1 \"\" \"farspan {}\" \"User Commands\"\n", env!("CARGO_PKG_VERSION"));
+    text += &rendered(|out| {
+        page.render_name_section(out)?;
+        page.render_synopsis_section(out)?;
+        page.render_description_section(out)?;
+        page.render_options_section(out)
+    })?;
+    for command in program.get_subcommands().filter(|command| command.get_name() != "help") {
+        // The program's own options are said once, above.
+        let own = command.clone().mut_args(|arg| if is_everywhere(&arg) { arg.hide(true) } else { arg });
+        let section = Man::new(own);
+        text += &[".SH \"FARSPAN ", &command.get_name().to_uppercase(), "\"\n"].concat();
+        text += &rendered(|out| {
+            section.render_synopsis_section(out)?;
+            section.render_description_section(out)?;
+            section.render_options_section(out)?;
+            section.render_extra_section(out)
+        })?
+        // Inside a command's section its parts are subsections.
+        .replace(".SH ", ".SS ");
+    }
+    text += &rendered(|out| page.render_extra_section(out))?;
+    Ok(text.replace(" EXTRA\nExamples:\n", " EXAMPLES\n"))
+}
+
+fn is_everywhere(arg: &Arg) -> bool {
+    arg.is_global_set() || arg.get_id() == "help"
+}
+
+fn rendered(render: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> Result<String, Problems> {
+    let mut out = Vec::new();
+    render(&mut out).map_err(OutputError::from)?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}

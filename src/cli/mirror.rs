@@ -1,0 +1,90 @@
+//! `farspan mirror`: arguments → plan → session → ledger.
+
+use clap::Args;
+
+use super::output;
+use super::progress::Progress;
+use super::runtime::{RuntimeError, block_on};
+use super::session_arguments::SessionArguments;
+use crate::config::plan::SessionPlan;
+use crate::error::Problems;
+use crate::kernel::resolve::resolve;
+use crate::kernel::watch::watch;
+use crate::ledger::Ledger;
+use crate::quantity::Mtu;
+use crate::session::control::until_end;
+use crate::session::{Outcome, Session};
+
+pub(super) const USAGE: &str = "\
+farspan mirror -i IF | -r FILE --to DEST [OPTIONS] [EXPRESSION]...
+       farspan mirror -C FILE [--session NAME] [OPTIONS] [EXPRESSION]...";
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  farspan mirror -i eth0 --to 'vxlan://192.0.2.10?vni=42' not port 22
+      one interface to one analyzer, without the administrator's own SSH
+  farspan mirror -i eth0 -i 'veth*' --to 'geneve://[2001:db8::10]?vni=eth0:1,*:2'
+      several interfaces, told apart by VNI
+  farspan mirror -r incident.pcapng --rate 20kpps --to 'erspan2://192.0.2.10?session=7' --json
+      a capture file, replayed to an appliance; the ledger for programs";
+
+/// Arguments of `farspan mirror`.
+#[derive(Debug, Args)]
+pub struct MirrorArguments {
+    #[command(flatten)]
+    session: SessionArguments,
+    /// Print the ledger as one JSON object
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+}
+
+/// Mirrors until the source ends, the count or the time is reached, or the operator stops it; then prints the ledger.
+///
+/// # Errors
+/// What kept the session from starting, or went wrong on the way.
+pub fn run(arguments: &MirrorArguments, quiet: bool) -> Result<(), Problems> {
+    let plan = arguments.session.plan()?;
+    let Outcome { ledger, failures } = block_on(mirror(&plan, quiet))??;
+    if !quiet {
+        output::print_ledger(&plan.destinations, &ledger, arguments.json)?;
+    }
+    Problems::unless_empty(failures)
+}
+
+/// Opens the session, says so, and runs it to its end.
+async fn mirror(plan: &SessionPlan, quiet: bool) -> Result<Outcome, Problems> {
+    let underlays = resolve(&plan.destinations).await?;
+    let session = Session::open(plan, &underlays)?;
+    if !quiet {
+        let interfaces: Vec<&str> = session.interfaces().iter().map(|interface| interface.name.as_str()).collect();
+        let to = plan.destinations.iter().map(|destination| destination.to.as_str());
+        let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));
+        output::say(&start_line(&interfaces, to.zip(mtus)));
+    }
+    tokio::spawn(watch(underlays.into_iter().flatten().collect()));
+    let progress = Progress::of(plan, quiet);
+    let look = |ledger: &Ledger| progress.iter().for_each(|progress| progress.show(ledger));
+    let running = session.start()?;
+    until_end(running, plan.end.duration, look).await.map_err(|error| RuntimeError(error).into())
+}
+
+/// What is mirrored where, over which path MTU, with which engine. A capture file has no path.
+fn start_line<'a>(interfaces: &[&str], destinations: impl Iterator<Item = (&'a str, Option<Mtu>)>) -> String {
+    let to: Vec<String> =
+        destinations.map(|(to, mtu)| mtu.map_or_else(|| to.to_owned(), |mtu| format!("{to} over MTU {mtu}"))).collect();
+    format!("farspan: mirroring {} to {}, with libpcap\n", interfaces.join(", "), to.join(" and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_line_says_what_goes_where_over_which_mtu() {
+        let destinations = [("vxlan://192.0.2.10?vni=42", Some(Mtu::ETHERNET)), ("pcap:copy.pcap", None)];
+        assert_eq!(
+            start_line(&["eth0", "veth1"], destinations.into_iter()),
+            "farspan: mirroring eth0, veth1 to vxlan://192.0.2.10?vni=42 over MTU 1500 and pcap:copy.pcap, with libpcap\n"
+        );
+    }
+}

@@ -1,0 +1,25 @@
+//! The control plane's runtime: one thread, no frame ever meets it.
+
+use std::io;
+
+use crate::error::{Explain, Problems};
+
+/// The kernel does not give what the control plane needs.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the control plane")]
+pub struct RuntimeError(#[source] pub io::Error);
+
+impl Explain for RuntimeError {
+    fn hint(&self) -> Option<String> {
+        Some("look at `ulimit -n` and `ulimit -u`".to_owned())
+    }
+}
+
+/// Runs `work` to its end on this thread.
+///
+/// # Errors
+/// When there is no runtime for it.
+pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Problems> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RuntimeError)?;
+    Ok(runtime.block_on(work))
+}

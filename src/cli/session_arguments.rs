@@ -1,0 +1,514 @@
+//! The arguments that describe a session: shared by every command that takes one.
+//!
+//! Each flag only writes a word over a key of the configuration; what the word means is decided in
+//! [`crate::config::resolve`], so that a file and a flag can never differ.
+
+#![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, printed as they are")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueHint};
+
+use crate::config::load::{Layers, SessionWritten};
+use crate::config::mistake::{Mistake, What};
+use crate::config::plan::{EndPlan, SessionPlan};
+use crate::config::resolve;
+use crate::config::written::{Origin, Table, Value, Written, set};
+use crate::error::Problems;
+
+/// A session, from a file or from flags alone.
+#[derive(Debug, Args)]
+pub struct SessionArguments {
+    #[command(flatten)]
+    source: SourceArguments,
+    #[command(flatten)]
+    normalise: NormaliseArguments,
+    /// Where to: vxlan://HOST?vni=N, geneve://HOST?vni=N, gre://HOST, erspan1://HOST, erspan2://HOST?session=N,
+    /// erspan3://HOST?session=N, pcap:FILE, pcap:- (repeatable: each gets every frame)
+    #[arg(long, value_name = "DEST", help_heading = "Destination")]
+    to: Vec<String>,
+    #[command(flatten)]
+    destination: DestinationArguments,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
+    /// Which frames: an expression as for tcpdump, see pcap-filter(7); options stand before it
+    #[arg(trailing_var_arg = true, value_name = "EXPRESSION", help_heading = "Filter")]
+    filter: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Source")]
+struct SourceArguments {
+    /// Interface to mirror, or a pattern such as 'veth*' (repeatable)
+    #[arg(short, long, value_name = "IF")]
+    interface: Vec<String>,
+    /// Capture file to replay, pcap or pcapng; - is standard input
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    read: Option<String>,
+    /// Only frames that came in, went out, or all: in, out, inout [default: inout]
+    #[arg(short = 'Q', long, value_name = "WAY")]
+    direction: Option<String>,
+    /// Leave the interface as it is: only frames that are for this host
+    #[arg(short = 'p', long)]
+    no_promiscuous: bool,
+    /// Capture memory [default: 24MiB]
+    #[arg(short = 'B', long, value_name = "SIZE")]
+    buffer: Option<String>,
+    /// Longest time that a frame waits in the capture memory [default: 2ms]
+    #[arg(long, value_name = "TIME")]
+    delay: Option<String>,
+    /// How fast a file is replayed: unpaced, or recorded for the recorded gaps [default: unpaced]
+    #[arg(long)]
+    pace: Option<String>,
+    /// Replay a file at this rate: 20kpps, 500Mbit/s
+    #[arg(long)]
+    rate: Option<String>,
+    /// Stop after this many frames
+    #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Stop after this time: 60s, 5m
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Normalise")]
+struct NormaliseArguments {
+    /// Send only the first bytes of each frame, counted from the destination MAC [default: off]
+    #[arg(short = 's', long, value_name = "SNAPLEN")]
+    truncate: Option<String>,
+    /// Finish the offloads in a file's frames too, as if they came from an interface
+    #[arg(long)]
+    normalise: bool,
+    /// With --normalise: MTU of the link where the file was recorded [default: 1500]
+    #[arg(long)]
+    mtu: Option<String>,
+}
+
+/// Every key of a destination as a flag: it sets the key for all destinations that have it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Keys of a destination, for all of them; also parameters of its URL")]
+pub struct DestinationArguments {
+    /// VXLAN or Geneve network identifier: 42, or by interface eth0:10,veth*:11
+    #[arg(long, value_name = "ID")]
+    vni: Option<String>,
+    /// The same for frames that this host sent
+    #[arg(long, value_name = "ID")]
+    vni_out: Option<String>,
+    /// GRE key [default: none in the header]
+    #[arg(long, value_name = "ID")]
+    key: Option<String>,
+    /// The same for frames that this host sent
+    #[arg(long, value_name = "ID")]
+    key_out: Option<String>,
+    /// ERSPAN session id: the key `session` of a URL (--session chooses a session of the configuration)
+    #[arg(long, value_name = "ID")]
+    session_id: Option<String>,
+    /// ERSPAN session id of frames that this host sent
+    #[arg(long = "session-id-out", value_name = "ID")]
+    session_out: Option<String>,
+    /// ERSPAN II index [default: 0]
+    #[arg(long, value_name = "N")]
+    index: Option<String>,
+    /// Sequence numbers in GRE: on, off [default: off]
+    #[arg(long, value_name = "SWITCH")]
+    seq: Option<String>,
+    /// Frames too long for the path: split, fragment, truncate, drop [default: split]
+    #[arg(long, value_name = "HOW")]
+    fit: Option<String>,
+    /// What listens there: suricata, zeek, snort, arkime, linux; `farspan check` then knows its limits
+    #[arg(long, value_name = "PROGRAM")]
+    analyzer: Option<String>,
+    /// How datagrams leave: auto, socket, or pcap:FILE for a dry run [default: auto]
+    #[arg(long, value_name = "HOW")]
+    transmit: Option<String>,
+    /// Source address of the tunnel [default: the route's]
+    #[arg(long, value_name = "ADDRESS")]
+    source: Option<String>,
+    /// Interface that the tunnel leaves by [default: the route's]
+    #[arg(long, value_name = "IF")]
+    device: Option<String>,
+    /// Differentiated services code point, 0 to 63 [default: 0]
+    #[arg(long, value_name = "N")]
+    dscp: Option<String>,
+    /// Time to live, 1 to 255 [default: 64]
+    #[arg(long, value_name = "N")]
+    ttl: Option<String>,
+    /// Outer UDP checksum: auto, on, off [default: auto: none over IPv4, computed over IPv6]
+    #[arg(long, value_name = "HOW")]
+    udp_checksum: Option<String>,
+    /// UDP source ports [default: 49152-65535]
+    #[arg(long, value_name = "FIRST-LAST")]
+    ports: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Configuration")]
+struct ConfigurationArguments {
+    /// Take the session from this file and the conf.d/*.toml beside it; flags are stronger
+    #[arg(short = 'C', long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
+    /// Which session of the configuration [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    session: Option<String>,
+}
+
+impl SessionArguments {
+    /// The one session that the arguments describe.
+    ///
+    /// # Errors
+    /// Every mistake in files, environment and flags.
+    pub fn plan(&self) -> Result<SessionPlan, Problems> {
+        let session = match self.layers()? {
+            Some(layers) => layers.session(self.configuration.session.as_deref())?,
+            None => SessionWritten::default(),
+        };
+        self.resolve(session)
+    }
+
+    /// Every session that the arguments describe: all of a file, unless one is chosen.
+    ///
+    /// # Errors
+    /// Every mistake in files, environment and flags.
+    pub fn plans(&self) -> Result<Vec<SessionPlan>, Problems> {
+        match self.layers()? {
+            Some(layers) if self.configuration.session.is_none() => {
+                let plans = layers.into_sessions()?.into_iter().map(|session| self.resolve(session));
+                Problems::gathered(plans)
+            }
+            _ => self.plan().map(|plan| vec![plan]),
+        }
+    }
+
+    /// The configuration, when one is asked for: a command line alone means what it says, whatever the environment.
+    fn layers(&self) -> Result<Option<Layers>, Problems> {
+        let ConfigurationArguments { config, session } = &self.configuration;
+        let is_asked_for = config.is_some() || session.is_some();
+        is_asked_for.then(|| Layers::load(config.as_deref(), environment())).transpose()
+    }
+
+    fn resolve(&self, mut session: SessionWritten) -> Result<SessionPlan, Problems> {
+        self.write_over(&mut session)?;
+        resolve::session(&session)
+    }
+
+    /// Writes the flags over `session`.
+    fn write_over(&self, session: &mut SessionWritten) -> Result<(), Problems> {
+        let keys = &mut session.keys;
+        self.source.write_over(keys);
+        self.normalise.write_over(keys);
+        if let Some(flag) = self.filter.iter().find(|word| word.starts_with("--")) {
+            let origin = Origin::Flag(format!("EXPRESSION `{}`", self.filter.join(" ")));
+            return Err(Mistake::at(What::FlagInFilter(flag.clone()), Some(&origin), "").into());
+        }
+        if !self.filter.is_empty() {
+            set(keys, &["select", "filter"], Written::flag("EXPRESSION", &self.filter.join(" ")));
+        }
+        write_destinations(&self.to, keys);
+        session.for_every_destination = self.destination.table();
+        session.end = EndPlan { count: self.source.count, duration: self.source.duration };
+        Ok(())
+    }
+}
+
+/// Destinations of the command line take the place of the file's; they are named 1, 2, … in their order.
+pub fn write_destinations(to: &[String], keys: &mut Table) {
+    if to.is_empty() {
+        return;
+    }
+    keys.shift_remove("destination");
+    for (position, url) in to.iter().enumerate() {
+        let name = (position + 1).to_string();
+        set(keys, &["destination", &name, "to"], Written::flag("--to", url));
+    }
+}
+
+impl SourceArguments {
+    fn write_over(&self, keys: &mut Table) {
+        let mut write = |key, flag: &str, word: &Option<String>| {
+            if let Some(word) = word {
+                set(keys, &["source", key], Written::flag(flag, word));
+            }
+        };
+        write("direction", "-Q", &self.direction);
+        write("buffer", "--buffer", &self.buffer);
+        write("delay", "--delay", &self.delay);
+        write("pace", "--pace", &self.pace);
+        write("rate", "--rate", &self.rate);
+        if self.no_promiscuous {
+            set(keys, &["source", "promiscuous"], Written::bare_flag("--no-promiscuous", "off"));
+        }
+        self.write_ends(keys);
+    }
+
+    /// A source on the command line takes the place of the file's, of whichever kind.
+    fn write_ends(&self, keys: &mut Table) {
+        if self.interface.is_empty() && self.read.is_none() {
+            return;
+        }
+        if let Some(Value::Table(source)) = keys.get_mut("source").map(|source| &mut source.value) {
+            source.shift_remove("interface");
+            source.shift_remove("file");
+        }
+        if !self.interface.is_empty() {
+            let names = self.interface.iter().map(|name| Written::flag("-i", name)).collect();
+            let origin = Some(Origin::Flag(format!("-i {}", self.interface.join(" -i "))));
+            set(keys, &["source", "interface"], Written { value: Value::List(names), origin });
+        }
+        if let Some(file) = &self.read {
+            set(keys, &["source", "file"], Written::flag("-r", file));
+        }
+    }
+}
+
+impl NormaliseArguments {
+    fn write_over(&self, keys: &mut Table) {
+        let mut write = |key, flag: &str, word: &Option<String>| {
+            if let Some(word) = word {
+                set(keys, &["normalise", key], Written::flag(flag, word));
+            }
+        };
+        write("truncate", "-s", &self.truncate);
+        write("mtu", "--mtu", &self.mtu);
+        if self.normalise {
+            set(keys, &["normalise", "enabled"], Written::bare_flag("--normalise", "on"));
+        }
+    }
+}
+
+impl DestinationArguments {
+    /// The keys that were given.
+    pub fn table(&self) -> Table {
+        [
+            ("vni", "--vni", &self.vni),
+            ("vni_out", "--vni-out", &self.vni_out),
+            ("key", "--key", &self.key),
+            ("key_out", "--key-out", &self.key_out),
+            ("session", "--session-id", &self.session_id),
+            ("session_out", "--session-id-out", &self.session_out),
+            ("index", "--index", &self.index),
+            ("seq", "--seq", &self.seq),
+            ("fit", "--fit", &self.fit),
+            ("analyzer", "--analyzer", &self.analyzer),
+            ("transmit", "--transmit", &self.transmit),
+            ("source", "--source", &self.source),
+            ("device", "--device", &self.device),
+            ("dscp", "--dscp", &self.dscp),
+            ("ttl", "--ttl", &self.ttl),
+            ("udp_checksum", "--udp-checksum", &self.udp_checksum),
+            ("ports", "--ports", &self.ports),
+        ]
+        .into_iter()
+        .filter_map(|(key, flag, word)| Some((key.to_owned(), Written::flag(flag, word.as_ref()?))))
+        .collect()
+    }
+}
+
+/// Variables whose name or value is not Unicode are nobody's configuration.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::destination_url::Scheme;
+    use crate::config::plan::{
+        Analyzer, DestinationPlan, Encapsulation, End, FilePath, FilePlan, Fit, Host, Ids, LivePlan, NormalisePlan,
+        Pace, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
+    };
+    use crate::quantity::{Directions, Dscp, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni};
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        session: SessionArguments,
+    }
+
+    fn plan(line: &str) -> SessionPlan {
+        let line = Line::try_parse_from(std::iter::once("farspan").chain(line.split(' '))).unwrap();
+        line.session.plan().unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    fn destination(to: &str) -> DestinationPlan {
+        plan(&format!("-i eth0 --to {to}")).destinations.remove(0)
+    }
+
+    fn tunnel(encapsulation: Encapsulation, host: &str) -> TunnelPlan {
+        TunnelPlan {
+            encapsulation,
+            host: host.parse().map_or_else(|_| Host::Name(host.to_owned()), Host::Address),
+            fit: Fit::Split,
+            analyzer: None,
+            source: None,
+            device: None,
+            ports: PortRange::DYNAMIC,
+            dscp: Dscp::DEFAULT,
+            ttl: Ttl::DEFAULT,
+            udp_checksum: UdpChecksum::Auto,
+            transmit: TransmitPlan::Socket,
+        }
+    }
+
+    #[test]
+    fn a_short_line_is_a_whole_plan() {
+        let to = "vxlan://192.0.2.10?vni=42";
+        assert_eq!(
+            plan(&format!("-i eth0 --to {to} not port 22")),
+            SessionPlan {
+                name: "mirror".into(),
+                source: SourcePlan::Live(LivePlan {
+                    interfaces: vec!["eth0".into()],
+                    directions: Directions::InOut,
+                    promiscuous: true,
+                    buffer: 24 << 20,
+                    delay: Duration::from_millis(2),
+                }),
+                filter: "not port 22".into(),
+                normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
+                destinations: vec![DestinationPlan {
+                    name: "1".into(),
+                    to: to.into(),
+                    end: End::Tunnel(tunnel(
+                        Encapsulation::Vxlan { vni: Ids::all(Vni::new(42).unwrap()), port: 4789 },
+                        "192.0.2.10"
+                    )),
+                }],
+                end: EndPlan::default(),
+            }
+        );
+    }
+
+    #[test]
+    fn every_flag_of_a_session_reaches_the_plan() {
+        let plan = plan(
+            "-i eth0 -i veth* -Q in -p -B 8MiB --delay 5ms -s 128 -c 10 --for 60s --to gre://ids.example.net --key 7 \
+             --seq on --fit drop --analyzer zeek --transmit pcap:out.pcap --source 192.0.2.1 --device eth1 --dscp 8 --ttl 3",
+        );
+        assert_eq!(
+            plan.source,
+            SourcePlan::Live(LivePlan {
+                interfaces: vec!["eth0".into(), "veth*".into()],
+                directions: Directions::In,
+                promiscuous: false,
+                buffer: 8 << 20,
+                delay: Duration::from_millis(5),
+            })
+        );
+        assert_eq!(plan.normalise.truncate, Some(Snaplen::new(128).unwrap()));
+        assert_eq!(plan.end, EndPlan { count: Some(10), duration: Some(Duration::from_mins(1)) });
+        let key = Some(Ids::all(GreKey::new(7).unwrap()));
+        let expected = TunnelPlan {
+            fit: Fit::Drop,
+            analyzer: Some(Analyzer::Zeek),
+            source: Some("192.0.2.1".parse().unwrap()),
+            device: Some("eth1".into()),
+            dscp: Dscp::new(8).unwrap(),
+            ttl: Ttl::new(3).unwrap(),
+            transmit: TransmitPlan::CaptureFile(FilePath::Path("out.pcap".into())),
+            ..tunnel(Encapsulation::Gre { key, sequence: true }, "ids.example.net")
+        };
+        assert_eq!(plan.destinations[0].end, End::Tunnel(expected));
+    }
+
+    #[test]
+    fn a_file_is_left_as_it_is_unless_told_otherwise() {
+        let plain = plan("-r a.pcap --to pcap:-");
+        let path = FilePath::Path("a.pcap".into());
+        assert_eq!(plain.source, SourcePlan::File(FilePlan { file: path.clone(), pace: Pace::Unpaced }));
+        assert!(!plain.normalise.enabled);
+        assert_eq!(plain.destinations[0].end, End::File(FilePath::Standard));
+
+        let told = plan("-r a.pcap --rate 20kpps --normalise --mtu 9000 --to pcap:b.pcap");
+        let pace = Pace::Rate(Rate::Frames(20_000.0));
+        assert_eq!(told.source, SourcePlan::File(FilePlan { file: path, pace }));
+        assert_eq!(told.normalise, NormalisePlan { enabled: true, mtu: Mtu::new(9000).unwrap(), truncate: None });
+    }
+
+    #[test]
+    fn ids_may_differ_by_interface_and_direction() {
+        let id = |number| ErspanSessionId::new(number).unwrap();
+        let by_interface = vec![("eth0".to_owned(), id(10)), ("*".to_owned(), id(11))];
+        let session = Ids { by_interface, out_by_interface: vec![("*".to_owned(), id(12))] };
+        let End::Tunnel(found) = destination("erspan3://[2001:db8::1]?session=eth0:10,*:11&session_out=12").end else {
+            panic!("no tunnel")
+        };
+        assert_eq!(found, tunnel(Encapsulation::Erspan3 { session }, "2001:db8::1"));
+    }
+
+    #[test]
+    fn a_parameter_of_one_url_is_stronger_than_a_flag_for_all() {
+        let plan = plan(
+            "-i eth0 --vni 5 --fit drop --to vxlan://h --to geneve://h?vni=6&fit=truncate&name=lab --to erspan1://h",
+        );
+        let seen: Vec<_> = plan
+            .destinations
+            .iter()
+            .map(|destination| {
+                let End::Tunnel(tunnel) = &destination.end else { panic!("no tunnel") };
+                let vni = match &tunnel.encapsulation {
+                    Encapsulation::Vxlan { vni, .. } | Encapsulation::Geneve { vni, .. } => vni.resolve("eth0", None),
+                    _ => None,
+                };
+                (destination.name.as_str(), vni.map(Vni::value), tunnel.fit)
+            })
+            .collect();
+        assert_eq!(seen, [("1", Some(5), Fit::Drop), ("lab", Some(6), Fit::Truncate), ("3", None, Fit::Drop)]);
+    }
+
+    #[test]
+    fn each_key_of_a_destination_is_a_flag_and_the_other_way_round() {
+        let names = Line::try_parse_from(
+            "farspan --vni 1 --vni-out 1 --key 1 --key-out 1 --session-id 1 --session-id-out 1 --index 1 --seq 1 --fit 1 \
+             --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --ports 1"
+                .split_whitespace(),
+        );
+        let mut flags: Vec<String> = names.unwrap().session.destination.table().into_keys().collect();
+        let mut keys: Vec<String> = Scheme::ALL.iter().flat_map(|scheme| scheme.keys()).map(str::to_owned).collect();
+        flags.sort();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(flags, keys);
+    }
+
+    #[test]
+    fn flags_go_over_a_file_and_a_new_end_replaces_its_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.toml");
+        let text = r#"
+            [session.dmz]
+            source = { interface = "eth0", delay = "9ms" }
+            [session.dmz.destination.ids]
+            to = "vxlan://192.0.2.1?vni=1"
+            [session.dmz.destination.second]
+            to = "erspan2://192.0.2.2"
+            session = 2
+            fit = "drop"
+        "#;
+        std::fs::write(&file, text).unwrap();
+        let with = |flags: &str| plan(format!("-C {} {flags}", file.display()).trim());
+
+        let plain = with("");
+        assert_eq!(plain.name, "dmz");
+        assert_eq!(plain.destinations.iter().map(|plan| plan.name.as_str()).collect::<Vec<_>>(), ["ids", "second"]);
+
+        let changed = with("--session dmz -i eth1 --fit truncate --vni 7 --session-id 8");
+        let SourcePlan::Live(live) = &changed.source else { panic!("not live") };
+        assert_eq!((live.interfaces.join(","), live.delay.as_millis()), ("eth1".to_owned(), 9));
+        let [ids, second] = changed.destinations.as_slice() else { panic!("two destinations") };
+        let vni = Ids::all(Vni::new(7).unwrap());
+        let truncated = |encapsulation, host| TunnelPlan { fit: Fit::Truncate, ..tunnel(encapsulation, host) };
+        assert_eq!(ids.end, End::Tunnel(truncated(Encapsulation::Vxlan { vni, port: 4789 }, "192.0.2.1")));
+        let session = Ids::all(ErspanSessionId::new(8).unwrap());
+        let erspan2 = Encapsulation::Erspan2 { session, index: crate::config::defaults::ERSPAN_INDEX };
+        assert_eq!(second.end, End::Tunnel(truncated(erspan2, "192.0.2.2")));
+
+        let replaced = with("--to pcap:x.pcap");
+        assert_eq!(replaced.destinations.len(), 1);
+        assert_eq!(replaced.destinations[0].end, End::File(FilePath::Path("x.pcap".into())));
+    }
+}

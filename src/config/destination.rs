@@ -1,0 +1,243 @@
+//! One destination: URL parameters, keys of its table and flags for all are the same keys, read here once.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use super::defaults;
+use super::destination_url::{DestinationUrl, Scheme};
+use super::keys::{Keys, Mistakes};
+use super::mistake::{Mistake, What, is_name};
+use super::plan::{DestinationPlan, Encapsulation, End, Host, Ids, TunnelPlan};
+use super::words;
+use super::written::{Origin, Table, Value, Written};
+use crate::quantity::{Dscp, ErspanIndex, PortRange, QuantityError, Ttl};
+
+/// A destination as written, with what was written for all of them.
+#[derive(Debug)]
+pub(super) struct One<'a> {
+    /// The name of its table.
+    pub name: &'a str,
+    /// Its own table.
+    pub own: &'a Keys<'a>,
+    /// Flags for every destination.
+    pub for_every: &'a Table,
+    /// Interfaces that need an id.
+    pub interfaces: &'a [String],
+}
+
+/// Resolves one destination and notes in `used` which of the flags for all it had a use for.
+pub(super) fn resolve(one: &One<'_>, used: &mut HashSet<String>, mistakes: &mut Mistakes) -> Option<DestinationPlan> {
+    let own = one.own;
+    if own.written("to").is_none() {
+        mistakes.push(own.mistake("to", What::Missing { key: "to", to: format!("destination {}", one.name) }));
+        return None;
+    }
+    let to = own.word("to", mistakes)?;
+    let found = mistakes.len();
+    let (name, end) = match own.read("to", mistakes, str::parse)? {
+        DestinationUrl::File(file) => {
+            own.only(&["to"], mistakes);
+            (one.name.to_owned(), End::File(file))
+        }
+        DestinationUrl::Tunnel { scheme, host, port, parameters } => {
+            let table = merged(one, scheme, parameters, used, mistakes);
+            let url = own.origin("to").map(in_url);
+            let keys = own.replaced(&table, url.as_ref());
+            only(&keys, scheme, mistakes);
+            let name = keys.read("name", mistakes, name).unwrap_or_else(|| one.name.to_owned());
+            (name, End::Tunnel(tunnel(&keys, one, scheme, (host, port), mistakes)?))
+        }
+    };
+    (mistakes.len() == found).then(|| DestinationPlan { name, to: to.to_owned(), end })
+}
+
+/// The keys of one destination out of their three places. On the command line the URL is more particular than a flag
+/// for all; over a file's destination a flag is the stronger layer.
+fn merged(
+    one: &One<'_>,
+    scheme: Scheme,
+    parameters: Vec<(String, String)>,
+    used: &mut HashSet<String>,
+    mistakes: &mut Mistakes,
+) -> Table {
+    let mut keys = one.own.as_table().clone();
+    let Some(to) = keys.shift_remove("to") else { return keys };
+    for (key, value) in parameters {
+        if keys.contains_key(&key) {
+            mistakes.push(one.own.mistake(&key, What::Twice { key: key.clone() }));
+        }
+        keys.insert(key, Written { value: Value::Word(value), origin: to.origin().map(in_url) });
+    }
+    let has = scheme.keys();
+    for (key, flag) in one.for_every.iter().filter(|(key, _)| has.contains(&key.as_str())) {
+        used.insert(key.clone());
+        if !(to.is_flag() && keys.contains_key(key)) {
+            keys.insert(key.clone(), flag.clone());
+        }
+    }
+    keys
+}
+
+fn in_url(origin: &Origin) -> Origin {
+    Origin::Url(Box::new(origin.clone()))
+}
+
+/// Refuses keys that do not exist, and keys of other encapsulations.
+fn only(keys: &Keys<'_>, scheme: Scheme, mistakes: &mut Mistakes) {
+    let known = scheme.keys();
+    for key in keys.as_table().keys().filter(|key| !known.contains(&key.as_str()) && *key != "name") {
+        let of_another = Scheme::ALL.iter().any(|other| other.keys().contains(&key.as_str()));
+        mistakes.push(keys.mistake(
+            key,
+            if of_another {
+                What::Meaningless { key: key.clone(), scheme }
+            } else {
+                What::UnknownKey { key: key.clone(), known: known.clone() }
+            },
+        ));
+    }
+}
+
+fn name(text: &str) -> Result<String, What> {
+    if is_name(text) { Ok(text.to_owned()) } else { Err(What::Name(text.to_owned())) }
+}
+
+fn tunnel(
+    keys: &Keys<'_>,
+    one: &One<'_>,
+    scheme: Scheme,
+    (host, port): (Host, u16),
+    mistakes: &mut Mistakes,
+) -> Option<TunnelPlan> {
+    let ids = ReadIds { keys, scheme, interfaces: one.interfaces };
+    let encapsulation = encapsulation(&ids, port, mistakes);
+    let source = keys.read("source", mistakes, address);
+    if let (Some(source), Host::Address(host)) = (source, &host)
+        && source.is_ipv4() != host.is_ipv4()
+    {
+        mistakes.push(keys.mistake("source", What::Family { address: source, host: *host }));
+    }
+    Some(TunnelPlan {
+        fit: keys.read("fit", mistakes, str::parse).unwrap_or_default(),
+        analyzer: keys.read("analyzer", mistakes, str::parse),
+        source,
+        device: keys.read("device", mistakes, device),
+        ports: keys.read("ports", mistakes, str::parse).unwrap_or(PortRange::DYNAMIC),
+        dscp: keys.read("dscp", mistakes, str::parse).unwrap_or(Dscp::DEFAULT),
+        ttl: keys.read("ttl", mistakes, str::parse).unwrap_or(Ttl::DEFAULT),
+        udp_checksum: keys.read("udp_checksum", mistakes, str::parse).unwrap_or_default(),
+        transmit: keys.read("transmit", mistakes, words::transmit).unwrap_or_default(),
+        encapsulation: encapsulation?,
+        host,
+    })
+}
+
+fn encapsulation(ids: &ReadIds<'_>, port: u16, mistakes: &mut Mistakes) -> Option<Encapsulation> {
+    let keys = ids.keys;
+    Some(match ids.scheme {
+        Scheme::Vxlan => Encapsulation::Vxlan { vni: ids.needed("vni", "vni_out", mistakes)?, port },
+        Scheme::Geneve => Encapsulation::Geneve { vni: ids.needed("vni", "vni_out", mistakes)?, port },
+        Scheme::Gre => {
+            let sequence = keys.read("seq", mistakes, words::switch).unwrap_or(defaults::GRE_SEQUENCE);
+            let has_key = keys.written("key").is_some() || keys.written("key_out").is_some();
+            let key = if has_key { Some(ids.needed("key", "key_out", mistakes)?) } else { None };
+            Encapsulation::Gre { key, sequence }
+        }
+        Scheme::Erspan1 => Encapsulation::Erspan1,
+        Scheme::Erspan2 => {
+            let index = keys.read("index", mistakes, str::parse::<ErspanIndex>);
+            let session = ids.needed("session", "session_out", mistakes)?;
+            Encapsulation::Erspan2 { session, index: index.unwrap_or(defaults::ERSPAN_INDEX) }
+        }
+        Scheme::Erspan3 => Encapsulation::Erspan3 { session: ids.needed("session", "session_out", mistakes)? },
+    })
+}
+
+/// Reads the ids that keep several taps apart.
+#[derive(Debug)]
+struct ReadIds<'a> {
+    keys: &'a Keys<'a>,
+    scheme: Scheme,
+    interfaces: &'a [String],
+}
+
+impl ReadIds<'_> {
+    /// The ids behind `key`, which must be there, and behind `out` for frames that went out.
+    fn needed<T>(&self, key: &'static str, out: &'static str, mistakes: &mut Mistakes) -> Option<Ids<T>>
+    where
+        T: FromStr<Err = QuantityError> + Copy,
+    {
+        if self.keys.written(key).is_none() {
+            mistakes.push(self.keys.mistake(key, What::Missing { key, to: self.scheme.to_string() }));
+            return None;
+        }
+        let out_by_interface = match self.keys.written(out) {
+            Some(written) => self.by_interface(out, written, mistakes),
+            None => Some(Vec::new()),
+        };
+        let by_interface = self.keys.written(key).and_then(|written| self.by_interface(key, written, mistakes));
+        let ids = Ids { by_interface: by_interface?, out_by_interface: out_by_interface? };
+        for interface in self.interfaces.iter().filter(|interface| ids.resolve(interface, None).is_none()) {
+            mistakes.push(self.keys.mistake(key, What::Uncovered { interface: interface.clone(), key }));
+        }
+        Some(ids)
+    }
+
+    /// `42`, `eth0:10,veth*:11`, or a table `{ eth0 = 10, "veth*" = 11 }`.
+    fn by_interface<T>(&self, key: &'static str, written: &Written, mistakes: &mut Mistakes) -> Option<Vec<(String, T)>>
+    where
+        T: FromStr<Err = QuantityError>,
+    {
+        let Some(pairs) = pairs(written) else {
+            let expected = "a number, or a table of interfaces and numbers";
+            mistakes.push(self.keys.mistake(key, What::Shape { key: key.to_owned(), expected }));
+            return None;
+        };
+        let found = mistakes.len();
+        let mut ids = Vec::new();
+        for (pattern, id, origin) in pairs {
+            let wrong = |what| Mistake::at(what, origin.or(self.keys.origin(key)), self.keys.path(key));
+            if pattern.is_empty() || glob::Pattern::new(pattern).is_err() {
+                mistakes.push(wrong(What::Pattern { pattern: pattern.to_owned() }));
+            }
+            match id.parse() {
+                Ok(id) => ids.push((pattern.to_owned(), id)),
+                Err(error) => mistakes.push(wrong(What::Quantity(error))),
+            }
+        }
+        (mistakes.len() == found).then_some(ids)
+    }
+}
+
+/// Patterns of interface names with the id written for them; a plain number is for all.
+fn pairs(written: &Written) -> Option<Vec<(&str, &str, Option<&Origin>)>> {
+    match &written.value {
+        Value::Word(word) if word.contains(':') => {
+            let pairs = word.split(',').map(str::trim).map(|pair| pair.rsplit_once(':').unwrap_or(("*", pair)));
+            Some(pairs.map(|(pattern, id)| (pattern, id, None)).collect())
+        }
+        Value::Word(word) => Some(vec![("*", word.as_str(), None)]),
+        Value::Table(table) => table
+            .iter()
+            .map(|(pattern, id)| match &id.value {
+                Value::Word(word) => Some((pattern.as_str(), word.as_str(), id.origin())),
+                Value::List(_) | Value::Table(_) => None,
+            })
+            .collect(),
+        Value::List(_) => None,
+    }
+}
+
+fn address(text: &str) -> Result<IpAddr, QuantityError> {
+    text.parse().map_err(|_| words::unreadable("source address", text, "an IP address of this host"))
+}
+
+fn device(text: &str) -> Result<String, QuantityError> {
+    // The kernel's limit: IFNAMSIZ, with the final zero.
+    if (1..=15).contains(&text.len()) && !text.contains(['/', ' ']) {
+        Ok(text.to_owned())
+    } else {
+        Err(words::unreadable("interface name", text, "one of `ip link`"))
+    }
+}

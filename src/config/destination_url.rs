@@ -1,0 +1,393 @@
+//! Destinations as URLs: `vxlan://192.0.2.10:4789?vni=42`, `erspan2://[2001:db8::1]?session=7&fit=drop`,
+//! `pcap:FILE`.
+//!
+//! Only the form is read here; what the parameters mean is the same as for the keys of the configuration file.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+use super::defaults;
+use super::mistake::closest;
+use super::plan::{FilePath, Host};
+
+/// A destination as written, with its parts told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DestinationUrl {
+    /// A tunnel.
+    Tunnel {
+        /// The encapsulation.
+        scheme: Scheme,
+        /// The analyzer.
+        host: Host,
+        /// UDP destination port: the scheme's own unless given, 0 for GRE and ERSPAN, which have none.
+        port: u16,
+        /// The rest: keys and values in the order of the URL.
+        parameters: Vec<(String, String)>,
+    },
+    /// A capture file of inner frames.
+    File(FilePath),
+}
+
+/// The encapsulations, as schemes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// `vxlan`
+    Vxlan,
+    /// `gre`
+    Gre,
+    /// `geneve`
+    Geneve,
+    /// `erspan1`
+    Erspan1,
+    /// `erspan2`
+    Erspan2,
+    /// `erspan3`
+    Erspan3,
+}
+
+/// Why a text is no destination.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// Nothing in front of an address.
+    #[error("`{0}` is not a destination: the encapsulation is missing")]
+    NoScheme(String),
+    /// A scheme that does not exist.
+    #[error("there is no encapsulation `{0}`")]
+    UnknownScheme(String),
+    /// `erspan:` says which type is received, not which is sent.
+    #[error("`erspan` does not say which ERSPAN is sent")]
+    AnyErspan(String),
+    /// `tap:` as a destination.
+    #[error("a TAP device cannot be a destination of a mirror in this version")]
+    Tap,
+    /// No host.
+    #[error("the analyzer's address is missing")]
+    NoHost(Scheme),
+    /// An IPv6 address without brackets.
+    #[error("an IPv6 address stands in brackets in a URL")]
+    BareIpv6 {
+        /// The URL with brackets.
+        corrected: String,
+    },
+    /// A host that is neither address nor name.
+    #[error("`{0}` is neither an IP address nor a host name")]
+    BadHost(String),
+    /// 0.0.0.0 or [::].
+    #[error("{0} is nobody's address: a mirror needs the analyzer's own")]
+    Unspecified(IpAddr),
+    /// A port that is not from 1 to 65535.
+    #[error("`{0}` is not a UDP port: it goes from 1 to 65535")]
+    BadPort(String),
+    /// A port where the protocol has none.
+    #[error("{0} has no ports: it is IP protocol 47")]
+    PortlessScheme(Scheme),
+    /// A path, user or fragment.
+    #[error("`{0}` has no meaning in a destination")]
+    Extra(String),
+    /// A parameter without `=`.
+    #[error("the parameter `{0}` has no value")]
+    NoValue(String),
+    /// A parameter that is there twice.
+    #[error("the parameter `{0}` is given twice")]
+    Repeated(String),
+    /// A local end without a file name.
+    #[error("`pcap:` needs a file name, or - for standard output")]
+    NoFile,
+}
+
+impl FromStr for DestinationUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let text = text.trim();
+        if let Some(file) = text.strip_prefix("pcap:") {
+            return FilePath::from_str(file).map(Self::File).map_err(|NoFileName| UrlError::NoFile);
+        }
+        if text.starts_with("tap:") {
+            return Err(UrlError::Tap);
+        }
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| UrlError::NoScheme(text.to_owned()))?;
+        let scheme = match Scheme::ALL.iter().find(|known| known.name().eq_ignore_ascii_case(scheme)) {
+            Some(&known) => known,
+            None if scheme == "erspan" => return Err(UrlError::AnyErspan(rest.to_owned())),
+            None => return Err(UrlError::UnknownScheme(scheme.to_owned())),
+        };
+        let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        if let Some(extra) = authority.find(['/', '#', '@']) {
+            return Err(UrlError::Extra(authority.get(extra..).unwrap_or_default().to_owned()));
+        }
+        let (host, port) = host_and_port(scheme, authority, query)?;
+        Ok(Self::Tunnel { scheme, host, port: udp_port(scheme, port)?, parameters: parameters(query)? })
+    }
+}
+
+/// Tells the host from the text behind its colon.
+fn host_and_port<'a>(scheme: Scheme, authority: &'a str, query: &str) -> Result<(Host, Option<&'a str>), UrlError> {
+    if let Some((address, rest)) = authority.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        let address: Ipv6Addr = address.parse().map_err(|_| UrlError::BadHost(address.to_owned()))?;
+        let port = match rest.strip_prefix(':') {
+            Some(port) => Some(port),
+            None if rest.is_empty() => None,
+            None => return Err(UrlError::BadHost(authority.to_owned())),
+        };
+        return Ok((Host::Address(specified(address.into())?), port));
+    }
+    if authority.parse::<Ipv6Addr>().is_ok() {
+        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+        return Err(UrlError::BareIpv6 { corrected: format!("{scheme}://[{authority}]{query}") });
+    }
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (authority, None),
+    };
+    if host.is_empty() {
+        return Err(UrlError::NoHost(scheme));
+    }
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok((Host::Address(specified(address)?), port));
+    }
+    // A name of digits and dots alone is a mistyped address.
+    let is_name = host.len() <= 253
+        && host.bytes().any(|byte| byte.is_ascii_alphabetic())
+        && host.split('.').all(|label| !label.is_empty() && label.len() <= 63)
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    if is_name { Ok((Host::Name(host.to_owned()), port)) } else { Err(UrlError::BadHost(host.to_owned())) }
+}
+
+fn specified(address: IpAddr) -> Result<IpAddr, UrlError> {
+    if address.is_unspecified() { Err(UrlError::Unspecified(address)) } else { Ok(address) }
+}
+
+fn udp_port(scheme: Scheme, written: Option<&str>) -> Result<u16, UrlError> {
+    match (scheme.default_port(), written) {
+        (default, None) => Ok(default.unwrap_or(0)),
+        (None, Some(_)) => Err(UrlError::PortlessScheme(scheme)),
+        (Some(_), Some(port)) => match port.parse() {
+            Ok(0) | Err(_) => Err(UrlError::BadPort(port.to_owned())),
+            Ok(port) => Ok(port),
+        },
+    }
+}
+
+fn parameters(query: &str) -> Result<Vec<(String, String)>, UrlError> {
+    let mut parameters: Vec<(String, String)> = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').ok_or_else(|| UrlError::NoValue(pair.to_owned()))?;
+        // Flags and Linux users write `udp-checksum`, files `udp_checksum`: both are the same key.
+        let key = key.replace('-', "_");
+        if parameters.iter().any(|(known, _)| *known == key) {
+            return Err(UrlError::Repeated(key));
+        }
+        parameters.push((key, percent_decoded(value)));
+    }
+    Ok(parameters)
+}
+
+/// `%26` is `&` (RFC 3986 section 2.1): for file names. A lone `%` stays.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let decoded = match (first, tail) {
+            (b'%', [high, low, after @ ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| (high << 4 | low, after)),
+            _ => None,
+        };
+        let (byte, after) = decoded.unwrap_or((*first, tail));
+        bytes.push(byte);
+        rest = after;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+impl Scheme {
+    /// Every scheme, as messages list them.
+    pub const ALL: &'static [Self] =
+        &[Self::Vxlan, Self::Gre, Self::Geneve, Self::Erspan1, Self::Erspan2, Self::Erspan3];
+
+    /// The word before `://`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::Gre => "gre",
+            Self::Geneve => "geneve",
+            Self::Erspan1 => "erspan1",
+            Self::Erspan2 => "erspan2",
+            Self::Erspan3 => "erspan3",
+        }
+    }
+
+    /// UDP port of the protocol, where it has one.
+    pub const fn default_port(self) -> Option<u16> {
+        match self {
+            Self::Vxlan => Some(defaults::VXLAN_PORT),
+            Self::Geneve => Some(defaults::GENEVE_PORT),
+            Self::Gre | Self::Erspan1 | Self::Erspan2 | Self::Erspan3 => None,
+        }
+    }
+
+    /// Every key that means something to it: as URL parameter, in the file, and as a flag.
+    pub fn keys(self) -> Vec<&'static str> {
+        const ALL: &[&str] = &["fit", "analyzer", "transmit", "source", "device", "dscp", "ttl"];
+        let own: &[&str] = match self {
+            Self::Vxlan | Self::Geneve => &["vni", "vni_out", "udp_checksum", "ports"],
+            Self::Gre => &["key", "key_out", "seq"],
+            Self::Erspan1 => &[],
+            Self::Erspan2 => &["session", "session_out", "index"],
+            Self::Erspan3 => &["session", "session_out"],
+        };
+        [own, ALL].concat()
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A file was to be named, and was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoFileName;
+
+impl FromStr for FilePath {
+    type Err = NoFileName;
+    /// `-` is the standard stream.
+    fn from_str(text: &str) -> Result<Self, NoFileName> {
+        match text {
+            "" => Err(NoFileName),
+            "-" => Ok(Self::Standard),
+            path => Ok(Self::Path(path.into())),
+        }
+    }
+}
+
+impl fmt::Display for FilePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Standard => f.write_str("-"),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl UrlError {
+    /// What to write instead.
+    pub fn hint(&self) -> String {
+        let all = || {
+            let schemes: Vec<_> = Scheme::ALL.iter().map(|scheme| scheme.name()).collect();
+            format!("there are {}, and pcap:FILE", schemes.join(", "))
+        };
+        match self {
+            Self::NoScheme(text) => {
+                let host = match text.parse::<Ipv6Addr>() {
+                    Ok(address) => format!("[{address}]"),
+                    Err(_) if text.is_empty() => "192.0.2.10".to_owned(),
+                    Err(_) => text.clone(),
+                };
+                format!("for example vxlan://{host}?vni=42; {}", all())
+            }
+            Self::UnknownScheme(scheme) => {
+                let names: Vec<_> = Scheme::ALL.iter().map(|scheme| scheme.name()).collect();
+                closest(scheme, &names).map_or_else(all, |near| format!("did you mean {near}://? {}", all()))
+            }
+            Self::AnyErspan(rest) => format!("most analyzers take type II: erspan2://{rest}"),
+            Self::Tap => "pcap:FILE or pcap:- give the frames to a local program".to_owned(),
+            Self::NoHost(scheme) => format!("for example {scheme}://192.0.2.10"),
+            Self::BareIpv6 { corrected } => format!("write {corrected}"),
+            Self::BadHost(_) => "192.0.2.10, [2001:db8::10] or ids.example.net".to_owned(),
+            Self::Unspecified(_) => "give the address on which the analyzer listens".to_owned(),
+            Self::BadPort(_) => "leave the port out for the standard one".to_owned(),
+            Self::PortlessScheme(_) => "leave out the colon and what follows it".to_owned(),
+            Self::Extra(_) => "the form is ENCAPSULATION://HOST:PORT?KEY=VALUE&KEY=VALUE".to_owned(),
+            Self::NoValue(key) => format!("write {key}=VALUE; in a shell the URL stands in quotes"),
+            Self::Repeated(key) => format!("leave `{key}` out once; several taps: {key}=eth0:10,eth1:11"),
+            Self::NoFile => "for example pcap:mirror.pcap".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn host(text: &str) -> Host {
+        let DestinationUrl::Tunnel { host, .. } = text.parse().unwrap() else { panic!("{text} is no tunnel") };
+        host
+    }
+
+    #[test]
+    fn each_part_is_told_apart() {
+        assert_eq!(
+            "vxlan://[2001:db8::1]:4790?vni=7&udp-checksum=on".parse(),
+            Ok(DestinationUrl::Tunnel {
+                scheme: Scheme::Vxlan,
+                host: Host::Address("2001:db8::1".parse().unwrap()),
+                port: 4790,
+                parameters: vec![("vni".into(), "7".into()), ("udp_checksum".into(), "on".into())],
+            })
+        );
+        assert_eq!("pcap:-".parse(), Ok(DestinationUrl::File(FilePath::Standard)));
+        assert_eq!("pcap:/tmp/a?b".parse(), Ok(DestinationUrl::File(FilePath::Path("/tmp/a?b".into()))));
+        assert_eq!(host("gre://ids-1.example.net"), Host::Name("ids-1.example.net".into()));
+        assert_eq!(host("GENEVE://192.0.2.1/?vni=1"), Host::Address("192.0.2.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn percent_signs_hide_what_a_url_would_swallow() {
+        assert_eq!(percent_decoded("pcap:a%26b%25%zz%"), "pcap:a&b%%zz%");
+    }
+
+    #[test]
+    fn a_bare_ipv6_address_gets_its_brackets_in_the_hint() {
+        let error = "vxlan://2001:db8::1?vni=7".parse::<DestinationUrl>().unwrap_err();
+        assert_eq!(error.hint(), "write vxlan://[2001:db8::1]?vni=7");
+    }
+
+    #[test]
+    fn what_is_no_destination_is_refused() {
+        for wrong in [
+            "",
+            "192.0.2.1",
+            "vxlan://",
+            "vxlan://:4789",
+            "vxlan://[::]",
+            "vxlan://0.0.0.0",
+            "vxlan://300.1.1.1",
+            "vxlan://a b",
+            "vxlan://h:0",
+            "vxlan://h:65536",
+            "vxlan://h:",
+            "gre://h:47",
+            "vxlan://h/path",
+            "vxlan://u@h",
+            "vxlan://h?vni",
+            "vxlan://h?vni=1&vni=2",
+            "vlan://h",
+            "erspan://h",
+            "tap:x",
+            "pcap:",
+            "vxlan://[::1]x",
+            "vxlan://[::1",
+            "vxlan://a..b",
+            "http://h",
+        ] {
+            assert!(wrong.parse::<DestinationUrl>().is_err(), "{wrong}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "(vxlan|gre|pcap|x)?(:|://)?\\PC{0,40}") {
+            if let Err(error) = text.parse::<DestinationUrl>() {
+                proptest::prop_assert!(!error.hint().is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The layers: a file, the drop-ins beside it, the environment. Flags come on top in [`crate::cli`].
+
+use std::path::{Path, PathBuf};
+
+use super::file::{File, FileError};
+use super::keys::Keys;
+use super::mistake::{Mistake, What};
+use super::plan::EndPlan;
+use super::written::{Table, Value, Written};
+use crate::error::{Explain, Problems};
+
+/// One session as it was written, with the flags that go over it.
+#[derive(Clone, Debug, Default)]
+pub struct SessionWritten {
+    /// Its name in the file; none when the command line makes it.
+    pub name: Option<String>,
+    /// Its keys.
+    pub keys: Table,
+    /// Keys that flags give to every destination that has a use for them.
+    pub for_every_destination: Table,
+    /// When it ends by itself.
+    pub end: EndPlan,
+}
+
+/// Everything that was written, layer over layer.
+#[derive(Debug)]
+pub struct Layers {
+    sessions: Vec<SessionWritten>,
+}
+
+impl Layers {
+    /// Reads `file`, `conf.d/*.toml` beside it in the order of their names, and variables
+    /// `FARSPAN_SESSION__NAME__KEY` out of `environment`.
+    ///
+    /// # Errors
+    /// Every file that cannot be read or is not TOML, and every key outside a session.
+    pub fn load(file: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> Result<Self, Problems> {
+        let mut problems: Vec<Box<dyn Explain>> = Vec::new();
+        let mut layers = Vec::new();
+        for path in file.map(with_drop_ins).into_iter().flatten() {
+            match path.and_then(|path| File::read(&path)) {
+                Ok(layer) => layers.push(layer),
+                Err(errors) => problems.extend(errors.into_iter().map(|error| Box::new(error) as Box<dyn Explain>)),
+            }
+        }
+        Problems::unless_empty(problems)?;
+        Self::of(layers, environment)
+    }
+
+    /// Puts layers together, the later one over the earlier one.
+    fn of(files: Vec<File>, environment: impl Iterator<Item = (String, String)>) -> Result<Self, Problems> {
+        // Other programs' switches may begin with FARSPAN_ too: a configuration key always has a table before it.
+        let environment = environment.filter(|(name, _)| name.contains("__")).collect();
+        let environment =
+            config::Environment::with_prefix("FARSPAN").prefix_separator("_").separator("__").source(Some(environment));
+        let layered =
+            config::Config::builder().add_source(files).add_source(environment).build().map_err(LayerError)?;
+        let Value::Table(table) = Written::from(layered.cache).value else {
+            return Ok(Self { sessions: Vec::new() });
+        };
+        Self::sessions(&table)
+    }
+
+    fn sessions(table: &Table) -> Result<Self, Problems> {
+        let mut mistakes = Vec::new();
+        let top = Keys::new("", table);
+        top.only(&["session"], &mut mistakes);
+        let sessions = top
+            .table("session", &mut mistakes)
+            .named_tables(&mut mistakes)
+            .into_iter()
+            .map(|(name, keys)| SessionWritten {
+                name: Some(name.to_owned()),
+                keys: keys.as_table().clone(),
+                ..SessionWritten::default()
+            })
+            .collect();
+        Problems::unless_empty(mistakes.into_iter().map(|mistake| Box::new(mistake) as Box<dyn Explain>).collect())?;
+        Ok(Self { sessions })
+    }
+
+    /// The session of that name, or the only one there is.
+    ///
+    /// # Errors
+    /// When there is none, or when several are there and none was named.
+    pub fn session(self, name: Option<&str>) -> Result<SessionWritten, Problems> {
+        let names: Vec<String> = self.sessions.iter().filter_map(|session| session.name.clone()).collect();
+        let wrong = |what| {
+            let flag =
+                super::written::Origin::Flag(name.map_or("--config".to_owned(), |name| format!("--session {name}")));
+            Err(Problems::from(Mistake::at(what, Some(&flag), "")))
+        };
+        let mut sessions = self.sessions.into_iter();
+        let found = match name {
+            Some(name) => sessions.find(|session| session.name.as_deref() == Some(name)),
+            None if names.len() > 1 => return wrong(What::WhichSession(names)),
+            None => sessions.next(),
+        };
+        match (found, name) {
+            (Some(session), _) => Ok(session),
+            (None, Some(name)) if !names.is_empty() => {
+                wrong(What::NoSuchSession { name: name.to_owned(), sessions: names })
+            }
+            (None, _) => wrong(What::NoSession),
+        }
+    }
+
+    /// Every session, in the file's order.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn into_sessions(self) -> Result<Vec<SessionWritten>, Problems> {
+        if self.sessions.is_empty() { self.session(None).map(|only| vec![only]) } else { Ok(self.sessions) }
+    }
+}
+
+/// The file and its drop-ins; the directory may be absent.
+fn with_drop_ins(file: &Path) -> Vec<Result<PathBuf, Vec<FileError>>> {
+    let directory = file.parent().unwrap_or(Path::new("")).join("conf.d");
+    let listed = directory.read_dir().and_then(|entries| {
+        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+        let mut paths = paths.collect::<Result<Vec<_>, _>>()?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        paths.sort();
+        Ok(paths)
+    });
+    let drop_ins = match listed {
+        Ok(paths) => paths.into_iter().map(Ok).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => vec![Err(vec![FileError::Unreadable { path: directory, source }])],
+    };
+    std::iter::once(Ok(file.to_owned())).chain(drop_ins).collect()
+}
+
+/// The layers contradict each other in a way that only the `config` crate sees.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration cannot be put together")]
+pub struct LayerError(#[source] config::ConfigError);
+
+impl Explain for LayerError {
+    fn exit_code(&self) -> crate::error::ExitCode {
+        crate::error::ExitCode::Config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::plan::{LivePlan, SessionPlan, SourcePlan};
+    use crate::config::{REFERENCE, resolve};
+    use crate::error::ExitCode;
+
+    fn session(text: &str) -> Result<SessionPlan, Problems> {
+        let file = File::parse(Path::new("test.toml"), text).map_err(|mut errors| Problems::from(errors.remove(0)))?;
+        let written = Layers::of(vec![file], std::iter::empty())?.session(None)?;
+        resolve::session(&written)
+    }
+
+    /// The reference as if only what has no default stood in it.
+    const ESSENCE: &str = r#"
+        [session.dmz]
+        source.interface = ["eth0", "veth*"]
+        [session.dmz.destination.ids1]
+        to = "vxlan://192.0.2.10"
+        vni = 42
+        [session.dmz.destination.archive]
+        to = "gre://[2001:db8::20]"
+        [session.dmz.destination.appliance]
+        to = "erspan2://ids.example.net"
+        session = 7
+    "#;
+
+    #[test]
+    fn the_reference_says_the_real_defaults() {
+        assert_eq!(session(REFERENCE).unwrap(), session(ESSENCE).unwrap());
+    }
+
+    #[test]
+    fn the_defaults_in_the_reference_s_comments_are_real_too() {
+        const LIVE_ONLY: &[&str] = &["interface", "direction", "promiscuous", "engine", "buffer", "delay"];
+        const WITHOUT_DEFAULT: &[&str] =
+            &["rate", "vni_out", "analyzer", "source", "device", "key", "key_out", "session_out"];
+        let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+        let mut replay = String::new();
+        for line in REFERENCE.lines() {
+            let commented = line.strip_prefix("# ").filter(|rest| {
+                rest.split_once(" = ")
+                    .is_some_and(|(key, _)| key.trim().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+            });
+            match commented {
+                Some(assignment) if !WITHOUT_DEFAULT.contains(&name(assignment).as_str()) => replay += assignment,
+                None if !LIVE_ONLY.contains(&name(line).as_str()) => replay += line,
+                _ => {}
+            }
+            replay.push('\n');
+        }
+        assert!(replay.contains("\npace ") && replay.contains("\nmtu ") && replay.contains("\nfile "), "{replay}");
+        let essence = ESSENCE.replace(
+            r#"source.interface = ["eth0", "veth*"]"#,
+            r#"source.file = "capture.pcapng"
+            normalise.enabled = true"#,
+        );
+        assert_eq!(session(&replay).unwrap(), session(&essence).unwrap());
+    }
+
+    #[test]
+    fn every_key_of_the_reference_s_comments_is_understood() {
+        let mut whole = REFERENCE.to_owned();
+        for key in ["analyzer", "source", "device", "vni_out", "key", "key_out", "session_out"] {
+            let commented = whole.lines().find(|line| line.starts_with(&format!("# {key} "))).unwrap().to_owned();
+            whole = whole.replacen(&commented, commented.trim_start_matches("# "), 1);
+        }
+        assert_ne!(session(&whole).unwrap(), session(REFERENCE).unwrap());
+    }
+
+    #[test]
+    fn every_mistake_is_reported_with_line_and_column() {
+        let problems = session(
+            "[session.a.source]\ninterface = \"eth0\"\ndelya = \"2ms\"\nbuffer = 4096\n\
+             [session.a.destination.IDS]\nto = \"vxlan://192.0.2.1\"\nvni = [1]\n[session.a.limit]\ncpu = 1\n",
+        )
+        .unwrap_err();
+        let text = problems.to_string();
+        for essential in [
+            "`delya`\n",
+            "did you mean `delay`?",
+            "test.toml:3:9, session.a.source.delya",
+            "test.toml:4:10, session.a.source.buffer",
+            "`IDS` is not a name",
+            "`ids` would do",
+            "test.toml:7:7, session.a.destination.IDS.vni",
+            "there is no key `limit` here",
+        ] {
+            let essential = essential.trim_end_matches('\n');
+            assert!(text.contains(essential), "{essential} in\n{text}");
+        }
+        assert_eq!(problems.iter().count(), 5, "{text}");
+        assert_eq!(problems.exit_code(), ExitCode::Config);
+    }
+
+    #[test]
+    fn later_layers_change_single_keys() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("farspan.toml");
+        std::fs::write(&file, ESSENCE).unwrap();
+        std::fs::create_dir(directory.path().join("conf.d")).unwrap();
+        let drop_in = |name: &str, text| std::fs::write(directory.path().join("conf.d").join(name), text).unwrap();
+        drop_in("10-slow.toml", "session.dmz.source.delay = \"7ms\"\nsession.dmz.source.buffer = \"7MiB\"");
+        drop_in("20-slower.toml", "session.dmz.source.delay = \"8ms\"");
+        drop_in("30-not-toml.txt", "]");
+        let environment = [
+            ("FARSPAN_SESSION__DMZ__SOURCE__BUFFER", "9MiB"),
+            ("FARSPAN_SESSION__DMZ__DESTINATION__IDS1__VNI", "99"),
+            ("FARSPAN_CAPTURES", "/not/ours"),
+            ("OTHER__THING", "x"),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let written = Layers::load(Some(&file), environment.into_iter()).unwrap().session(Some("dmz")).unwrap();
+        let plan = resolve::session(&written).unwrap();
+        let SourcePlan::Live(LivePlan { delay, buffer, .. }) = plan.source else { panic!("not live") };
+        assert_eq!((delay.as_millis(), buffer), (8, 9 << 20));
+        let expected = ESSENCE.replace("vni = 42", "vni = 99");
+        assert_eq!(plan.destinations, session(&expected).unwrap().destinations);
+    }
+
+    #[test]
+    fn a_mistake_in_the_environment_names_the_variable() {
+        let environment = [("FARSPAN_SESSION__DMZ__SOURCE__DELAY".to_owned(), "soon".to_owned())];
+        let file = File::parse(Path::new("test.toml"), ESSENCE).unwrap();
+        let written = Layers::of(vec![file], environment.into_iter()).unwrap().session(None).unwrap();
+        let text = resolve::session(&written).unwrap_err().to_string();
+        assert!(text.contains("where: environment variable FARSPAN_SESSION__DMZ__SOURCE__DELAY\n"), "{text}");
+    }
+
+    #[test]
+    fn every_place_that_is_not_toml_is_reported() {
+        let errors = File::parse(Path::new("a.toml"), "a = \nb = 1\nc = ]\n").unwrap_err();
+        let places: Vec<_> = errors.iter().filter_map(Explain::place).collect();
+        assert!(places.iter().any(|place| place.starts_with("a.toml:1:")), "{places:?}");
+        assert!(places.iter().any(|place| place.starts_with("a.toml:3:")), "{places:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_damaged_file_gives_a_plan_or_mistakes(at in 0..REFERENCE.len(), cut in 0..40_usize, text in "\\PC{0,20}") {
+            let bytes = [&REFERENCE.as_bytes()[..at], text.as_bytes(), REFERENCE.as_bytes().get(at + cut..).unwrap_or_default()];
+            let damaged = String::from_utf8_lossy(&bytes.concat()).into_owned();
+            if let Err(problems) = session(&damaged) {
+                proptest::prop_assert!(problems.iter().all(|problem| problem.hint().is_some()), "{problems}");
+            }
+        }
+    }
+}

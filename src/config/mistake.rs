@@ -1,0 +1,295 @@
+//! What can be wrong with a configuration or a command line, and what to do about it.
+
+use std::net::IpAddr;
+
+use super::destination_url::{Scheme, UrlError};
+use super::written::{Origin, Place};
+use crate::error::{ExitCode, Explain};
+use crate::quantity::QuantityError;
+
+/// One mistake at its place.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Mistake {
+    /// What is wrong.
+    pub what: What,
+    /// Where.
+    pub place: Place,
+}
+
+/// What is wrong.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum What {
+    /// A value that does not read as what its key takes.
+    #[error(transparent)]
+    Quantity(#[from] QuantityError),
+    /// A destination that does not read.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// A key that does not exist.
+    #[error("there is no key `{key}` here")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The keys there are.
+        known: Vec<&'static str>,
+    },
+    /// A table, list or word where another shape is needed.
+    #[error("`{key}` must be {expected}")]
+    Shape {
+        /// The key.
+        key: String,
+        /// What it takes.
+        expected: &'static str,
+    },
+    /// A key that must be given.
+    #[error("`{key}` is missing: {to} needs it")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// What needs it.
+        to: String,
+    },
+    /// A key that an encapsulation does not have.
+    #[error("`{key}` means nothing to {scheme}")]
+    Meaningless {
+        /// The key.
+        key: String,
+        /// The encapsulation.
+        scheme: Scheme,
+    },
+    /// A flag that no destination has a use for.
+    #[error("`{key}` means nothing to any of the destinations")]
+    UselessFlag {
+        /// The key.
+        key: String,
+    },
+    /// A key beside the same key in the URL.
+    #[error("`{key}` is given twice: in the URL and beside it")]
+    Twice {
+        /// The key.
+        key: String,
+    },
+    /// A key of the other kind of source.
+    #[error("`{key}` is for {wanted}, and the source is {found}")]
+    OtherSource {
+        /// The key.
+        key: &'static str,
+        /// The kind of source that has it.
+        wanted: &'static str,
+        /// The kind of source there is.
+        found: &'static str,
+    },
+    /// The MTU of a file whose frames are left as they are.
+    #[error("`mtu` is for normalising, which is off for files")]
+    MtuWithoutNormalise,
+    /// A pace and a rate.
+    #[error("`pace` and `rate` cannot both be given")]
+    PaceAndRate,
+    /// No source.
+    #[error("nothing to mirror: no interface and no capture file is given")]
+    NoSource,
+    /// Interfaces and a file.
+    #[error("interfaces and a capture file cannot be mirrored together")]
+    TwoSources,
+    /// No destination.
+    #[error("no destination is given")]
+    NoDestination,
+    /// Two destinations of one name.
+    #[error("two destinations are named `{0}`")]
+    SameName(String),
+    /// A name with other characters than the allowed ones, or too long.
+    #[error("`{0}` is not a name: 1 to 32 of a-z, 0-9 and -")]
+    Name(String),
+    /// No such session in the file.
+    #[error("there is no session `{name}`")]
+    NoSuchSession {
+        /// The name that was asked for.
+        name: String,
+        /// The sessions there are.
+        sessions: Vec<String>,
+    },
+    /// No session at all.
+    #[error("the configuration holds no session")]
+    NoSession,
+    /// Several sessions, and none was chosen.
+    #[error("the configuration holds {} sessions, and one must be chosen", .0.len())]
+    WhichSession(Vec<String>),
+    /// A pattern of interface names that does not read.
+    #[error("`{pattern}` is not a pattern of interface names")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+    },
+    /// An interface without an id.
+    #[error("interface {interface} has no `{key}`: none of its patterns matches")]
+    Uncovered {
+        /// The interface.
+        interface: String,
+        /// The id's key.
+        key: &'static str,
+    },
+    /// A source address of the other address family.
+    #[error("source address {address} cannot send to {host}: one is IPv4, the other IPv6")]
+    Family {
+        /// The source address.
+        address: IpAddr,
+        /// The analyzer.
+        host: IpAddr,
+    },
+    /// A file or standard output that two destinations would write.
+    #[error("two destinations write to {0}")]
+    SameFile(String),
+    /// A file that is read and written.
+    #[error("{0} is both the source and a destination")]
+    Overwritten(String),
+    /// A flag behind the filter expression.
+    #[error("`{0}` stands behind the first word of the filter, so it would be part of the filter")]
+    FlagInFilter(String),
+}
+
+impl Mistake {
+    /// A mistake that shows where its value came from.
+    pub fn at(what: impl Into<What>, origin: Option<&Origin>, path: impl Into<String>) -> Self {
+        Self { what: what.into(), place: Place { origin: origin.cloned(), path: path.into() } }
+    }
+
+    /// The last part of the path: the key itself.
+    fn key(&self) -> &str {
+        self.place.path.rsplit('.').next().unwrap_or_default()
+    }
+}
+
+impl Explain for Mistake {
+    fn place(&self) -> Option<String> {
+        Some(self.place.to_string()).filter(|place| !place.is_empty())
+    }
+
+    fn hint(&self) -> Option<String> {
+        match &self.what {
+            What::Quantity(_) => Some(example(self.key(), &self.place)),
+            What::Url(error) => Some(error.hint()),
+            What::UnknownKey { key, known } => {
+                let all = format!("there are {}", known.join(", "));
+                Some(closest(key, known).map_or_else(|| all.clone(), |near| format!("did you mean `{near}`? {all}")))
+            }
+            What::Shape { key, .. } => Some(example(key, &self.place)),
+            What::Missing { key, .. } => Some(example(key, &self.place)),
+            What::Meaningless { scheme, .. } => Some(format!("{scheme} has {}", scheme.keys().join(", "))),
+            What::UselessFlag { .. } => Some("leave it out, or add a destination that has it".to_owned()),
+            What::Twice { key } => Some(format!("leave `{key}` out of one of the two")),
+            What::OtherSource { key, .. } => Some(format!("leave out `{key}`")),
+            What::MtuWithoutNormalise => {
+                Some("frames of files are left byte for byte; --normalise treats them as an interface's".to_owned())
+            }
+            What::PaceAndRate => Some("leave out one of the two".to_owned()),
+            What::NoSource => {
+                Some("-i IF captures an interface (-i 'veth*' several), -r FILE reads a capture file".to_owned())
+            }
+            What::TwoSources => Some("run two sessions, or leave out one of them".to_owned()),
+            What::NoDestination => Some("for example --to 'vxlan://192.0.2.10?vni=42'".to_owned()),
+            What::SameName(_) => Some("give one of them another name".to_owned()),
+            What::Name(name) => {
+                let lower: String = name.to_lowercase().chars().map(|c| if c == '_' { '-' } else { c }).collect();
+                Some(if is_name(&lower) {
+                    format!("`{lower}` would do")
+                } else {
+                    "it becomes a label in metrics and messages".to_owned()
+                })
+            }
+            What::NoSuchSession { sessions, .. } | What::WhichSession(sessions) => {
+                Some(format!("--session NAME, one of {}", sessions.join(", ")))
+            }
+            What::NoSession => Some(
+                "`farspan generate config` prints a commented file to start from; the flag for an ERSPAN session id is \
+                 --session-id"
+                    .to_owned(),
+            ),
+            What::Pattern { .. } => Some("`*`, `?` and `[…]` work as in a shell, for example veth*".to_owned()),
+            What::Uncovered { interface, key } => Some(format!("add {interface}, or `*` for all others, to `{key}`")),
+            What::Family { .. } => Some("give a source address of the analyzer's family, or none".to_owned()),
+            What::SameFile(_) => Some("give each its own file".to_owned()),
+            What::Overwritten(_) => Some("write to another file".to_owned()),
+            What::FlagInFilter(_) => Some("put every option before the filter expression".to_owned()),
+        }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self.place.origin.as_ref().map(Origin::outermost) {
+            Some(Origin::Flag(_)) => ExitCode::Usage,
+            // What nobody wrote is missing from the command line, unless it is missing from a table of the file.
+            None if self.place.path.is_empty() => ExitCode::Usage,
+            _ => ExitCode::Config,
+        }
+    }
+}
+
+/// Whether `text` can name a session or a destination: `[a-z0-9-]{1,32}`.
+pub fn is_name(text: &str) -> bool {
+    (1..=32).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+/// The word of `known` that `word` was probably meant to be.
+pub fn closest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|&candidate| (strsim::normalized_damerau_levenshtein(word, candidate), candidate))
+        .filter(|&(likeness, _)| likeness > 0.6)
+        .max_by(|one, other| one.0.total_cmp(&other.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// A right value for `key`, as it would be written at `place`.
+fn example(key: &str, place: &Place) -> String {
+    /// Key, value, and what it does where the value alone does not say it.
+    const EXAMPLES: &[(&str, &str, &str)] = &[
+        ("vni", "42", ", or eth0:10,veth*:11 to tell interfaces apart"),
+        ("vni_out", "43", ", for frames that the host sent"),
+        ("key", "42", ", or eth0:10,veth*:11 to tell interfaces apart"),
+        ("key_out", "43", ", for frames that the host sent"),
+        ("session", "42", ", or eth0:10,veth*:11 to tell interfaces apart"),
+        ("session_out", "43", ", for frames that the host sent"),
+        ("seq", "on", ""),
+        ("index", "1", ""),
+        ("fit", "split", ""),
+        ("analyzer", "suricata", ""),
+        ("transmit", "auto", ", or pcap:FILE for a dry run"),
+        ("udp_checksum", "auto", ""),
+        ("dscp", "8", ", the class that gives way to others"),
+        ("ttl", "64", ""),
+        ("source", "192.0.2.1", ", an address of this host"),
+        ("device", "eth1", ""),
+        ("ports", "49152-65535", ""),
+        ("interface", "eth0", ", a pattern such as veth*, or a list"),
+        ("file", "capture.pcapng", ""),
+        ("direction", "in", ""),
+        ("engine", "auto", ""),
+        ("buffer", "24MiB", ""),
+        ("delay", "2ms", ""),
+        ("promiscuous", "on", ""),
+        ("pace", "recorded", ""),
+        ("rate", "20kpps", ""),
+        ("enabled", "on", ""),
+        ("mtu", "1500", ""),
+        ("truncate", "128", " bytes, or off"),
+        ("spread", "replicate", ""),
+        ("filter", "not port 22", ""),
+        ("to", "vxlan://192.0.2.10?vni=42", ""),
+    ];
+    let Some(&(key, value, remark)) = EXAMPLES.iter().find(|(name, ..)| *name == key) else {
+        return "`farspan generate config` shows every key".to_owned();
+    };
+    match &place.origin {
+        Some(Origin::Url(_)) => format!("for example {key}={value}{remark}"),
+        Some(Origin::Flag(flag)) => {
+            let flag = flag.split(' ').next().unwrap_or_default();
+            format!("for example {flag} {value}{remark}")
+        }
+        Some(Origin::File(_) | Origin::Environment) | None => {
+            let quote = if value.bytes().all(|byte| byte.is_ascii_digit()) { "" } else { "\"" };
+            let remark = remark.replace("eth0:10,veth*:11", "{ eth0 = 10, \"veth*\" = 11 }");
+            format!("for example {key} = {quote}{value}{quote}{remark}")
+        }
+    }
+}

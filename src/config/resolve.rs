@@ -1,0 +1,211 @@
+//! From what was written to what is meant, or to every mistake.
+
+use std::collections::HashSet;
+
+use super::defaults;
+use super::destination::{self, One};
+use super::keys::{Keys, Mistakes};
+use super::load::SessionWritten;
+use super::mistake::{Mistake, What};
+use super::plan::{
+    DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, TransmitPlan,
+};
+use super::words;
+use crate::error::{Explain, Problems};
+use crate::quantity::{Mtu, Rate};
+
+/// Resolves one session.
+///
+/// # Errors
+/// Every mistake that was found, each with its place.
+pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
+    let mut mistakes = Mistakes::new();
+    let keys = session_keys(written);
+    keys.only(&["source", "select", "normalise", "spread", "destination"], &mut mistakes);
+    let source = source(&keys, &mut mistakes);
+    let select = keys.table("select", &mut mistakes);
+    select.only(&["filter"], &mut mistakes);
+    let filter = select.word("filter", &mut mistakes).unwrap_or_default().trim().to_owned();
+    let normalise = normalise(&keys, source.as_ref(), &mut mistakes);
+    keys.read("spread", &mut mistakes, words::spread);
+    let destinations = all_destinations(&keys, written, source.as_ref(), &mut mistakes);
+    match (source, refused(mistakes)) {
+        (Some(source), Ok(())) => Ok(SessionPlan {
+            name: written.name.clone().unwrap_or_else(|| defaults::SESSION.to_owned()),
+            source,
+            filter,
+            normalise,
+            destinations,
+            end: written.end,
+        }),
+        (_, Err(problems)) => Err(problems),
+        // A source is only missing together with a mistake.
+        (None, Ok(())) => Err(Mistake::at(What::NoSource, None, "").into()),
+    }
+}
+
+/// Resolves only the destinations of a session: for commands that capture nothing.
+///
+/// # Errors
+/// Every mistake in them.
+pub fn destinations(written: &SessionWritten) -> Result<Vec<DestinationPlan>, Problems> {
+    let mut mistakes = Mistakes::new();
+    let destinations = all_destinations(&session_keys(written), written, None, &mut mistakes);
+    refused(mistakes).map(|()| destinations)
+}
+
+fn session_keys(written: &SessionWritten) -> Keys<'_> {
+    let path = written.name.as_ref().map_or_else(String::new, |name| format!("session.{name}"));
+    Keys::new(path, &written.keys)
+}
+
+fn refused(mistakes: Mistakes) -> Result<(), Problems> {
+    Problems::unless_empty(mistakes.into_iter().map(|mistake| Box::new(mistake) as Box<dyn Explain>).collect())
+}
+
+fn source(session: &Keys<'_>, mistakes: &mut Mistakes) -> Option<SourcePlan> {
+    const LIVE: &[&str] = &["direction", "engine", "buffer", "delay", "promiscuous"];
+    const FILE: &[&str] = &["pace", "rate"];
+    let keys = session.table("source", mistakes);
+    keys.only(&[&["interface", "file"], LIVE, FILE].concat(), mistakes);
+    let live = live(&keys, mistakes);
+    let file = file(&keys, mistakes);
+    let (source, foreign, wanted, found) = match (keys.written("interface"), keys.written("file")) {
+        (None, None) => {
+            mistakes.push(session.missing("source", What::NoSource));
+            return None;
+        }
+        (Some(_), Some(_)) => {
+            mistakes.push(keys.mistake("file", What::TwoSources));
+            return None;
+        }
+        (Some(_), None) => (live.map(SourcePlan::Live), FILE, "capture files", "an interface"),
+        (None, Some(_)) => (file.map(SourcePlan::File), LIVE, "interfaces", "a capture file"),
+    };
+    for &key in foreign.iter().filter(|key| keys.written(key).is_some()) {
+        mistakes.push(keys.mistake(key, What::OtherSource { key, wanted, found }));
+    }
+    source
+}
+
+fn live(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<LivePlan> {
+    let directions = keys.read("direction", mistakes, str::parse).unwrap_or_default();
+    keys.read("engine", mistakes, words::engine);
+    let buffer = keys.read("buffer", mistakes, words::buffer).unwrap_or(defaults::BUFFER);
+    let delay = keys.read("delay", mistakes, words::delay).unwrap_or(defaults::DELAY);
+    let promiscuous = keys.read("promiscuous", mistakes, words::switch).unwrap_or(defaults::PROMISCUOUS);
+    let interfaces = keys.words("interface", mistakes)?;
+    for pattern in &interfaces {
+        if glob::Pattern::new(pattern).is_err() {
+            mistakes.push(keys.mistake("interface", What::Pattern { pattern: pattern.clone() }));
+        }
+    }
+    Some(LivePlan { interfaces, directions, promiscuous, buffer, delay })
+}
+
+fn file(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<FilePlan> {
+    let pace = keys.read("pace", mistakes, words::pace);
+    let rate = keys.read("rate", mistakes, str::parse::<Rate>);
+    if keys.written("pace").is_some() && keys.written("rate").is_some() {
+        mistakes.push(keys.mistake("rate", What::PaceAndRate));
+    }
+    let path = keys.word("file", mistakes)?;
+    let Ok(file) = path.parse::<FilePath>() else {
+        mistakes.push(keys.mistake("file", What::Shape { key: "file".to_owned(), expected: "a path, or -" }));
+        return None;
+    };
+    Some(FilePlan { file, pace: rate.map(Pace::Rate).or(pace).unwrap_or(Pace::Unpaced) })
+}
+
+fn normalise(session: &Keys<'_>, source: Option<&SourcePlan>, mistakes: &mut Mistakes) -> NormalisePlan {
+    let keys = session.table("normalise", mistakes);
+    keys.only(&["enabled", "mtu", "truncate"], mistakes);
+    let is_live = matches!(source, Some(SourcePlan::Live(_)));
+    let enabled = keys.read("enabled", mistakes, words::switch).unwrap_or(is_live);
+    if let (Some(source), Some(_)) = (source, keys.written("mtu")) {
+        match source {
+            SourcePlan::Live(_) => {
+                let found = "an interface, which knows its own";
+                mistakes.push(keys.mistake("mtu", What::OtherSource { key: "mtu", wanted: "capture files", found }));
+            }
+            SourcePlan::File(_) if !enabled => mistakes.push(keys.mistake("mtu", What::MtuWithoutNormalise)),
+            SourcePlan::File(_) => {}
+        }
+    }
+    NormalisePlan {
+        enabled,
+        mtu: keys.read("mtu", mistakes, str::parse).unwrap_or(Mtu::ETHERNET),
+        truncate: keys.read("truncate", mistakes, words::truncate).unwrap_or_default(),
+    }
+}
+
+fn all_destinations(
+    session: &Keys<'_>,
+    written: &SessionWritten,
+    source: Option<&SourcePlan>,
+    mistakes: &mut Mistakes,
+) -> Vec<DestinationPlan> {
+    let tables = session.table("destination", mistakes).named_tables(mistakes);
+    if tables.is_empty() {
+        mistakes.push(session.missing("destination", What::NoDestination));
+    }
+    let mut used = HashSet::new();
+    let mut destinations: Vec<DestinationPlan> = Vec::new();
+    let interfaces = interfaces_by_name(source);
+    for (name, own) in tables {
+        let one = One { name, own: &own, for_every: &written.for_every_destination, interfaces: &interfaces };
+        let Some(plan) = destination::resolve(&one, &mut used, mistakes) else { continue };
+        if destinations.iter().any(|earlier| earlier.name == plan.name) {
+            mistakes.push(own.mistake("to", What::SameName(plan.name.clone())));
+        }
+        if let Some(what) = contested_file(&plan, &destinations, source) {
+            mistakes.push(own.mistake("to", what));
+        }
+        destinations.push(plan);
+    }
+    for (key, flag) in &written.for_every_destination {
+        // With a mistake in one of them, nobody knows what it would have used.
+        if !used.contains(key.as_str()) && mistakes.is_empty() {
+            mistakes.push(Mistake::at(What::UselessFlag { key: key.clone() }, flag.origin(), key.clone()));
+        }
+    }
+    destinations
+}
+
+/// The interfaces that are named rather than matched: each must have an id in every tunnel.
+fn interfaces_by_name(source: Option<&SourcePlan>) -> Vec<String> {
+    match source {
+        Some(SourcePlan::Live(live)) => {
+            live.interfaces.iter().filter(|name| !name.contains(['*', '?', '['])).cloned().collect()
+        }
+        Some(SourcePlan::File(file)) => vec![file.file.to_string()],
+        None => Vec::new(),
+    }
+}
+
+/// Why `plan` must not write its file. Inner frames have a file for themselves; only the dry run gathers the outer
+/// frames of several tunnels in one.
+fn contested_file(plan: &DestinationPlan, earlier: &[DestinationPlan], source: Option<&SourcePlan>) -> Option<What> {
+    let file = written_file(plan)?;
+    if let (Some(SourcePlan::File(FilePlan { file: FilePath::Path(read), .. })), FilePath::Path(path)) = (source, file)
+        && read == path
+    {
+        return Some(What::Overwritten(path.display().to_string()));
+    }
+    let is_inner = |plan: &DestinationPlan| matches!(plan.end, End::File(_));
+    earlier
+        .iter()
+        .any(|other| written_file(other) == Some(file) && (is_inner(plan) || is_inner(other)))
+        .then(|| What::SameFile(if *file == FilePath::Standard { "standard output".into() } else { file.to_string() }))
+}
+
+/// The file that a destination writes, if it writes one.
+fn written_file(plan: &DestinationPlan) -> Option<&FilePath> {
+    match &plan.end {
+        End::File(file) => Some(file),
+        End::Tunnel(tunnel) => match &tunnel.transmit {
+            TransmitPlan::CaptureFile(file) => Some(file),
+            TransmitPlan::Socket => None,
+        },
+    }
+}

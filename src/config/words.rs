@@ -1,0 +1,160 @@
+//! How single values are written: closed sets of words, sizes, times, switches.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::defaults;
+use super::destination_url::NoFileName;
+use super::plan::{Analyzer, Fit, Pace, TransmitPlan, UdpChecksum};
+use crate::quantity::{QuantityError, Snaplen};
+
+/// Declares the words of a closed set, for reading and for showing.
+macro_rules! words {
+    ($name:ident, $what:literal, $all:literal: $($word:literal => $variant:ident),+) => {
+        impl FromStr for $name {
+            type Err = QuantityError;
+            fn from_str(text: &str) -> Result<Self, QuantityError> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(QuantityError::Unreadable { what: $what, text: text.to_owned(), example: $all }),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => $word),+ })
+            }
+        }
+    };
+}
+
+words!(Fit, "way to fit", "split, fragment, truncate or drop":
+    "split" => Split, "fragment" => Fragment, "truncate" => Truncate, "drop" => Drop);
+words!(Analyzer, "known analyzer", "suricata, zeek, snort, arkime or linux":
+    "suricata" => Suricata, "zeek" => Zeek, "snort" => Snort, "arkime" => Arkime, "linux" => Linux);
+words!(UdpChecksum, "way to fill the UDP checksum", "auto, on or off":
+    "auto" => Auto, "on" => On, "off" => Off);
+
+/// `auto` and `socket` are the sockets; `pcap:FILE` is the dry run.
+pub(super) fn transmit(text: &str) -> Result<TransmitPlan, QuantityError> {
+    let unreadable = |NoFileName| unreadable("way to transmit", text, "auto, socket or pcap:FILE");
+    match (text, text.strip_prefix("pcap:")) {
+        ("auto" | "socket", _) => Ok(TransmitPlan::Socket),
+        (_, Some(file)) => file.parse().map(TransmitPlan::CaptureFile).map_err(unreadable),
+        _ => Err(unreadable(NoFileName)),
+    }
+}
+
+/// `recorded`, or `unpaced`: as fast as the destinations take it.
+pub(super) fn pace(text: &str) -> Result<Pace, QuantityError> {
+    match text {
+        "unpaced" => Ok(Pace::Unpaced),
+        "recorded" => Ok(Pace::Recorded),
+        _ => Err(unreadable("pace", text, "recorded or unpaced")),
+    }
+}
+
+/// The capture engine: libpcap under both names.
+pub(super) fn engine(text: &str) -> Result<(), QuantityError> {
+    match text {
+        "auto" | "pcap" => Ok(()),
+        _ => Err(unreadable("capture engine", text, "auto or pcap")),
+    }
+}
+
+/// How several destinations share the frames.
+pub(super) fn spread(text: &str) -> Result<(), QuantityError> {
+    match text {
+        "replicate" => Ok(()),
+        _ => Err(unreadable("way to spread", text, "replicate")),
+    }
+}
+
+/// A switch, as people write it.
+pub(super) fn switch(text: &str) -> Result<bool, QuantityError> {
+    match text {
+        "true" | "on" | "yes" => Ok(true),
+        "false" | "off" | "no" => Ok(false),
+        _ => Err(unreadable("switch", text, "on or off")),
+    }
+}
+
+/// A buffer size in bytes, with its unit: tcpdump's `-B` counts KiB and others count bytes, so a bare number is
+/// refused.
+pub(super) fn buffer(text: &str) -> Result<u64, QuantityError> {
+    // libpcap takes the size as a C int.
+    const MOST: u64 = i32::MAX as u64;
+    let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
+    let size = text.parse::<ByteSize>().ok().filter(|_| has_unit);
+    let size = size.ok_or_else(|| unreadable("buffer size", text, "a number with its unit, such as 24MiB"))?;
+    in_range("buffer size in bytes", size.as_u64(), defaults::LEAST_BUFFER, MOST)
+}
+
+/// A delay between 1 ms, the shortest that libpcap counts, and 1 s.
+pub(super) fn delay(text: &str) -> Result<Duration, QuantityError> {
+    let delay =
+        humantime::parse_duration(text).map_err(|_| unreadable("delay", text, "a time with its unit, such as 2ms"))?;
+    let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    in_range("delay in milliseconds", millis, 1, 1000).map(Duration::from_millis)
+}
+
+/// `off`, or how many bytes of each frame are kept. tcpdump's `0` is `off` too.
+pub(super) fn truncate(text: &str) -> Result<Option<Snaplen>, QuantityError> {
+    match text {
+        "off" | "0" => Ok(None),
+        number => number.parse().map(Some),
+    }
+}
+
+fn in_range(what: &'static str, value: u64, least: u64, most: u64) -> Result<u64, QuantityError> {
+    if (least..=most).contains(&value) {
+        Ok(value)
+    } else {
+        Err(QuantityError::OutOfRange { what, value, least, most })
+    }
+}
+
+pub(super) fn unreadable(what: &'static str, text: &str, example: &'static str) -> QuantityError {
+    QuantityError::Unreadable { what, text: text.to_owned(), example }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_need_a_unit_and_take_a_space() {
+        assert_eq!(buffer("24MiB"), Ok(24 << 20));
+        assert_eq!(buffer("1 GB"), Ok(1_000_000_000));
+        assert_eq!(delay("5 ms"), Ok(Duration::from_millis(5)));
+        for wrong in ["", "4096", "24 parsecs", "1KiB", "4GiB", "-1MiB", "99999999999999999999GB"] {
+            assert!(buffer(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["", "5", "0ms", "10us", "2s", "soon"] {
+            assert!(delay(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_read_is_shown_as_it_was_written() {
+        for word in ["split", "fragment", "truncate", "drop"] {
+            assert_eq!(word.parse::<Fit>().unwrap().to_string(), word);
+        }
+        assert_eq!(
+            "cut".parse::<Fit>().unwrap_err().to_string(),
+            "`cut` is not a way to fit: write split, fragment, truncate or drop"
+        );
+    }
+
+    #[test]
+    fn zero_truncates_nothing_as_with_tcpdump() {
+        assert_eq!(truncate("0"), truncate("off"));
+        assert_eq!(truncate("64").unwrap().map(Snaplen::value), Some(64));
+        assert!(truncate("13").is_err());
+    }
+}
