@@ -77,7 +77,6 @@ impl fmt::Display for Token {
 
 /// Sends the exchange to every destination like any mirrored frames, and gives each frame its fate.
 pub fn send(token: &Token, destinations: &mut Destinations, ledger: &mut Ledger) {
-    let timestamp = Timestamp::now();
     for bytes in exchange(token) {
         let layers = Layers::parse(&bytes);
         ledger.captured += 1;
@@ -87,7 +86,7 @@ pub fn send(token: &Token, destinations: &mut Destinations, ledger: &mut Ledger)
             wire_len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
             flow: FlowHash::of(&bytes, &layers),
             layers,
-            timestamp,
+            timestamp: Timestamp::now(),
             direction: None,
             interface: InterfaceId::default(),
         };

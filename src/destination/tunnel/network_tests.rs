@@ -217,7 +217,7 @@ fn the_dry_run_writes_the_very_bytes_that_the_kernel_sends() {
         {
             let (_, plan) = plan(encapsulation, way.remote(), fit);
             let (dscp, ttl) = (Dscp::new(46).unwrap(), Ttl::new(17).unwrap());
-            let live = TunnelPlan { udp_checksum, dscp, ttl, ..plan };
+            let live = TunnelPlan { dscp, ttl, udp_checksum, ..plan };
             let dry = TunnelPlan { transmit: TransmitPlan::CaptureFile(FilePath::Path(path.clone())), ..live.clone() };
             let wire = packet_socket(&far);
             let mut tunnels =
