@@ -9,7 +9,7 @@ use crate::config::load::SessionWritten;
 use crate::config::plan::DestinationPlan;
 use crate::config::resolve::destinations;
 use crate::destination::Patience;
-use crate::error::Problems;
+use crate::error::{Explain, Problems};
 use crate::kernel::resolve::resolve;
 use crate::ledger::Ledger;
 use crate::probe::{self, Token};
@@ -47,12 +47,31 @@ pub fn run(arguments: &ProbeArguments, quiet: bool) -> Result<(), Problems> {
     let ledger = block_on(send(&token, &plans))??;
     let proof = if arguments.json { String::new() } else { probe::proof(&token) };
     output::print(&proof)?;
-    if quiet { Ok(()) } else { output::print_ledger(&plans, &ledger, arguments.json) }
+    if !quiet {
+        output::print_ledger(&plans, &ledger, arguments.json)?;
+    }
+    match ledger.destinations.iter().map(|destination| destination.dropped.total()).sum() {
+        0 => Ok(()),
+        frames => Err(ProbeLost { frames }.into()),
+    }
+}
+
+/// The exchange did not leave this host as a whole.
+#[derive(Debug, thiserror::Error)]
+#[error("{frames} frames of the exchange did not leave this host")]
+struct ProbeLost {
+    frames: u64,
+}
+
+impl Explain for ProbeLost {
+    fn hint(&self) -> Option<String> {
+        Some("the ledger says why; `farspan check` may say what to do".to_owned())
+    }
 }
 
 async fn send(token: &Token, plans: &[DestinationPlan]) -> Result<Ledger, Problems> {
     let underlays = resolve(plans).await?;
-    let mut destinations = open_destinations(plans, &underlays, &["probe".to_owned()], Patience::Wait)?;
+    let mut destinations = open_destinations(plans, &underlays, &["probe".to_owned()], Patience::Drop)?;
     let mut ledger = Ledger::new(plans.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())));
     probe::send(token, &mut destinations, &mut ledger);
     Ok(ledger)

@@ -314,7 +314,6 @@ impl UrlError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn host(text: &str) -> Host {

@@ -145,7 +145,6 @@ impl Explain for LayerError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::config::plan::{LivePlan, SessionPlan, SourcePlan};
     use crate::config::{REFERENCE, resolve};

@@ -124,7 +124,6 @@ pub(super) fn unreadable(what: &'static str, text: &str, example: &'static str) 
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

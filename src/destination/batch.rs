@@ -116,7 +116,6 @@ impl Default for Batch {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::super::testing::frame;
     use super::*;
 

@@ -174,7 +174,6 @@ fn whole_records(records: &[u8]) -> (u64, usize) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
     use crate::flow::FlowHash;

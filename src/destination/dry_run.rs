@@ -210,7 +210,6 @@ impl SharedFile {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use std::path::Path;
     use std::time::Instant;
 

@@ -240,7 +240,6 @@ impl<T> Stream<T> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::super::testing::{encapsulations, frame, udp_frame};
     use super::*;
     use crate::frame::InterfaceId;

@@ -209,7 +209,6 @@ fn reason_of(error: &io::Error) -> DropReason {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use std::collections::VecDeque;
     use std::sync::Mutex;
 

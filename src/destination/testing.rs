@@ -1,5 +1,4 @@
 //! Frames and plans for the tests of this module.
-#![allow(clippy::unwrap_used)]
 
 use std::net::IpAddr;
 use std::sync::Arc;

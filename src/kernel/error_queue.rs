@@ -116,7 +116,6 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
 

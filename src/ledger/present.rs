@@ -197,7 +197,6 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, count: u64, note: &str) -> fmt::
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn busy() -> Ledger {

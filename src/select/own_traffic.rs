@@ -234,7 +234,6 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::quantity::{Dscp, Mtu, Ttl};
     use crate::wire::outer::{Addresses, Outer, Transport};

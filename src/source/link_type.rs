@@ -223,7 +223,6 @@ fn ip_version(packet: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
     use super::*;
     use proptest::prelude::*;

@@ -105,6 +105,10 @@ pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
 fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
     let (names, problems) = interfaces::meant(&live.interfaces);
     let mut problems: Vec<Box<dyn Explain>> = problems.into_iter().map(|problem| Box::new(problem) as _).collect();
+    if names.is_empty() {
+        // No interface will compile the filter; its mistakes are to be known all the same.
+        problems.extend(filter::check(&plan.filter).err().map(|problem| Box::new(problem) as _));
+    }
     let tell_directions = live.directions == Directions::InOut && plan.needs_direction();
     let share = live.buffer / u64::try_from(names.len().max(1)).unwrap_or(1);
     let mut opened = Opened { sources: Vec::new(), interfaces: Vec::new(), progress: None };

@@ -88,7 +88,6 @@ impl Ahead {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
 

@@ -36,7 +36,6 @@ pub fn mtu(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixDatagram;

@@ -42,7 +42,6 @@ pub fn send_each(socket: BorrowedFd<'_>, to: &SockAddr, datagrams: &[IoSlice<'_>
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
     use std::time::Duration;

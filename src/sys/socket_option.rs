@@ -42,7 +42,6 @@ impl IntOption {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
 

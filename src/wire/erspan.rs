@@ -176,7 +176,6 @@ fn expect_version(header: &'static str, version: u32, first_word: u32) -> Result
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
 

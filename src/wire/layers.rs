@@ -211,7 +211,6 @@ pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, LaxSlicedPacket, TransportSlice};
     use proptest::collection::vec;

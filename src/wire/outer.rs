@@ -262,7 +262,6 @@ fn head(udp: Option<&[u8; UdpHeader::LEN]>) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use etherparse::defrag::{IpDefragPayloadVec, IpDefragPool};
     use etherparse::{InternetSlice, IpHeaders, SlicedPacket, TransportSlice};

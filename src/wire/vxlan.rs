@@ -58,7 +58,6 @@ pub(super) fn vni_of([high, middle, low]: [u8; 3]) -> Vni {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
 

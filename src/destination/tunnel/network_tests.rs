@@ -1,5 +1,4 @@
 //! Tunnels between network namespaces: the kernel's queues, its ICMP and its headers are the judges.
-#![allow(clippy::unwrap_used)]
 
 use std::io::Read;
 use std::net::SocketAddr;

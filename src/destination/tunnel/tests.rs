@@ -1,5 +1,4 @@
 //! The law under scripted engines and next hops, and real sockets on loopback.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
 use std::io;
