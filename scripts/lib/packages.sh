@@ -1,0 +1,117 @@
+# shellcheck shell=bash
+# What the scripts need from the system, and how it gets there: Debian packages through apt, only those that are
+# missing, without starting a single service. Needs say.sh.
+# shellcheck disable=SC2034  # the lists are for the scripts that read this file
+
+build_packages=(build-essential ca-certificates curl pkg-config libpcap-dev)
+
+# The judges of the tests and the traffic they judge.
+test_packages=(
+    tshark tcpdump tcpreplay            # dissect, capture, replay
+    iproute2 ethtool procps iputils-ping # namespaces, offloads, ping
+    nginx-light dnsmasq-base openssl    # servers
+    curl bind9-dnsutils iperf3          # clients
+    openvswitch-switch                  # GRE, ERSPAN and Geneve endpoints that are not ours
+    python3 jq shellcheck
+)
+
+demo_packages=(tshark tcpdump iproute2 ethtool nginx-light curl jq)
+
+as_root() {
+    if ((EUID == 0)); then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        give_up "this needs root: $*" "run the script as root, or install sudo"
+    fi
+}
+
+# Prints those of the packages that are not installed.
+missing_packages() {
+    local package
+    for package in "$@"; do
+        [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || printf '%s\n' "$package"
+    done
+}
+
+# install_packages [-t SUITE] PACKAGE…: what is missing, and no service is started by it.
+install_packages() {
+    local release=() missing
+    if [[ $1 == -t ]]; then release=(-t "$2") && shift 2; fi
+    command -v apt-get >/dev/null || give_up "there is no apt here to install packages with" \
+        "install these by hand, then run again: $*"
+    mapfile -t missing < <(missing_packages "$@")
+    ((${#missing[@]})) || return 0
+    say "installing ${missing[*]}"
+    if [[ -z ${package_lists_are_fresh-} ]]; then
+        as_root apt-get -qq update
+        package_lists_are_fresh=yes
+    fi
+    without_services as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install -y --no-install-recommends "${release[@]}" "${missing[@]}" >/dev/null
+}
+
+# Runs a command while policy-rc.d forbids packages to start their services, then puts that file back as it was.
+without_services() {
+    local policy=/usr/sbin/policy-rc.d kept='' status=0
+    if [[ -e $policy ]]; then
+        kept=$(mktemp -u "$policy.XXXXXX")
+        as_root mv "$policy" "$kept"
+    fi
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    "$@" || status=$?
+    as_root rm -f "$policy"
+    if [[ -n $kept ]]; then as_root mv "$kept" "$policy"; fi
+    return "$status"
+}
+
+# Suricata 7 is in Debian 12's backports. False where it can be had neither there nor from the release itself.
+install_suricata() {
+    command -v suricata >/dev/null && return 0
+    command -v apt-get >/dev/null || return 1
+    local codename
+    codename=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME-}")
+    if [[ $codename != bookworm ]]; then
+        install_packages suricata || return 1
+        return 0
+    fi
+    add_suite bookworm-backports || return 1
+    install_packages -t bookworm-backports suricata
+}
+
+# Adds a suite from the mirror that this machine's own Debian entry names, in a file of its own.
+add_suite() {
+    local suite=$1 mirror key
+    grep -qsr "$suite" /etc/apt/sources.list /etc/apt/sources.list.d && return 0
+    mirror=$(debian_mirror)
+    [[ -n $mirror ]] || return 1
+    key=/usr/share/keyrings/debian-archive-keyring.gpg
+    printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' "$mirror" "$suite" "$key" |
+        as_root tee "/etc/apt/sources.list.d/$suite.sources" >/dev/null
+    unset package_lists_are_fresh
+}
+
+# The URI of the entry that holds the release itself, in either of apt's two notations.
+debian_mirror() {
+    local files=()
+    mapfile -t files < <(find /etc/apt/sources.list /etc/apt/sources.list.d \
+        \( -name '*.list' -o -name '*.sources' \) -type f 2>/dev/null)
+    awk '
+        $1 == "deb" {
+            for (i = 2; i < NF; i++) if ($i ~ /^[a-z+]+:/ && $(i + 1) == "bookworm") { print $i; exit }
+        }
+        $1 == "URIs:" { uri = $2 }
+        $1 == "Suites:" { for (i = 2; i <= NF; i++) if ($i == "bookworm") found = 1 }
+        NF == 0 || FNR == 1 { if (found && uri) { print uri; exit } if (NF == 0) { uri = ""; found = 0 } }
+        END { if (found && uri) print uri }
+    ' "${files[@]}" /dev/null | head -1
+}
+
+# A Rust toolchain of the edition the crate is written in.
+need_rust() {
+    command -v cargo >/dev/null && return 0
+    [[ -x $HOME/.cargo/bin/cargo ]] && export PATH="$HOME/.cargo/bin:$PATH" && return 0
+    give_up "there is no Rust toolchain here" "install one as https://rustup.rs says, then run again"
+}

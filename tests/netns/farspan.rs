@@ -1,0 +1,140 @@
+//! Runs farspan as an operator would, reads its ledger, and holds it against the law.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde::Deserialize;
+
+use crate::lab::{Lab, Process, await_that};
+
+/// The binary under test: what Cargo built, or another build such as the packaged one.
+pub fn binary() -> PathBuf {
+    std::env::var_os("FARSPAN_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_farspan").into(), Into::into)
+}
+
+/// A running `farspan mirror`.
+pub struct Farspan {
+    process: Process,
+    ledger: PathBuf,
+    log: PathBuf,
+}
+
+impl Farspan {
+    /// Starts `farspan mirror … --json` on the tapped host and waits for its start line.
+    pub fn mirror(lab: &Lab, arguments: &[&str]) -> Self {
+        let (ledger, log) = (lab.path("farspan.json"), lab.path("farspan.log"));
+        let mut command = lab.host.command(binary());
+        command
+            .args(["mirror", "--json"])
+            .args(arguments)
+            .stdout(File::create(&ledger).expect("the folder is writable"))
+            .stderr(File::create(&log).expect("the folder is writable"));
+        let mut farspan = Self { process: Process::start(command), ledger, log };
+        await_that("farspan's start line", || {
+            if let Some(status) = farspan.process.ended() {
+                panic!("farspan ended at once: {status}\n{}", farspan.log());
+            }
+            farspan.log().contains("mirroring ")
+        });
+        farspan
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The largest resident memory it has had, in KiB (`VmHWM` of proc(5)).
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("farspan runs");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("proc(5) has VmHWM");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("VmHWM is a number")
+    }
+
+    /// Interrupts it and returns its ledger, which is lawful.
+    pub fn stop(mut self) -> Ledger {
+        let status = self.process.interrupt();
+        assert!(status.success(), "farspan ended with {status}\n{}", self.log());
+        Ledger::lawful(&fs::read_to_string(&self.ledger).expect("farspan printed its ledger"))
+    }
+}
+
+/// Runs `farspan mirror -r … --json` to its end in the tapped host's namespace and returns its lawful ledger.
+pub fn replay(lab: &Lab, arguments: &[&str]) -> Ledger {
+    let output = run(lab.host.command(binary()).args(["mirror", "--json"]).args(arguments));
+    assert!(output.status.success(), "{arguments:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ledger::lawful(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// Runs farspan to its end, whatever that is.
+pub fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().expect("farspan can be run")
+}
+
+/// The JSON ledger, with the keys that the tests look at.
+#[derive(Debug, Deserialize)]
+pub struct Ledger {
+    pub captured: u64,
+    pub kernel_dropped: u64,
+    pub segments_added: u64,
+    #[serde(default)]
+    pub dropped: BTreeMap<String, u64>,
+    pub rewritten: Rewritten,
+    pub destinations: Vec<Destination>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Rewritten {
+    pub super_frames: u64,
+    pub checksums: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Destination {
+    pub to: String,
+    pub assigned: u64,
+    pub split_added: u64,
+    pub sent: u64,
+    pub in_flight: u64,
+    #[serde(default)]
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl Ledger {
+    /// Reads the ledger that farspan printed and asserts the law of accounting.
+    pub fn lawful(json: &str) -> Self {
+        let ledger: Self = serde_json::from_str(json).unwrap_or_else(|why| panic!("not a ledger: {why}\n{json}"));
+        let offered = ledger.captured - total(&ledger.dropped) + ledger.segments_added;
+        for destination in &ledger.destinations {
+            assert_eq!(destination.assigned, offered, "every destination is offered every frame: {ledger:#?}");
+            assert_eq!(destination.in_flight, 0, "nothing is in flight at the end: {ledger:#?}");
+            assert_eq!(
+                destination.assigned + destination.split_added,
+                destination.sent + total(&destination.dropped),
+                "every frame has one fate: {ledger:#?}"
+            );
+        }
+        ledger
+    }
+
+    /// The account of the only destination.
+    pub fn only(&self) -> &Destination {
+        assert_eq!(self.destinations.len(), 1);
+        &self.destinations[0]
+    }
+
+    /// Asserts that nothing was lost: neither before farspan nor in it.
+    pub fn assert_lossless(&self) {
+        assert_eq!(self.kernel_dropped, 0, "the kernel dropped frames before farspan: {self:#?}");
+        for destination in &self.destinations {
+            assert_eq!(total(&destination.dropped), 0, "{self:#?}");
+        }
+    }
+}
+
+/// Drops of all reasons.
+pub fn total(dropped: &BTreeMap<String, u64>) -> u64 {
+    dropped.values().sum()
+}

@@ -1,0 +1,124 @@
+//! Suricata with its stock configuration: decoders, ports and checksum validation are as Debian ships them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::lab::{ANALYZER, Lab, Process, UNDERLAY_HOST, await_that, succeed};
+
+/// The configuration that the package installs.
+const STOCK: &str = "/etc/suricata/suricata.yaml";
+
+/// Alerts by signature id.
+pub type Alerts = BTreeMap<u64, u64>;
+
+/// A running Suricata at the analyzer's end of the underlay.
+pub struct Suricata {
+    process: Process,
+    folder: PathBuf,
+}
+
+impl Suricata {
+    /// Starts it on `a0` with these rules, and `--set` for what a test must have larger, and waits until it captures.
+    pub fn start(lab: &Lab, rules: &str, settings: &[&str]) -> Self {
+        let rules = lab.write("suricata.rules", rules);
+        let folder = lab.path("suricata");
+        fs::create_dir(&folder).expect("the folder is writable");
+        let mut line = format!(
+            "suricata -c {STOCK} -S {} -l {} --af-packet=a0 --set unix-command.enabled=no",
+            rules.display(),
+            folder.display()
+        );
+        for setting in settings {
+            line.push_str(" --set ");
+            line.push_str(setting);
+        }
+        let process = lab.analyzer.start(&line, &lab.path("suricata.console"));
+        let suricata = Self { process, folder };
+        await_that("Suricata's engine to start", || suricata.log().contains("Engine started"));
+        suricata
+    }
+
+    /// Alerts so far about what came through a tunnel.
+    pub fn alerts(&self) -> Alerts {
+        inner_alerts(&self.folder.join("eve.json"))
+    }
+
+    /// Waits until every one of these signatures has alerted through a tunnel.
+    pub fn await_alerts(&self, signatures: &[u64]) {
+        await_that(&format!("alerts {signatures:?}"), || {
+            let alerts = self.alerts();
+            signatures.iter().all(|signature| alerts.contains_key(signature))
+        });
+    }
+
+    /// Ends it and returns everything it found.
+    pub fn stop(mut self) -> Findings {
+        self.process.interrupt();
+        let statistics = events(&self.folder.join("eve.json"))
+            .into_iter()
+            .rfind(|event| event["event_type"] == "stats")
+            .map(|event| event["stats"].clone())
+            .expect("Suricata writes statistics when it ends");
+        Findings { alerts: self.alerts(), statistics }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("suricata.log")).unwrap_or_default()
+    }
+}
+
+/// What Suricata found until it ended.
+pub struct Findings {
+    /// Alerts about what came through a tunnel.
+    pub alerts: Alerts,
+    statistics: Value,
+}
+
+impl Findings {
+    /// A counter of its statistics, such as `["tcp", "reassembly_gap"]`; counters that never rose are left out there.
+    pub fn counter(&self, [group, name]: [&str; 2]) -> u64 {
+        self.statistics[group][name].as_u64().unwrap_or(0)
+    }
+}
+
+/// Alerts that Suricata raises over a capture file, with checksum validation.
+pub fn alerts_in(configuration: &Path, capture: &Path, rules: &Path, folder: &Path) -> Alerts {
+    fs::create_dir_all(folder).expect("the folder is writable");
+    succeed(
+        Command::new("suricata")
+            .args(["-k", "all", "-c"])
+            .arg(configuration)
+            .arg("-r")
+            .arg(capture)
+            .arg("-S")
+            .arg(rules)
+            .arg("-l")
+            .arg(folder),
+    );
+    inner_alerts(&folder.join("eve.json"))
+}
+
+/// Alerts that are not about the tunnel's own datagrams. Those raised at the end of a flow have no `tunnel` object, so
+/// that the addresses must tell.
+fn inner_alerts(log: &Path) -> Alerts {
+    let outer = |address: &Value| [UNDERLAY_HOST, ANALYZER].iter().any(|outer| address == outer);
+    let mut alerts = Alerts::new();
+    for event in events(log).iter().filter(|event| event["event_type"] == "alert") {
+        let of_tunnel = outer(&event["src_ip"]) && outer(&event["dest_ip"]) && event.get("tunnel").is_none();
+        if !of_tunnel {
+            let signature = event["alert"]["signature_id"].as_u64().expect("an alert has a signature id");
+            *alerts.entry(signature).or_default() += 1;
+        }
+    }
+    alerts
+}
+
+/// The events of an EVE log; its last line may still be unfinished.
+fn events(log: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}

@@ -1,0 +1,35 @@
+//! tshark: a dissector of every encapsulation that farspan writes.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::lab::succeed;
+
+/// How many frames pass a display filter.
+pub fn count(capture: &Path, filter: &str) -> usize {
+    succeed(tshark(capture, filter).args(["-T", "fields", "-e", "frame.number"])).lines().count()
+}
+
+/// Asserts that tshark finds no wrong checksum, outer or inner, and no malformed packet.
+pub fn assert_sound(capture: &Path) {
+    for fault in [
+        "ip.checksum.status == Bad",
+        "tcp.checksum.status == Bad",
+        "udp.checksum.status == Bad",
+        "icmpv6.checksum.status == Bad",
+        "_ws.malformed",
+        "_ws.short",
+    ] {
+        assert_eq!(count(capture, fault), 0, "frames with {fault} in {}", capture.display());
+    }
+}
+
+fn tshark(capture: &Path, filter: &str) -> Command {
+    let mut command = Command::new("tshark");
+    command.arg("-n").arg("-r").arg(capture);
+    for verified in ["ip.check_checksum", "tcp.check_checksum", "udp.check_checksum"] {
+        command.args(["-o", &format!("{verified}:TRUE")]);
+    }
+    command.args(["-Y", filter]);
+    command
+}

@@ -1,0 +1,230 @@
+//! The lab: a client, a tapped host and an analyzer, each in a network namespace of its own.
+//!
+//! ```text
+//!   client              tapped host                 analyzer
+//!   c0 ───────────────── h0     u0 ───────────────── a0
+//!   10.8.0.1     10.8.0.2       192.0.2.1    192.0.2.2
+//!   2001:db8:8::1     ::2       2001:db8:9::1      ::2
+//! ```
+//!
+//! The tapped pair keeps the kernel's default offloads: super-frames and unfinished checksums are what farspan is
+//! for. The underlay pair has none, so that the judges see what a wire would carry.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub const CLIENT: &str = "10.8.0.1";
+pub const HOST: &str = "10.8.0.2";
+pub const UNDERLAY_HOST: &str = "192.0.2.1";
+pub const ANALYZER: &str = "192.0.2.2";
+pub const ANALYZER_V6: &str = "2001:db8:9::2";
+
+/// Patience with everything that is awaited: far more than any of it takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Polls until `look` finds something.
+///
+/// # Panics
+/// When it has not after [`PATIENCE`].
+pub fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Polls until `condition` holds.
+pub fn await_that(what: &str, mut condition: impl FnMut() -> bool) {
+    await_some(what, || condition().then_some(()));
+}
+
+/// Three namespaces and a folder; all gone when dropped, except the folder of a test that failed.
+pub struct Lab {
+    pub client: Namespace,
+    pub host: Namespace,
+    pub analyzer: Namespace,
+    folder: Option<tempfile::TempDir>,
+}
+
+impl Lab {
+    /// Both pairs have the MTU of Ethernet.
+    pub fn new() -> Self {
+        Self::with_underlay_mtu(1500)
+    }
+
+    /// A lab whose path to the analyzer has this MTU.
+    pub fn with_underlay_mtu(mtu: u32) -> Self {
+        static LABS: AtomicU32 = AtomicU32::new(0);
+        let number = LABS.fetch_add(1, Ordering::Relaxed);
+        let namespace = |role| Namespace::new(format!("fpr{}-{number}-{role}", std::process::id()));
+        let lab = Self {
+            client: namespace("client"),
+            host: namespace("host"),
+            analyzer: namespace("analyzer"),
+            folder: Some(tempfile::Builder::new().prefix("farspan-").tempdir().expect("a temporary folder")),
+        };
+        wire(&lab.client, "c0", &lab.host, "h0");
+        wire(&lab.host, "u0", &lab.analyzer, "a0");
+        lab.client.link_up("c0", 1500, &["10.8.0.1/24", "2001:db8:8::1/64"]);
+        lab.host.link_up("h0", 1500, &["10.8.0.2/24", "2001:db8:8::2/64"]);
+        lab.host.link_up("u0", mtu, &["192.0.2.1/24", "2001:db8:9::1/64"]);
+        lab.analyzer.link_up("a0", mtu, &["192.0.2.2/24", "2001:db8:9::2/64"]);
+        lab.host.run("ethtool -K u0 tx off tso off gso off gro off tx-udp-segmentation off");
+        lab.analyzer.run("ethtool -K a0 tx off tso off gso off gro off tx-udp-segmentation off");
+        lab
+    }
+
+    /// Gives both ends of the tapped pair this MTU.
+    pub fn set_tapped_mtu(&self, mtu: u32) {
+        self.client.run(&format!("ip link set c0 mtu {mtu}"));
+        self.host.run(&format!("ip link set h0 mtu {mtu}"));
+    }
+
+    /// A path in the test's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.as_ref().expect("the folder lives as long as the lab").path().join(name)
+    }
+
+    /// Writes a file into the test's folder.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).expect("the folder is writable");
+        path
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if thread::panicking()
+            && let Some(folder) = self.folder.take()
+        {
+            eprintln!("what was captured and logged is kept in {}", folder.keep().display());
+        }
+    }
+}
+
+/// A network namespace, deleted when dropped.
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    fn new(name: String) -> Self {
+        succeed(Command::new("ip").args(["netns", "add", &name]));
+        let namespace = Self { name };
+        namespace.run("ip link set lo up");
+        namespace
+    }
+
+    /// A command that will run in the namespace.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+
+    /// Runs a command line, split at blanks, and returns what it printed.
+    ///
+    /// # Panics
+    /// When it fails, with what it said.
+    pub fn run(&self, line: &str) -> String {
+        let mut words = line.split_whitespace();
+        succeed(self.command(words.next().expect("a command")).args(words))
+    }
+
+    /// Starts a command line, split at blanks, whose output goes to `log`.
+    pub fn start(&self, line: &str, log: &Path) -> Process {
+        let mut words = line.split_whitespace();
+        let mut command = self.command(words.next().expect("a command"));
+        let output = File::create(log).expect("the folder is writable");
+        command.args(words).stdout(output.try_clone().expect("a file can be cloned")).stderr(output);
+        Process::start(command)
+    }
+
+    fn link_up(&self, link: &str, mtu: u32, addresses: &[&str]) {
+        // No link-local address: it would add router solicitations and MLD reports to the test's traffic.
+        self.run(&format!("ip link set {link} mtu {mtu} addrgenmode none up"));
+        for address in addresses {
+            let nodad = if address.contains(':') { "nodad" } else { "" };
+            self.run(&format!("ip address add {address} dev {link} {nodad}"));
+        }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+    }
+}
+
+fn wire(left: &Namespace, left_link: &str, right: &Namespace, right_link: &str) {
+    succeed(Command::new("ip").args(["link", "add", left_link, "netns", &left.name, "type", "veth"]).args([
+        "peer",
+        "name",
+        right_link,
+        "netns",
+        &right.name,
+    ]));
+}
+
+/// A program that runs beside the test; killed when dropped.
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts it, without standard input.
+    pub fn start(mut command: Command) -> Self {
+        Self { child: command.stdin(Stdio::null()).spawn().unwrap_or_else(|why| panic!("{command:?}: {why}")) }
+    }
+
+    /// Its process id; `ip netns exec` becomes the program that it starts.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its exit code, if it has ended by itself.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Asks it to end with SIGINT and waits until it has.
+    pub fn interrupt(&mut self) -> std::process::ExitStatus {
+        if self.ended().is_none() {
+            succeed(Command::new("kill").args(["-INT", &self.id().to_string()]));
+        }
+        await_some("a process to end after SIGINT", || self.ended())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a command to its end and returns what it printed.
+///
+/// # Panics
+/// When it fails, with what it said.
+pub fn succeed(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|why| panic!("{command:?}: {why}"));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?} failed: {}\n{printed}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    printed
+}

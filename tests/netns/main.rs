@@ -1,0 +1,23 @@
+//! farspan against the real thing: namespaces, real clients and servers, and judges that are not ours.
+//!
+//! Each test builds its own [`lab`]: a client, a tapped host and an analyzer, wired with veth. [`traffic`] makes real
+//! clients talk to real servers there, [`farspan`] runs the binary that Cargo built, and [`judge`] asks tshark,
+//! Suricata, the kernel's vxlan device and Open vSwitch what arrived. `scripts/test` installs what is needed and runs
+//! all of it; a failed test keeps its folder (captures, logs, ledger) and prints where.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may stop at the first surprise
+#![allow(missing_docs)] // a test binary has no public interface
+
+mod encapsulation;
+mod farspan;
+mod judge;
+mod lab;
+mod traffic;
+
+mod bad_input;
+mod bulk;
+mod captures;
+mod encapsulations;
+mod frame_types;
+mod law;
+mod own_traffic;
+mod resources;
