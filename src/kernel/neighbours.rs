@@ -61,6 +61,12 @@ impl Netlink {
         local: IpAddr,
         remote: IpAddr,
     ) -> io::Result<()> {
+        let by_datagram = || socket_to(local, remote, DISCARD, Some(device))?.send(&[]).map(drop);
+        if next_hop.is_ipv6() && !has_link_local_address(device) {
+            // Without a packet to send, the kernel asks from the link-local address or not at all (ndisc_solicit in
+            // net/ipv6/ndisc.c).
+            return by_datagram();
+        }
         let asked = self
             .handle
             .neighbours()
@@ -74,12 +80,24 @@ impl Netlink {
             .map_err(|error| words(&error));
         match asked {
             // Without CAP_NET_ADMIN an empty datagram does the same.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                socket_to(local, remote, DISCARD, Some(device))?.send(&[]).map(drop)
-            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => by_datagram(),
             asked => asked,
         }
     }
+}
+
+/// Whether `device` has an IPv6 address of link scope; yes when nobody can tell.
+fn has_link_local_address(device: Ifindex) -> bool {
+    /// IPV6_ADDR_LINKLOCAL of include/net/ipv6.h, as the file shows it.
+    const LINK_SCOPE: &str = "20";
+    // Address, interface index, prefix length, scope, flags, name (if6_seq_show in net/ipv6/addrconf.c); of this
+    // thread's network namespace.
+    let Ok(addresses) = std::fs::read_to_string("/proc/thread-self/net/if_inet6") else { return true };
+    addresses.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let index = fields.next().and_then(|index| u32::from_str_radix(index, 16).ok());
+        index == Some(device.value()) && fields.nth(1) == Some(LINK_SCOPE)
+    })
 }
 
 impl Neighbour {
