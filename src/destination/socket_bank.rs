@@ -21,6 +21,8 @@ use crate::sys::mmsg;
 
 /// How often a datagram is sent again after an error that may be another datagram's.
 const RETRIES: u32 = 4;
+/// Longest single wait for room: so soon a replay notices that its session is to end.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// One unconnected datagram socket to the analyzer, as the kernel behaves behind it.
 pub(super) trait DatagramSocket: Send + fmt::Debug {
@@ -168,14 +170,14 @@ impl Errors {
         // These two are never an earlier datagram's: the kernel says them about this one, now.
         if matches!(reason, DropReason::DeviceBusy | DropReason::SocketFull) {
             let left = REPLAY_PATIENCE.saturating_sub(trouble.waited);
-            if patience == Patience::Drop || !self.may_wait {
+            if patience == Patience::Drop || !self.may_wait || !self.underlay.may_wait() {
                 return Step::Drop(reason);
             }
             if left.is_zero() {
                 self.may_wait = false;
                 return Step::Drop(reason);
             }
-            return Step::Wait { device: reason == DropReason::DeviceBusy, at_most: left };
+            return Step::Wait { device: reason == DropReason::DeviceBusy, at_most: left.min(LONGEST_WAIT) };
         }
         trouble.errors += 1;
         if trouble.errors <= RETRIES {
@@ -374,7 +376,7 @@ mod tests {
         bank.send(&mut batch, Patience::Wait, &mut account);
         // The first waited in vain, the second did not wait, the third left, the fourth waited again.
         assert_eq!((account.dropped[DropReason::DeviceBusy], account.sent), (2, 2));
-        assert_eq!(bank.sockets[0].waited, 2 * REPLAY_PATIENCE);
+        assert_eq!(bank.sockets[0].waited, REPLAY_PATIENCE + LONGEST_WAIT);
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Netlink {
 
 /// Whether `device` has an IPv6 address of link scope; yes when nobody can tell.
 fn has_link_local_address(device: Ifindex) -> bool {
-    /// IPV6_ADDR_LINKLOCAL of include/net/ipv6.h, as the file shows it.
+    /// `IPV6_ADDR_LINKLOCAL` of include/net/ipv6.h, as the file shows it.
     const LINK_SCOPE: &str = "20";
     // Address, interface index, prefix length, scope, flags, name (if6_seq_show in net/ipv6/addrconf.c); of this
     // thread's network namespace.

@@ -2,7 +2,7 @@
 //! watches it and the worker that sends over it.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct Underlay {
     mtu: AtomicU32,
     next_hop: Mutex<NextHop>,
     changed: Condvar,
+    /// The session is to end: nobody waits any longer.
+    hurried: AtomicBool,
 }
 
 /// MAC addresses for examples (RFC 9542 section 2.1.4): they stand where the real ones are not known.
@@ -51,6 +53,7 @@ impl Underlay {
             mtu: AtomicU32::new(mtu.value()),
             next_hop: Mutex::new(next_hop),
             changed: Condvar::new(),
+            hurried: AtomicBool::new(false),
         }
     }
 
@@ -120,13 +123,27 @@ impl Underlay {
         self.changed.notify_all();
     }
 
-    /// Waits until the next hop is usable, `patience` at most, and says what it is then.
+    /// Waits until the next hop is usable, `patience` at most and not when the session is to end, and says what it is
+    /// then.
     pub fn wait_for_next_hop(&self, patience: Duration) -> NextHop {
         let state = self.next_hop.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, _) = self
             .changed
-            .wait_timeout_while(state, patience, |state| *state != NextHop::Usable)
+            .wait_timeout_while(state, patience, |state| *state != NextHop::Usable && self.may_wait())
             .unwrap_or_else(PoisonError::into_inner);
         *state
+    }
+
+    /// Whether a replay may wait for room on this way.
+    pub fn may_wait(&self) -> bool {
+        !self.hurried.load(Ordering::Relaxed)
+    }
+
+    /// Ends all waiting, now and later: the session is to end.
+    pub fn stop_waiting(&self) {
+        // Under the lock, so that nobody falls asleep between asking and being told.
+        let _state = self.next_hop.lock().unwrap_or_else(PoisonError::into_inner);
+        self.hurried.store(true, Ordering::Relaxed);
+        self.changed.notify_all();
     }
 }

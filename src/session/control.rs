@@ -11,6 +11,8 @@ use crate::ledger::Ledger;
 
 /// How often a running session is looked at.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long a session may take to end before the operator hears why: a pipe that gives or takes nothing blocks it.
+const REMINDER: Duration = Duration::from_secs(1);
 
 /// Waits for the end of a session: its own, after `duration`, or at SIGINT or SIGTERM, each of which lets it finish
 /// what it has captured. A second signal ends it at once, with the ledger as it was last published. `look` sees the
@@ -35,12 +37,19 @@ pub async fn until_end(
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
 
-    let mut stopping = false;
+    let reminder = sleep(REMINDER);
+    tokio::pin!(reminder);
+    let (mut stopping, mut has_reminded) = (false, false);
     loop {
         let signalled = tokio::select! {
             outcome = running.ended() => return Ok(outcome),
             _ = looks.tick() => {
                 look(&running.ledger());
+                continue;
+            }
+            () = &mut reminder, if stopping && !has_reminded => {
+                tracing::warn!("still waiting for a frame or a reader; a second signal ends the session at once");
+                has_reminded = true;
                 continue;
             }
             () = &mut time_is_up, if !stopping => false,
@@ -52,5 +61,6 @@ pub async fn until_end(
         }
         stopping = true;
         running.stop();
+        reminder.set(sleep(REMINDER));
     }
 }

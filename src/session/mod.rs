@@ -29,6 +29,7 @@ pub use worker::{Outcome, Stop};
 /// A session with everything open and nothing moving yet.
 pub struct Session {
     worker: Worker,
+    underlays: Vec<Arc<Underlay>>,
     stop: Stop,
     published: Published,
     interfaces: Vec<Interface>,
@@ -39,6 +40,7 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Running {
     outcome: oneshot::Receiver<Outcome>,
+    underlays: Vec<Arc<Underlay>>,
     stop: Stop,
     published: Published,
 }
@@ -106,7 +108,8 @@ impl Session {
         let stop = Stop::new().map_err(no_resources)?;
         let worker = Worker::new(opened.sources, path, stop.clone(), published.clone(), delay, plan.end.count)
             .map_err(no_resources)?;
-        Ok(Self { worker, stop, published, interfaces: opened.interfaces, progress: opened.progress })
+        let underlays = underlays.iter().flatten().cloned().collect();
+        Ok(Self { worker, underlays, stop, published, interfaces: opened.interfaces, progress: opened.progress })
     }
 
     /// The interfaces, or the file, that are mirrored.
@@ -124,14 +127,14 @@ impl Session {
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        let Self { worker, stop, published, .. } = self;
+        let Self { worker, underlays, stop, published, .. } = self;
         let (send, outcome) = oneshot::channel();
         std::thread::Builder::new()
             .name("worker".into())
             // Where nobody waits for the outcome any more, the process is ending.
             .spawn(move || drop(send.send(worker.run())))
             .map_err(|cause| SessionError::Resources { cause })?;
-        Ok(Running { outcome, stop, published })
+        Ok(Running { outcome, underlays, stop, published })
     }
 }
 
@@ -139,6 +142,7 @@ impl Running {
     /// Asks the worker to end; [`ended`](Self::ended) tells when it has.
     pub fn stop(&self) {
         self.stop.request();
+        self.underlays.iter().for_each(|underlay| underlay.stop_waiting());
     }
 
     /// The ledger as it was a moment ago.
