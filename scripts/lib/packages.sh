@@ -15,7 +15,8 @@ test_packages=(
     python3 jq shellcheck
 )
 
-demo_packages=(tshark tcpdump iproute2 ethtool nginx-light curl jq)
+demo_packages=(tshark tcpdump iproute2 procps ethtool nginx-light curl jq)
+bench_packages=(iproute2 ethtool procps tcpdump iperf3 python3)
 
 as_root() {
     if ((EUID == 0)); then
