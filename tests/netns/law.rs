@@ -25,7 +25,7 @@ fn behind_a_rate_limited_underlay_sent_is_what_arrived() {
     let account = ledger.only();
     assert_eq!(ledger.captured, account.sent + total(&account.dropped) + total(&ledger.dropped), "{ledger:#?}");
     assert!(account.dropped.get("device_busy").is_some_and(|&frames| frames > 0), "{ledger:#?}");
-    assert_eq!(ledger.captured + ledger.kernel_dropped, u64::from(FRAMES), "{ledger:#?}");
+    assert!(ledger.captured + ledger.kernel_dropped >= u64::from(FRAMES), "the tap saw every frame: {ledger:#?}");
     arriving.await_frames(usize::try_from(account.sent).expect("a small number"));
     assert_eq!(tshark::count(&arriving.stop(), "vxlan") as u64, account.sent, "sent is what arrived");
 }
