@@ -62,8 +62,8 @@ async fn mirror(plan: &SessionPlan, quiet: bool) -> Result<Outcome, Problems> {
         output::say(&start_line(&interfaces, to.zip(mtus)));
     }
     tokio::spawn(watch(underlays.into_iter().flatten().collect()));
-    let progress = Progress::of(plan, quiet);
-    let look = |ledger: &Ledger| progress.iter().for_each(|progress| progress.show(ledger));
+    let progress = Progress::of(plan, session.progress(), quiet);
+    let look = progress.map(|progress| move |ledger: &Ledger| progress.show(ledger));
     let running = session.start()?;
     until_end(running, plan.end.duration, look).await.map_err(|error| RuntimeError(error).into())
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::neighbours::Neighbour;
@@ -15,9 +15,11 @@ use super::path_mtu::path_mtu;
 use super::underlay::{NextHop, Underlay};
 use crate::quantity::{Ifindex, Mtu};
 
-/// How often everything is looked at without a reason: the kernel tells nobody when it forgets a learnt path MTU, and
-/// a silent next hop is asked again.
-const TICK: Duration = Duration::from_secs(1);
+/// How often everything is looked at without a reason: the kernel tells nobody when it forgets a learnt path MTU.
+const TICK: Duration = Duration::from_secs(5);
+
+/// How often a silent next hop is asked again, and the kernel for its events after it has failed.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Routes and links change in bursts, so a change is looked at when this time has passed since the first.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -30,28 +32,26 @@ pub async fn watch(underlays: Vec<Arc<Underlay>>) {
         if let Err(error) = follow(&mut ways).await {
             debug!("cannot follow the kernel's routes and neighbours, trying again: {error}");
         }
-        sleep(TICK).await;
+        sleep(AGAIN).await;
     }
 }
 
 /// Follows events until the kernel closes the socket.
 async fn follow(ways: &mut [Way]) -> io::Result<()> {
     let mut events = Events::subscribe()?;
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut settled: Option<Instant> = None;
+    let mut next_look = Instant::now();
     loop {
         tokio::select! {
             event = events.next() => match event {
                 Some(Event::Neighbour(neighbour)) => hear(ways, neighbour, events.netlink()).await,
-                Some(Event::Topology) => settled = settled.or_else(|| Some(Instant::now() + SETTLE)),
+                Some(Event::Topology) => next_look = next_look.min(Instant::now() + SETTLE),
                 None => return Ok(()),
             },
-            () = sleep_until(settled.unwrap_or_else(Instant::now)), if settled.is_some() => {
-                settled = None;
+            () = sleep_until(next_look) => {
                 look(ways, events.netlink()).await;
+                let answered = ways.iter().all(Way::is_usable);
+                next_look = Instant::now() + if answered { TICK } else { AGAIN };
             }
-            _ = ticks.tick() => look(ways, events.netlink()).await,
         }
     }
 }

@@ -15,15 +15,15 @@ const LOOK: Duration = Duration::from_millis(200);
 const REMINDER: Duration = Duration::from_secs(1);
 
 /// Waits for the end of a session: its own, after `duration`, or at SIGINT or SIGTERM, each of which lets it finish
-/// what it has captured. A second signal ends it at once, with the ledger as it was last published. `look` sees the
-/// ledger several times a second.
+/// what it has captured. A second signal ends it at once, with the ledger as it was last published. `look`, if anybody
+/// does, sees the ledger several times a second.
 ///
 /// # Errors
 /// When the runtime cannot listen for signals.
 pub async fn until_end(
     mut running: Running,
     duration: Option<Duration>,
-    mut look: impl FnMut(&Ledger),
+    mut look: Option<impl FnMut(&Ledger)>,
 ) -> std::io::Result<Outcome> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -43,8 +43,10 @@ pub async fn until_end(
     loop {
         let signalled = tokio::select! {
             outcome = running.ended() => return Ok(outcome),
-            _ = looks.tick() => {
-                look(&running.ledger());
+            _ = looks.tick(), if look.is_some() => {
+                for look in &mut look {
+                    look(&running.ledger());
+                }
                 continue;
             }
             () = &mut reminder, if stopping && !has_reminded => {
