@@ -44,7 +44,7 @@ pub async fn until_end(
         let signalled = tokio::select! {
             outcome = running.ended() => return Ok(outcome),
             _ = looks.tick(), if look.is_some() => {
-                for look in &mut look {
+                if let Some(look) = &mut look {
                     look(&running.ledger());
                 }
                 continue;

@@ -18,9 +18,9 @@ impl Capture {
         let (file, log) = (lab.path(&format!("{link}.pcap")), lab.path(&format!("tcpdump-{link}.log")));
         // Unbuffered and in immediate mode: a frame that has arrived is in the file. The buffer is large, so that the
         // judge itself loses nothing; it must not give up root, because only root can write into the folder.
-        let line =
+        let command =
             format!("tcpdump -i {link} -w {} -U --immediate-mode -s 9300 -B 65536 -Z root -n {filter}", file.display());
-        let process = namespace.start(&line, &log);
+        let process = namespace.start(&command, &log);
         let capture = Self { process, file, log };
         await_that("tcpdump to listen", || capture.said("listening on"));
         capture
