@@ -90,7 +90,7 @@ impl<'a> OpenVswitch<'a> {
         self.lab.analyzer.run(&format!("ovs-appctl -t {} {question}", control.display()))
     }
 
-    /// Runs an OpenFlow tool, which finds the bridge's management socket in the folder.
+    /// Runs a tool of `OpenFlow`, which finds the bridge's management socket in the folder.
     fn tool(&self, tool: &str, arguments: &str) {
         let folder = self.folder.display();
         self.lab.analyzer.run(&format!("env OVS_RUNDIR={folder} {tool} {arguments}"));
