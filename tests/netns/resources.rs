@@ -18,6 +18,6 @@ fn memory_stays_small_under_bulk_traffic() {
     lab.client.run(&format!("curl -sS -o /dev/null http://{HOST}/bulk"));
     let peak = farspan.peak_memory();
     let ledger = farspan.stop();
-    assert!(ledger.captured > 1_000, "the bulk was mirrored: {ledger:#?}");
+    assert!(ledger.captured + ledger.kernel_dropped > 1_000, "the bulk passed the tap: {ledger:#?}");
     assert!(peak < MOST_MEMORY_KIB, "peak resident memory is {peak} KiB");
 }
