@@ -6,7 +6,7 @@
 //! # The way of a frame
 //!
 //! The modules stand here in the order in which a frame meets them. One worker thread takes it all the way
-//! ([`session::worker`]); nothing on that way allocates, locks, reads a clock or logs.
+//! (`session/worker.rs`); nothing on that way allocates, locks, reads a clock or logs.
 //!
 //! 1. [`source`] lends a [`Frame`](frame::Frame): bytes that belong to libpcap, and what is known about them.
 //! 2. [`select`] decides whether it goes on, and changes nothing.

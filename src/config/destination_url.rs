@@ -73,7 +73,7 @@ pub enum UrlError {
     /// A host that is neither address nor name.
     #[error("`{0}` is neither an IP address nor a host name")]
     BadHost(String),
-    /// 0.0.0.0 or [::].
+    /// `0.0.0.0` or `[::]`.
     #[error("{0} is nobody's address: a mirror needs the analyzer's own")]
     Unspecified(IpAddr),
     /// A port that is not from 1 to 65535.
