@@ -56,8 +56,8 @@ impl Problems {
     ///
     /// # Errors
     /// When `found` holds at least one problem.
-    pub fn unless_empty(found: Vec<Box<dyn Explain>>) -> Result<(), Self> {
-        if found.is_empty() { Ok(()) } else { Err(Self(found)) }
+    pub fn unless_empty<E: Into<Box<dyn Explain>>>(found: Vec<E>) -> Result<(), Self> {
+        if found.is_empty() { Ok(()) } else { Err(Self(found.into_iter().map(Into::into).collect())) }
     }
 
     /// All the values, or the problems of all that have some.
@@ -95,9 +95,15 @@ impl IntoIterator for Problems {
     }
 }
 
+impl<E: Explain + 'static> From<E> for Box<dyn Explain> {
+    fn from(error: E) -> Self {
+        Box::new(error)
+    }
+}
+
 impl<E: Explain + 'static> From<E> for Problems {
     fn from(error: E) -> Self {
-        Self(vec![Box::new(error)])
+        Self(vec![error.into()])
     }
 }
 

@@ -53,7 +53,7 @@ impl Facts {
         let (links, tapped) = match interfaces(plan).await {
             Ok(interfaces) => interfaces,
             Err(error) => {
-                problems.push(Box::new(UnderlayError::Netlink(error)));
+                problems.push(UnderlayError::Netlink(error).into());
                 (Vec::new(), Vec::new())
             }
         };

@@ -62,10 +62,10 @@ fn open_sources(plan: &SessionPlan) -> Result<Vec<String>, Problems> {
 
 /// Destinations whose ids go by interface and leave one of `interfaces` out.
 fn missing_ids(plan: &SessionPlan, interfaces: &[String]) -> Vec<Box<dyn Explain>> {
-    let missing = |DestinationPlan { name, to, end }: &DestinationPlan| -> Option<Box<dyn Explain>> {
-        let End::Tunnel(tunnel) = end else { return None };
+    let missing = |destination: &DestinationPlan| -> Option<Box<dyn Explain>> {
+        let End::Tunnel(tunnel) = &destination.end else { return None };
         let error = Encapsulator::new(&tunnel.encapsulation, interfaces).err()?;
-        Some(Box::new(CannotOpen { name: name.clone(), to: to.clone(), error }))
+        Some(CannotOpen { destination: destination.place(), error }.into())
     };
     plan.destinations.iter().filter_map(missing).collect()
 }

@@ -5,7 +5,7 @@ use super::finding::Finding;
 use crate::config::plan::{DestinationPlan, End, SessionPlan, TransmitPlan, TunnelPlan};
 use crate::destination::encapsulate::udp_port;
 use crate::error::{ExitCode, Explain};
-use crate::kernel::capabilities::Capability;
+use crate::kernel::capabilities::{Capability, setcap_line};
 use crate::kernel::underlay::NextHop;
 
 /// A destination that this process may not send to.
@@ -35,11 +35,7 @@ pub fn problems(plan: &SessionPlan, facts: &Facts) -> Vec<Box<dyn Explain>> {
         return Vec::new();
     }
     let refused = plan.destinations.iter().filter(|destination| tunnel(destination).is_some_and(needs_raw_socket));
-    refused
-        .map(|DestinationPlan { name, to, .. }| -> Box<dyn Explain> {
-            Box::new(NotPermitted { destination: format!("destination {name} ({to})"), capability })
-        })
-        .collect()
+    refused.map(|destination| NotPermitted { destination: destination.place(), capability }.into()).collect()
 }
 
 /// What works otherwise without a capability.
@@ -67,11 +63,6 @@ fn tunnel(destination: &DestinationPlan) -> Option<&TunnelPlan> {
 
 fn needs_raw_socket(tunnel: &TunnelPlan) -> bool {
     udp_port(&tunnel.encapsulation).is_none()
-}
-
-fn setcap_line() -> String {
-    let program = std::env::current_exe().map_or_else(|_| "farspan".to_owned(), |path| path.display().to_string());
-    format!("sudo setcap cap_net_raw,cap_net_admin=ep {program}")
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use super::file::{File, FileError};
 use super::keys::Keys;
 use super::mistake::{Mistake, What};
 use super::plan::EndPlan;
-use super::written::{Table, Value, Written};
-use crate::error::{Explain, Problems};
+use super::written::{Origin, Table, Value, Written};
+use crate::error::{ExitCode, Explain, Problems};
 
 /// One session as it was written, with the flags that go over it.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +40,7 @@ impl Layers {
         for path in file.map(with_drop_ins).into_iter().flatten() {
             match path.and_then(|path| File::read(&path)) {
                 Ok(layer) => layers.push(layer),
-                Err(errors) => problems.extend(errors.into_iter().map(|error| Box::new(error) as Box<dyn Explain>)),
+                Err(errors) => problems.extend(errors.into_iter().map(Into::into)),
             }
         }
         Problems::unless_empty(problems)?;
@@ -75,7 +75,7 @@ impl Layers {
                 ..SessionWritten::default()
             })
             .collect();
-        Problems::unless_empty(mistakes.into_iter().map(|mistake| Box::new(mistake) as Box<dyn Explain>).collect())?;
+        Problems::unless_empty(mistakes)?;
         Ok(Self { sessions })
     }
 
@@ -86,8 +86,7 @@ impl Layers {
     pub fn session(self, name: Option<&str>) -> Result<SessionWritten, Problems> {
         let names: Vec<String> = self.sessions.iter().filter_map(|session| session.name.clone()).collect();
         let wrong = |what| {
-            let flag =
-                super::written::Origin::Flag(name.map_or("--config".to_owned(), |name| format!("--session {name}")));
+            let flag = Origin::Flag(name.map_or("--config".to_owned(), |name| format!("--session {name}")));
             Err(Problems::from(Mistake::at(what, Some(&flag), "")))
         };
         let mut sessions = self.sessions.into_iter();
@@ -138,8 +137,8 @@ fn with_drop_ins(file: &Path) -> Vec<Result<PathBuf, Vec<FileError>>> {
 pub struct LayerError(#[source] config::ConfigError);
 
 impl Explain for LayerError {
-    fn exit_code(&self) -> crate::error::ExitCode {
-        crate::error::ExitCode::Config
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Config
     }
 }
 
@@ -148,7 +147,6 @@ mod tests {
     use super::*;
     use crate::config::plan::{LivePlan, SessionPlan, SourcePlan};
     use crate::config::{REFERENCE, resolve};
-    use crate::error::ExitCode;
 
     fn session(text: &str) -> Result<SessionPlan, Problems> {
         let file = File::parse(Path::new("test.toml"), text).map_err(|mut errors| Problems::from(errors.remove(0)))?;

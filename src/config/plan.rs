@@ -120,6 +120,13 @@ pub struct DestinationPlan {
     pub end: End,
 }
 
+impl DestinationPlan {
+    /// What messages call it: its name, and where it sends.
+    pub fn place(&self) -> String {
+        format!("destination {} ({})", self.name, self.to)
+    }
+}
+
 /// What a destination is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {

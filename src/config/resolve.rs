@@ -11,7 +11,7 @@ use super::plan::{
     DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, TransmitPlan,
 };
 use super::words;
-use crate::error::{Explain, Problems};
+use crate::error::Problems;
 use crate::quantity::{Mtu, Rate};
 
 /// Resolves one session.
@@ -29,7 +29,7 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
     let normalise = normalise(&keys, source.as_ref(), &mut mistakes);
     keys.read("spread", &mut mistakes, words::spread);
     let destinations = all_destinations(&keys, written, source.as_ref(), &mut mistakes);
-    match (source, refused(mistakes)) {
+    match (source, Problems::unless_empty(mistakes)) {
         (Some(source), Ok(())) => Ok(SessionPlan {
             name: written.name.clone().unwrap_or_else(|| defaults::SESSION.to_owned()),
             source,
@@ -51,16 +51,12 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
 pub fn destinations(written: &SessionWritten) -> Result<Vec<DestinationPlan>, Problems> {
     let mut mistakes = Mistakes::new();
     let destinations = all_destinations(&session_keys(written), written, None, &mut mistakes);
-    refused(mistakes).map(|()| destinations)
+    Problems::unless_empty(mistakes).map(|()| destinations)
 }
 
 fn session_keys(written: &SessionWritten) -> Keys<'_> {
     let path = written.name.as_ref().map_or_else(String::new, |name| format!("session.{name}"));
     Keys::new(path, &written.keys)
-}
-
-fn refused(mistakes: Mistakes) -> Result<(), Problems> {
-    Problems::unless_empty(mistakes.into_iter().map(|mistake| Box::new(mistake) as Box<dyn Explain>).collect())
 }
 
 fn source(session: &Keys<'_>, mistakes: &mut Mistakes) -> Option<SourcePlan> {

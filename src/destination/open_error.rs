@@ -6,15 +6,14 @@ use std::io;
 use std::net::IpAddr;
 
 use crate::error::{ExitCode, Explain};
+use crate::kernel::capabilities::setcap_line;
 use crate::quantity::PortRange;
 
 /// A tunnel that cannot be opened, and why.
 #[derive(Debug)]
 pub struct CannotOpen {
-    /// The destination's name in the plan.
-    pub name: String,
-    /// As the operator wrote it.
-    pub to: String,
+    /// Which one: [`DestinationPlan::place`](crate::config::plan::DestinationPlan::place).
+    pub destination: String,
     /// What went wrong.
     pub error: OpenError,
 }
@@ -34,7 +33,7 @@ impl Error for CannotOpen {
 impl Explain for CannotOpen {
     fn place(&self) -> Option<String> {
         let key = self.error.key().map_or(String::new(), |key| format!(", {key}"));
-        Some(format!("destination {} ({}){key}", self.name, self.to))
+        Some(format!("{}{key}", self.destination))
     }
 
     fn hint(&self) -> Option<String> {
@@ -131,9 +130,8 @@ impl OpenError {
                 Some(format!("the ids are given for {}: add one for this interface, or for \"*\"", patterns.join(", ")))
             }
             Self::NotPermitted(_) => Some(format!(
-                "CAP_NET_RAW is missing: run as root, or once: sudo setcap cap_net_raw,cap_net_admin=ep {}\n\
-                 VXLAN and Geneve need no capability to send",
-                std::env::current_exe().map_or_else(|_| "farspan".into(), |path| path.display().to_string())
+                "CAP_NET_RAW is missing: run as root, or once: {}\nVXLAN and Geneve need no capability to send",
+                setcap_line()
             )),
             Self::NotLocal { .. } => Some("`ip address` lists the addresses of this host".into()),
             Self::Device { .. } => Some("`ip link` lists the interfaces of this host".into()),

@@ -72,7 +72,7 @@ impl Tunnel {
         encapsulator
             .and_then(|encapsulator| Ok((encapsulator, open_engine(plan, underlay, files)?)))
             .map(|(encapsulator, engine)| Self::assemble(plan, underlay, encapsulator, engine, patience))
-            .map_err(|error| CannotOpen { name: destination.name.clone(), to: destination.to.clone(), error })
+            .map_err(|error| CannotOpen { destination: destination.place(), error })
     }
 
     /// Fits, encapsulates and batches one frame.

@@ -31,6 +31,12 @@ impl fmt::Display for Capability {
     }
 }
 
+/// The command that gives this program both capabilities once and for all.
+pub fn setcap_line() -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "farspan".into());
+    format!("sudo setcap cap_net_raw,cap_net_admin=ep {}", program.display())
+}
+
 /// The effective capabilities of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities(u64);

@@ -50,7 +50,7 @@ pub async fn locate(destinations: &[DestinationPlan]) -> (Vec<Option<Arc<Underla
     }
     let (netlink, links) = match ask_for_links().await {
         Ok(kernel) => kernel,
-        Err(error) => return (vec![None; destinations.len()], vec![Box::new(UnderlayError::Netlink(error))]),
+        Err(error) => return (vec![None; destinations.len()], vec![UnderlayError::Netlink(error).into()]),
     };
     let (mut underlays, mut problems) = (Vec::with_capacity(destinations.len()), Vec::<Box<dyn Explain>>::new());
     for destination in destinations {
@@ -59,7 +59,7 @@ pub async fn locate(destinations: &[DestinationPlan]) -> (Vec<Option<Arc<Underla
             End::Tunnel(tunnel) => match locate_one(&netlink, &links, tunnel).await {
                 Ok(underlay) => Some(Arc::new(underlay)),
                 Err(error) => {
-                    problems.push(Box::new(Unreachable { destination: place_of(destination), error }));
+                    problems.push(Unreachable { destination: destination.place(), error }.into());
                     None
                 }
             },
@@ -173,10 +173,6 @@ impl Explain for Unreachable {
     fn exit_code(&self) -> ExitCode {
         self.error.exit_code()
     }
-}
-
-fn place_of(destination: &DestinationPlan) -> String {
-    format!("destination {} ({})", destination.name, destination.to)
 }
 
 fn is_dry_run(destination: &DestinationPlan) -> bool {

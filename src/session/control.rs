@@ -59,7 +59,7 @@ pub async fn until_end(
             _ = terminate.recv() => true,
         };
         if stopping && signalled {
-            return Ok(Outcome { ledger: running.ledger(), failures: vec![Box::new(SessionError::Abandoned)] });
+            return Ok(Outcome { ledger: running.ledger(), failures: vec![SessionError::Abandoned.into()] });
         }
         stopping = true;
         running.stop();

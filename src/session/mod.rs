@@ -154,7 +154,7 @@ impl Running {
     pub async fn ended(&mut self) -> Outcome {
         match (&mut self.outcome).await {
             Ok(outcome) => outcome,
-            Err(_) => Outcome { ledger: self.published.read(), failures: vec![Box::new(SessionError::Crashed)] },
+            Err(_) => Outcome { ledger: self.published.read(), failures: vec![SessionError::Crashed.into()] },
         }
     }
 }

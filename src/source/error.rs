@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::error::{ExitCode, Explain};
+use crate::kernel::capabilities::setcap_line;
 
 /// Why a source cannot be opened, or why it ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -187,10 +188,7 @@ impl Explain for SourceError {
             Self::NoSuchInterface { present, .. } | Self::NoMatch { present, .. } => {
                 Some(format!("interfaces here are {}", present.join(", ")))
             }
-            Self::NotPermitted { .. } => {
-                let program = std::env::current_exe().unwrap_or_else(|_| "farspan".into());
-                Some(format!("run as root, or once: sudo setcap cap_net_raw,cap_net_admin=ep {}", program.display()))
-            }
+            Self::NotPermitted { .. } => Some(format!("run as root, or once: {}", setcap_line())),
             Self::InterfaceDown { interface, .. } => Some(format!("ip link set {interface} up")),
             Self::CaptureEnded { interface, .. } => {
                 Some(format!("look at `ip link show {interface}` and the kernel log"))

@@ -104,10 +104,10 @@ pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
 
 fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
     let (names, problems) = interfaces::meant(&live.interfaces);
-    let mut problems: Vec<Box<dyn Explain>> = problems.into_iter().map(|problem| Box::new(problem) as _).collect();
+    let mut problems: Vec<Box<dyn Explain>> = problems.into_iter().map(Into::into).collect();
     if names.is_empty() {
         // No interface will compile the filter; its mistakes are to be known all the same.
-        problems.extend(filter::check(&plan.filter).err().map(|problem| Box::new(problem) as _));
+        problems.extend(filter::check(&plan.filter).err().map(Into::into));
     }
     let tell_directions = live.directions == Directions::InOut && plan.needs_direction();
     let share = live.buffer / u64::try_from(names.len().max(1)).unwrap_or(1);
@@ -124,7 +124,7 @@ fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
             Err(problem @ SourceError::InterfaceDown { .. }) if !live.interfaces.contains(&name) => down.push(problem),
             Err(problem) => {
                 let general = problem.is_general();
-                problems.push(Box::new(problem));
+                problems.push(problem.into());
                 if general {
                     break;
                 }
@@ -132,7 +132,7 @@ fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
         }
     }
     if opened.sources.is_empty() {
-        problems.extend(down.into_iter().map(|problem| Box::new(problem) as _));
+        problems.extend(down.into_iter().map(Into::into));
     } else {
         for problem in down {
             tracing::warn!("{problem}: it is not mirrored");
