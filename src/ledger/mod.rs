@@ -10,6 +10,8 @@ mod reason;
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 pub use law::Imbalance;
 pub use publish::Published;
 pub use reason::{DropReason, Drops, Kind};
@@ -35,8 +37,8 @@ pub struct Ledger {
     pub rewritten: Rewritten,
 }
 
-/// One destination's account.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// One destination's account. Its fields are keys of the JSON object, in this order: [`Ledger::to_json`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DestinationLedger {
     /// The destination's name in the plan.
     pub name: Arc<str>,
@@ -71,8 +73,8 @@ pub struct KernelDrops {
     pub interface: u64,
 }
 
-/// ICMP errors about our datagrams.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// ICMP errors about our datagrams. Its fields are keys of the JSON object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct IcmpReports {
     /// Port or protocol unreachable: the normal answer of an analyzer that only sniffs.
     pub port_unreachable: u64,
@@ -84,8 +86,8 @@ pub struct IcmpReports {
     pub other: u64,
 }
 
-/// What normalise finished that the hardware would have finished.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What normalise finished that the hardware would have finished. Its fields are keys of the JSON object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rewritten {
     /// Super-frames cut into wire segments.
     pub super_frames: u64,
@@ -103,6 +105,11 @@ impl Ledger {
             .map(|(name, to)| DestinationLedger { name: name.into(), to: to.into(), ..Default::default() })
             .collect();
         Self { destinations, ..Self::default() }
+    }
+
+    /// What ended before any destination: in select or in normalise.
+    pub fn dropped(&self) -> Drops {
+        &self.not_selected + &self.not_normalised
     }
 
     /// ICMP reports of all destinations together.

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use super::{DestinationLedger, DropReason, Drops, IcmpReports, Kind, Ledger, Rewritten};
+use super::{DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten};
 
 impl Ledger {
     /// One JSON object in one line. Its keys are a contract: scripts read them.
@@ -23,101 +22,30 @@ impl Ledger {
     }
 }
 
+/// The JSON object as it is documented in docs/METRICS.md.
 #[derive(Serialize)]
 struct Json<'a> {
     captured: u64,
     kernel_dropped: u64,
     segments_added: u64,
-    #[serde(serialize_with = "by_label")]
-    dropped: [&'a Drops; 2],
-    rewritten: JsonRewritten,
-    icmp: JsonIcmp,
-    destinations: Vec<JsonDestination<'a>>,
-}
-
-#[derive(Serialize)]
-struct JsonRewritten {
-    super_frames: u64,
-    checksums: u64,
-    tags: u64,
-}
-
-#[derive(Serialize)]
-struct JsonIcmp {
-    port_unreachable: u64,
-    host_unreachable: u64,
-    too_big: u64,
-    other: u64,
-}
-
-#[derive(Serialize)]
-struct JsonDestination<'a> {
-    name: &'a str,
-    to: &'a str,
-    assigned: u64,
-    split_added: u64,
-    sent: u64,
-    in_flight: u64,
-    truncated: u64,
-    datagrams: u64,
-    bytes: u64,
-    #[serde(serialize_with = "by_label")]
-    dropped: [&'a Drops; 1],
-    icmp: JsonIcmp,
+    dropped: Drops,
+    rewritten: Rewritten,
+    icmp: IcmpReports,
+    destinations: &'a [DestinationLedger],
 }
 
 impl<'a> Json<'a> {
     fn of(ledger: &'a Ledger) -> Self {
-        let Rewritten { super_frames, checksums, tags } = ledger.rewritten;
         Self {
             captured: ledger.captured,
             kernel_dropped: ledger.kernel.buffer_full + ledger.kernel.interface,
             segments_added: ledger.segments_added,
-            dropped: [&ledger.not_selected, &ledger.not_normalised],
-            rewritten: JsonRewritten { super_frames, checksums, tags },
-            icmp: ledger.icmp().into(),
-            destinations: ledger.destinations.iter().map(JsonDestination::of).collect(),
+            dropped: ledger.dropped(),
+            rewritten: ledger.rewritten,
+            icmp: ledger.icmp(),
+            destinations: &ledger.destinations,
         }
     }
-}
-
-impl<'a> JsonDestination<'a> {
-    fn of(account: &'a DestinationLedger) -> Self {
-        Self {
-            name: &account.name,
-            to: &account.to,
-            assigned: account.assigned,
-            split_added: account.split_added,
-            sent: account.sent,
-            in_flight: account.in_flight,
-            truncated: account.truncated,
-            datagrams: account.datagrams,
-            bytes: account.bytes,
-            dropped: [&account.dropped],
-            icmp: account.icmp.into(),
-        }
-    }
-}
-
-impl From<IcmpReports> for JsonIcmp {
-    fn from(reports: IcmpReports) -> Self {
-        let IcmpReports { port_unreachable, host_unreachable, too_big, other } = reports;
-        Self { port_unreachable, host_unreachable, too_big, other }
-    }
-}
-
-/// Adds up several counts and writes those that are not zero under their labels.
-fn by_label<const N: usize, S: Serializer>(drops: &[&Drops; N], serializer: S) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(None)?;
-    for (reason, count) in sum(drops) {
-        map.serialize_entry(reason.label(), &count)?;
-    }
-    map.end()
-}
-
-fn sum(drops: &[&Drops]) -> impl Iterator<Item = (DropReason, u64)> {
-    let total = |reason| drops.iter().map(|one| one[reason]).sum::<u64>();
-    DropReason::ALL.iter().map(move |&reason| (reason, total(reason))).filter(|&(_, count)| count > 0)
 }
 
 /// A ledger as lines: what, how many, and what it means.
@@ -127,23 +55,10 @@ impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ledger = self.0;
         line(f, "captured", ledger.captured, "")?;
-        if ledger.kernel.buffer_full > 0 {
-            line(
-                f,
-                "kernel dropped",
-                ledger.kernel.buffer_full,
-                "before farspan saw them; a larger --buffer holds more",
-            )?;
-        }
-        if ledger.kernel.interface > 0 {
-            line(
-                f,
-                "interface dropped",
-                ledger.kernel.interface,
-                "by the interface or its driver; `ip -s link` says more",
-            )?;
-        }
-        reasons(f, &[&ledger.not_selected, &ledger.not_normalised])?;
+        let KernelDrops { buffer_full, interface } = ledger.kernel;
+        some(f, "kernel dropped", buffer_full, "before farspan saw them; a larger --buffer holds more")?;
+        some(f, "interface dropped", interface, "by the interface or its driver; `ip -s link` says more")?;
+        reasons(f, &ledger.dropped())?;
         let Rewritten { super_frames, checksums, tags } = ledger.rewritten;
         some(f, "segments added", ledger.segments_added, &format!("out of {super_frames} super-frames"))?;
         some(f, "checksums finished", checksums, "the hardware would have done it")?;
@@ -165,7 +80,7 @@ fn destination(f: &mut fmt::Formatter<'_>, account: &DestinationLedger) -> fmt::
     line(f, "sent", account.sent, &volume)?;
     some(f, "truncated", account.truncated, "of those sent: cut to fit the path")?;
     some(f, "in flight", account.in_flight, "not settled yet")?;
-    reasons(f, &[&account.dropped])?;
+    reasons(f, &account.dropped)?;
     let IcmpReports { port_unreachable, host_unreachable, too_big, other } = account.icmp;
     some(f, "port unreachable", port_unreachable, "ICMP: normal for an analyzer that only sniffs")?;
     some(f, "host unreachable", host_unreachable, "ICMP: the analyzer's network or host is not there")?;
@@ -174,9 +89,9 @@ fn destination(f: &mut fmt::Formatter<'_>, account: &DestinationLedger) -> fmt::
 }
 
 /// The drops, each with what happened and, for losses, what to do.
-fn reasons(f: &mut fmt::Formatter<'_>, drops: &[&Drops]) -> fmt::Result {
-    line(f, "dropped", sum(drops).map(|(_, count)| count).sum(), "")?;
-    for (reason, count) in sum(drops) {
+fn reasons(f: &mut fmt::Formatter<'_>, drops: &Drops) -> fmt::Result {
+    line(f, "dropped", drops.total(), "")?;
+    for (reason, count) in drops.nonzero() {
         line(f, &format!("  {}", reason.label()), count, reason.sentence())?;
         if reason.kind() == Kind::Loss {
             writeln!(f, "{:36}{}", "", reason.remedy())?;
@@ -197,6 +112,7 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, count: u64, note: &str) -> fmt::
 
 #[cfg(test)]
 mod tests {
+    use super::super::DropReason;
     use super::*;
 
     fn busy() -> Ledger {

@@ -1,6 +1,8 @@
 //! Why a frame was not sent: one list for counters, messages, JSON and documentation.
 
-use std::ops::{Index, IndexMut};
+use std::ops::{Add, Index, IndexMut};
+
+use serde::{Serialize, Serializer};
 
 /// Whether a drop was wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,14 +104,23 @@ impl Drops {
         self.0.iter().sum()
     }
 
-    /// All drops of one kind.
-    pub fn total_of(&self, kind: Kind) -> u64 {
-        self.nonzero().filter(|(reason, _)| reason.kind() == kind).map(|(_, count)| count).sum()
-    }
-
     /// The reasons that occurred, with their counts.
     pub fn nonzero(&self) -> impl Iterator<Item = (DropReason, u64)> {
         DropReason::ALL.iter().map(|&reason| (reason, self[reason])).filter(|&(_, count)| count > 0)
+    }
+}
+
+impl Add for &Drops {
+    type Output = Drops;
+    fn add(self, other: Self) -> Drops {
+        Drops(std::array::from_fn(|reason| self.0[reason] + other.0[reason]))
+    }
+}
+
+impl Serialize for Drops {
+    /// The reasons that occurred under their labels.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.nonzero().map(|(reason, count)| (reason.label(), count)))
     }
 }
 
@@ -140,6 +151,6 @@ mod tests {
         assert_eq!(seen, (1..=DropReason::ALL.len() as u64).collect::<Vec<_>>());
         let labels: std::collections::HashSet<_> = DropReason::ALL.iter().map(|reason| reason.label()).collect();
         assert_eq!(labels.len(), DropReason::ALL.len());
-        assert_eq!(drops.total(), drops.total_of(Kind::Policy) + drops.total_of(Kind::Loss));
+        assert_eq!(drops.total(), seen.iter().sum::<u64>());
     }
 }
