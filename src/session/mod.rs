@@ -2,6 +2,7 @@
 
 pub mod control;
 mod path;
+mod stop;
 mod worker;
 
 use std::sync::Arc;
@@ -23,8 +24,9 @@ use crate::select::own_traffic::OwnTraffic;
 use crate::source::{self, Interface, Progress};
 
 use path::Path;
+use stop::Stop;
+pub use worker::Outcome;
 use worker::Worker;
-pub use worker::{Outcome, Stop};
 
 /// A session with everything open and nothing moving yet.
 pub struct Session {

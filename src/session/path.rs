@@ -30,6 +30,7 @@ impl Path {
         }
 
         let flow = FlowHash::of(frame.bytes, &layers);
+        // Counted beside the ledger, which the destinations have meanwhile.
         let mut rewritten = ledger.rewritten;
         match normaliser.apply(frame, &layers, flow, &mut rewritten, |wire| destinations.offer(wire, ledger)) {
             Ok(wire_frames) => ledger.segments_added += wire_frames - 1,

@@ -2,15 +2,12 @@
 //!
 //! No async, channel, lock, allocation, clock reading or log line for a frame; those are for the turn around many.
 
-use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::path::Path;
+use super::stop::Stop;
 use crate::error::Explain;
 use crate::ledger::{KernelDrops, Ledger, Published};
 use crate::source::{Readiness, Source};
@@ -74,7 +71,7 @@ impl Worker {
     ) -> nix::Result<Self> {
         let wake = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let readable = EpollEvent::new(EpollFlags::EPOLLIN, 0);
-        wake.add(stop.event.as_fd(), readable)?;
+        wake.add(stop.descriptor(), readable)?;
         for source in &sources {
             if let Some(descriptor) = source.descriptor() {
                 wake.add(descriptor, readable)?;
@@ -204,40 +201,4 @@ fn is_due(last: &mut Option<Instant>, now: Instant, interval: Duration) -> bool 
         *last = Some(now);
     }
     due
-}
-
-/// Asks a worker to end. Cloned into whoever may ask.
-#[derive(Clone, Debug)]
-pub struct Stop {
-    requested: Arc<AtomicBool>,
-    event: Arc<EventFd>,
-}
-
-impl Stop {
-    /// A stop that nobody has requested yet.
-    ///
-    /// # Errors
-    /// When the kernel has no descriptor left for an event.
-    pub fn new() -> nix::Result<Self> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { requested: Arc::default(), event: Arc::new(event) })
-    }
-
-    /// Asks the worker to end after the frames that were captured until now.
-    pub fn request(&self) {
-        self.requested.store(true, Ordering::Relaxed);
-        // A full event counter means that the worker has been woken already.
-        let _ = self.event.write(1);
-    }
-
-    /// Lets the worker sleep again after it was woken.
-    fn acknowledge(&self) {
-        // Nothing to read means that nothing keeps it awake.
-        let _ = self.event.read();
-    }
-
-    /// Whether anybody asked.
-    pub fn is_requested(&self) -> bool {
-        self.requested.load(Ordering::Relaxed)
-    }
 }
