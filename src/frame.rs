@@ -5,7 +5,7 @@
 
 use crate::flow::FlowHash;
 use crate::quantity::{Direction, Mtu, Timestamp};
-use crate::wire::layers::Layers;
+use crate::wire::layers::{Ip, Layers};
 
 /// A frame as a source lends it: it ends with the callback it was given to.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,13 @@ impl WireFrame<'_> {
         let head = &self.head[..keep.min(self.head.len())];
         let body = &self.body[..(keep - head.len()).min(self.body.len())];
         Self { head, body, ..self }
+    }
+
+    /// A frame that was cut out of this one and is whole in itself: `head` and `body`, with `packet` in it.
+    #[must_use]
+    pub fn piece<'p>(&self, head: &'p [u8], body: &'p [u8], packet: Ip) -> WireFrame<'p> {
+        let wire_len = u32::try_from(head.len() + body.len()).unwrap_or(u32::MAX);
+        WireFrame { head, body, wire_len, layers: Layers { ip: Some(packet), ..self.layers }, ..*self }
     }
 
     /// Bytes that will be mirrored.

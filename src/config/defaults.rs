@@ -1,16 +1,19 @@
-//! Every default in one place: help texts, the sample configuration and the documentation quote these.
+//! What holds unless a key says otherwise: help texts, the sample configuration and the documentation quote these.
+//! A type with a default of its own (`Fit`, `Ttl`, `PortRange`) has it beside its definition.
 
 use std::time::Duration;
 
 use crate::quantity::ErspanIndex;
+use crate::wire::geneve::Geneve;
+use crate::wire::vxlan::Vxlan;
 
 /// Name of the session that the command line makes.
 pub const SESSION: &str = "mirror";
 
-/// IANA's UDP port of VXLAN.
-pub const VXLAN_PORT: u16 = 4789;
-/// IANA's UDP port of Geneve.
-pub const GENEVE_PORT: u16 = 6081;
+/// UDP destination port of VXLAN: IANA's.
+pub const VXLAN_PORT: u16 = Vxlan::PORT;
+/// UDP destination port of Geneve: IANA's.
+pub const GENEVE_PORT: u16 = Geneve::PORT;
 /// Capture memory of a session, in bytes: a 20 MB burst at 10 Gbit/s must fit.
 pub const BUFFER: u64 = 24 << 20;
 /// Smallest capture buffer of one interface, in bytes.

@@ -3,10 +3,11 @@
 use crate::config::plan::Fit;
 use crate::frame::WireFrame;
 use crate::ledger::DropReason;
+use crate::wire::edit::{HeaderBuffer, MOST_HEADERS};
 use crate::wire::ip_fragment::Fragmenter;
-use crate::wire::layers::{Fragment, Ip, Layers, TCP};
+use crate::wire::layers::{Fragment, Ip, TCP};
 use crate::wire::nested::Nested;
-use crate::wire::segment::{HeaderBuffer, MOST_HEADERS, Partial, Segmenter, is_signed};
+use crate::wire::segment::{Partial, Segmenter, is_signed};
 
 /// Makes frames fit one destination's path.
 #[derive(Debug)]
@@ -59,13 +60,10 @@ impl Fitter {
         if packet.end <= room {
             // Only what stands behind the packet is too much: padding, or a trailer.
             let (head, body) = (frame.head, frame.body.get(..packet.end.checked_sub(frame.head.len())?)?);
-            each(&WireFrame { head, body, wire_len: wire_len(head, body), ..*frame });
+            each(&frame.piece(head, body, packet));
             return Some(1);
         }
-        let offer = |head: &[u8], body: &[u8], piece: Ip| {
-            let layers = Layers { ip: Some(piece), ..frame.layers };
-            each(&WireFrame { head, body, wire_len: wire_len(head, body), layers, ..*frame });
-        };
+        let offer = |head: &[u8], body: &[u8], packet: Ip| each(&frame.piece(head, body, packet));
         if let Some((headers, payload)) = tcp_at_payload(frame, &packet) {
             // Its signature covers the segment as it is.
             if is_signed(&headers[packet.transport..]) {
@@ -91,18 +89,13 @@ fn tcp_at_payload<'a>(frame: &WireFrame<'a>, packet: &Ip) -> Option<(&'a [u8], &
     }
 }
 
-/// A frame's length on the wire.
-fn wire_len(head: &[u8], body: &[u8]) -> u32 {
-    u32::try_from(head.len() + body.len()).unwrap_or(u32::MAX)
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
     use crate::flow::FlowHash;
     use crate::frame::InterfaceId;
     use crate::quantity::Timestamp;
+    use crate::wire::layers::Layers;
     use crate::wire::oracle::{segment, tcp_frame, udp_frame};
     use etherparse::defrag::IpDefragPool;
     use etherparse::{Ipv4HeaderSlice, SlicedPacket, TcpHeader};

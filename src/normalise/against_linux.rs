@@ -1,6 +1,5 @@
 //! The kernel as the judge: what normalise makes of the frames that a tap shows, and what Linux's own segmentation and
 //! checksumming make of the very same frames.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
 use crate::frame::InterfaceId;

@@ -6,9 +6,9 @@
 //! (local checksum offload: it is already that of the finished packet).
 
 use crate::wire::checksum::{ChecksumError, Sum};
+use crate::wire::edit::{as_sent, checksum_field};
 use crate::wire::layers::{Fragment, Ip, UDP, u16_at};
 use crate::wire::nested::from_outermost;
-use crate::wire::segment::{as_sent, checksum_field};
 
 /// A checksum to be written.
 pub(super) struct Unfinished {

@@ -14,8 +14,8 @@ use crate::flow::FlowHash;
 use crate::frame::{Frame, Offload, WireFrame};
 use crate::ledger::{DropReason, Rewritten};
 use crate::quantity::{Mtu, Snaplen};
+use crate::wire::edit::{HeaderBuffer, MOST_HEADERS};
 use crate::wire::layers::Layers;
-use crate::wire::segment::{HeaderBuffer, MOST_HEADERS};
 
 /// Turns one captured frame into any number of wire frames.
 #[derive(Debug)]

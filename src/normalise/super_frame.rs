@@ -8,9 +8,10 @@
 
 use crate::frame::WireFrame;
 use crate::quantity::Mtu;
-use crate::wire::layers::{Ip, Layers, TCP, UDP};
+use crate::wire::edit::HeaderBuffer;
+use crate::wire::layers::{Ip, TCP, UDP};
 use crate::wire::nested::Nested;
-use crate::wire::segment::{HeaderBuffer, Partial, Segmenter};
+use crate::wire::segment::{Partial, Segmenter};
 
 /// Whether no interface with this `mtu` can have sent or received the frame as it is.
 ///
@@ -41,10 +42,7 @@ pub(super) fn segment(
     let (nested, limit) = boundaries(frame.body, outermost, outermost.start + mtu.value() as usize)?;
     let (headers, payload) = frame.body.split_at_checked(nested.packets().last()?.payload?)?;
     let segmenter = Segmenter::new(buffer, headers, payload, nested, Partial::Unfinished)?;
-    segmenter.cut(limit, |head, body, packet| {
-        let layers = Layers { ip: Some(packet), ..frame.layers };
-        each(WireFrame { head, body, wire_len: wire_len(head, body), layers, ..*frame });
-    })
+    segmenter.cut(limit, |head, body, packet| each(frame.piece(head, body, packet)))
 }
 
 /// Whose payload is cut, and where in the frame the first piece ends: at `full`, where a full packet would, for TCP.
@@ -69,9 +67,4 @@ fn is_run_of_datagrams(frame: &[u8], outermost: &Ip, first_end: usize) -> bool {
         let datagram = Ip { end, payload: Some(start), ..*outermost };
         Nested::within(frame, datagram).packets().get(1).is_some_and(|inside| inside.end == end)
     })
-}
-
-/// A frame's length on the wire.
-fn wire_len(head: &[u8], body: &[u8]) -> u32 {
-    u32::try_from(head.len() + body.len()).unwrap_or(u32::MAX)
 }

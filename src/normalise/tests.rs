@@ -1,13 +1,11 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use super::vectors::{VECTORS, payload};
 use super::*;
 use crate::frame::InterfaceId;
 use crate::quantity::Timestamp;
 use crate::wire::checksum::Sum;
+use crate::wire::edit::{checksum_field, put};
 use crate::wire::nested::Nested;
 use crate::wire::oracle::{ip_frame, segment, tcp_frame, udp_frame};
-use crate::wire::segment::{checksum_field, put};
 use etherparse::TcpHeader;
 use proptest::prelude::*;
 

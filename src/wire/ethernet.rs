@@ -4,8 +4,6 @@
 pub const HEADER_LEN: usize = 14;
 /// TPID and TCI.
 pub const VLAN_TAG_LEN: usize = 4;
-/// Where the source MAC begins.
-pub const SOURCE: usize = 6;
 
 /// Whether `ethertype` is the TPID of a VLAN tag: 802.1Q, 802.1ad, and the two that came before 802.1ad.
 pub const fn is_vlan(ethertype: u16) -> bool {

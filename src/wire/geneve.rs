@@ -28,6 +28,8 @@ pub struct Geneve {
 }
 
 impl Geneve {
+    /// UDP destination port (IANA).
+    pub const PORT: u16 = 6081;
     /// Length in bytes.
     pub const LEN: usize = 8;
 

@@ -24,6 +24,8 @@ pub const ERSPAN: u16 = 0x88be;
 /// Protocol type of ERSPAN III.
 pub const ERSPAN_III: u16 = 0x22eb;
 
+/// The C flag (RFC 2784 section 2.1): a checksum over everything behind the outer IP header, which we never send.
+pub(crate) const CHECKSUM_PRESENT: u16 = 0x8000;
 /// The K flag (RFC 2890 section 2).
 pub(crate) const KEY_PRESENT: u16 = 0x2000;
 /// The S flag (RFC 2890 section 2).

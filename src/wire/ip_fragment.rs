@@ -2,8 +2,8 @@
 //! fragment already is cut into smaller ones, which reassemble together with its siblings.
 
 use super::checksum::Sum;
-use super::layers::{Fragment, Ip, IpVersion, u16_at};
-use super::segment::{HeaderBuffer, put, replace_in_ipv4, small, write_length};
+use super::edit::{HeaderBuffer, put, replace_in_ipv4, saturated, write_length};
+use super::layers::{DESTINATION_OPTIONS, FRAGMENT, Fragment, HOP_BY_HOP, Ip, IpVersion, ROUTING, u16_at};
 
 /// An IP packet that can be cut into fragments.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl<'s, 'a> Fragmenter<'s, 'a> {
     /// Writes length, offset and flag, and says where the piece's headers are.
     fn write(&mut self, end: usize, offset: usize, more_follow: bool) -> Ip {
         write_length(self.buffer, &self.packet, end);
-        let offset_field = small(offset);
+        let offset_field = saturated(offset);
         match self.packet.version {
             IpVersion::V4 => {
                 let more = if more_follow { IPV4_MORE_FRAGMENTS } else { 0 };
@@ -182,8 +182,6 @@ impl<'s, 'a> Fragmenter<'s, 'a> {
 
 /// Size of the Fragment header, RFC 8200 section 4.5.
 const FRAGMENT_HEADER: usize = 8;
-/// Its protocol number.
-const FRAGMENT: u8 = 44;
 
 /// Where the Fragment header of an IPv6 packet is or belongs: behind the headers that routers read.
 struct FragmentHeaderPlace {
@@ -197,9 +195,6 @@ impl FragmentHeaderPlace {
     /// RFC 8200 section 4.5: the Per-Fragment headers are all up to and including the Routing header, if there is
     /// one, else the Hop-by-Hop Options header.
     fn find(headers: &[u8], packet: &Ip) -> Option<Self> {
-        const HOP_BY_HOP: u8 = 0;
-        const ROUTING: u8 = 43;
-        const DESTINATION_OPTIONS: u8 = 60;
         let mut place = Self { offset: packet.start + 40, exists: false, next_header: packet.start + 6 };
         let (mut offset, mut number) = (place.offset, place.next_header);
         while offset < packet.transport {

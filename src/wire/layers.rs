@@ -19,6 +19,15 @@ pub const GRE: u8 = 47;
 /// IP protocol number of `ICMPv6`.
 pub const ICMPV6: u8 = 58;
 
+/// IPv6 next-header number of Hop-by-Hop Options.
+pub(super) const HOP_BY_HOP: u8 = 0;
+/// IPv6 next-header number of a Routing header.
+pub(super) const ROUTING: u8 = 43;
+/// IPv6 next-header number of a Fragment header.
+pub(super) const FRAGMENT: u8 = 44;
+/// IPv6 next-header number of Destination Options.
+pub(super) const DESTINATION_OPTIONS: u8 = 60;
+
 /// Offsets of the headers of one frame, from its first byte. What is missing or broken is simply not there: a frame
 /// with a broken IP header is mirrored like any other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,11 +137,7 @@ impl Ip {
 
     /// RFC 8200 sections 3 and 4.
     fn parse_v6(bytes: &[u8], start: usize) -> Option<Self> {
-        const HOP_BY_HOP: u8 = 0;
-        const ROUTING: u8 = 43;
-        const FRAGMENT: u8 = 44;
         const AUTHENTICATION: u8 = 51;
-        const DESTINATION_OPTIONS: u8 = 60;
         const MOST_EXTENSIONS: usize = 8;
 
         let header = bytes.get(start..start + 40)?;

@@ -1,10 +1,11 @@
 //! Byte layouts: pure, no I/O, nothing but slices in and bytes out.
 //!
 //! What we build (`vxlan`, `geneve`, `gre`, `erspan`) is a plain struct of typed fields with `LEN` or `header_len()`, a
-//! `write` that cannot fail, and a `parse`; [`outer`] writes what the kernel writes on sockets. What we edit is named
-//! byte ranges. What we only read is [`layers`].
+//! `write` that cannot fail, and a `parse`; [`outer`] writes what the kernel writes on sockets. What we edit
+//! in place is [`edit`], with [`segment`] and [`ip_fragment`] on top. What we only read is [`layers`].
 
 pub mod checksum;
+pub mod edit;
 pub mod erspan;
 pub mod ethernet;
 pub mod geneve;

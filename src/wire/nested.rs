@@ -6,7 +6,7 @@
 
 use super::ethernet::HEADER_LEN;
 use super::geneve::Geneve;
-use super::gre::TRANSPARENT_ETHERNET;
+use super::gre::{CHECKSUM_PRESENT, KEY_PRESENT, SEQUENCE_PRESENT, TRANSPARENT_ETHERNET};
 use super::layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, GRE, Ip, Layers, UDP, u16_at};
 use super::vxlan::Vxlan;
 
@@ -67,8 +67,6 @@ pub fn from_outermost(bytes: &[u8], outermost: Ip) -> impl Iterator<Item = Ip> {
 fn inside(bytes: &[u8], outer: &Ip) -> Option<Ip> {
     const IP_IN_IP: u8 = 4;
     const IPV6_IN_IP: u8 = 41;
-    const VXLAN_PORT: u16 = 4789;
-    const GENEVE_PORT: u16 = 6081;
     /// What Linux's vxlan device uses unless it is told another: older than the standard.
     const LINUX_VXLAN_PORT: u16 = 8472;
 
@@ -80,8 +78,8 @@ fn inside(bytes: &[u8], outer: &Ip) -> Option<Ip> {
         UDP => {
             let payload = bytes.get(outer.payload?..)?;
             let frame = match u16_at(bytes, outer.transport + 2)? {
-                VXLAN_PORT | LINUX_VXLAN_PORT => Vxlan::parse(payload).ok()?.1,
-                GENEVE_PORT => Geneve::parse(payload).ok()?.1,
+                Vxlan::PORT | LINUX_VXLAN_PORT => Vxlan::parse(payload).ok()?.1,
+                Geneve::PORT => Geneve::parse(payload).ok()?.1,
                 _ => return None,
             };
             in_ethernet(bytes, bytes.len() - frame.len())
@@ -94,11 +92,12 @@ fn inside(bytes: &[u8], outer: &Ip) -> Option<Ip> {
 
 /// RFC 2784 and 2890, with the checksum that [`Gre`](super::gre::Gre) does without.
 fn behind_gre(bytes: &[u8], start: usize) -> Option<Ip> {
+    const OPTIONAL: u16 = CHECKSUM_PRESENT | KEY_PRESENT | SEQUENCE_PRESENT;
     let flags = u16_at(bytes, start)?;
-    if flags & !(GRE_CHECKSUM | GRE_KEY | GRE_SEQUENCE) != 0 {
+    if flags & !OPTIONAL != 0 {
         return None;
     }
-    let optional = 4 * (flags & (GRE_CHECKSUM | GRE_KEY | GRE_SEQUENCE)).count_ones() as usize;
+    let optional = 4 * flags.count_ones() as usize;
     let payload = start + 4 + optional;
     match u16_at(bytes, start + 2)? {
         TRANSPARENT_ETHERNET => in_ethernet(bytes, payload),
@@ -106,13 +105,6 @@ fn behind_gre(bytes: &[u8], start: usize) -> Option<Ip> {
         _ => None,
     }
 }
-
-/// GRE flag: a checksum over everything behind the outer IP header is there.
-pub const GRE_CHECKSUM: u16 = 0x8000;
-/// GRE flag: a key is there.
-pub const GRE_KEY: u16 = 0x2000;
-/// GRE flag: a sequence number is there.
-pub const GRE_SEQUENCE: u16 = 0x1000;
 
 /// The packet in the Ethernet frame at `start`.
 fn in_ethernet(bytes: &[u8], start: usize) -> Option<Ip> {

@@ -1,5 +1,4 @@
 //! The other opinion in tests: frames made and read by etherparse.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice, VlanId};
 

@@ -6,15 +6,11 @@
 //! them is indistinguishable here), the urgent pointer, all lengths, IPv4 identification + 1 for each piece and at each
 //! level, with DF too (Linux: `inet_gso_segment` in `net/ipv4/af_inet.c`), and all checksums.
 
-use super::checksum::{ChecksumError, Sum, update};
+use super::checksum::{ChecksumError, Sum};
+use super::edit::{HeaderBuffer, as_sent, checksum_field, put, replace_in_ipv4, saturated, write_length};
+use super::gre;
 use super::layers::{Fragment, GRE, Ip, IpVersion, TCP, UDP, u16_at};
-use super::nested::{GRE_CHECKSUM, GRE_SEQUENCE, MOST_NESTED, Nested};
-
-/// Room for the headers of one piece: four nested packets with tunnel options fit; what does not is left alone.
-pub const MOST_HEADERS: usize = 512;
-
-/// Buffer in which the headers of a piece are written.
-pub type HeaderBuffer = [u8; MOST_HEADERS];
+use super::nested::{MOST_NESTED, Nested};
 
 /// What a checksum field that holds the sum of the pseudo header means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +39,9 @@ impl<'s, 'a> Segmenter<'s, 'a> {
     /// Prepares to cut the frame that is `headers` followed by `payload`. `nested` counts over both; `payload` may
     /// go on behind the packet's end.
     ///
-    /// `None` when it must not be cut: its innermost packet is neither TCP nor UDP, it has no payload, is a fragment, is not there as a whole,
-    /// is signed (TCP-AO, MD5), opens or resets a connection, or a tunnel header on the way numbers its packets.
+    /// `None` when it must not be cut: its innermost packet is neither TCP nor UDP, has no payload, is a fragment, is not
+    /// there as a whole, is signed (TCP-AO, MD5), opens or resets a connection, or a tunnel header on the way numbers
+    /// its packets.
     pub fn new(
         buffer: &'s mut HeaderBuffer,
         headers: &[u8],
@@ -114,7 +111,7 @@ impl<'s, 'a> Segmenter<'s, 'a> {
             flags &= !CWR;
         }
         // The pointer counts from the sequence number, so that every piece points to the same byte until it is past.
-        let urgent = if flags & URG == 0 { first.urgent } else { first.urgent.saturating_sub(small(offset)) };
+        let urgent = if flags & URG == 0 { first.urgent } else { first.urgent.saturating_sub(saturated(offset)) };
         if urgent == 0 {
             flags &= !URG;
         }
@@ -122,7 +119,8 @@ impl<'s, 'a> Segmenter<'s, 'a> {
         put(header, TCP_URGENT, urgent);
     }
 
-    /// Lengths, identifications and checksums, from the transport header outwards. `is_next`: a piece went before this one.
+    /// Lengths, identifications and checksums, from the transport header outwards. `is_next`: a piece went before this
+    /// one.
     fn write_around(&mut self, piece: &[u8], is_next: bool) {
         let (end, sum) = (self.headers.len() + piece.len(), Sum::of(piece));
         for (packet, error) in self.nested.packets().iter().zip(self.errors).rev() {
@@ -131,7 +129,7 @@ impl<'s, 'a> Segmenter<'s, 'a> {
                 advance_identification(self.headers, packet);
             }
             if packet.protocol == UDP {
-                put(self.headers, packet.transport + 4, small(end - packet.transport));
+                put(self.headers, packet.transport + 4, saturated(end - packet.transport));
             }
             if let (Some(error), Some(field)) = (error, checksum_field(packet)) {
                 put(self.headers, field, 0);
@@ -140,50 +138,6 @@ impl<'s, 'a> Segmenter<'s, 'a> {
             }
         }
     }
-}
-
-/// Where the checksum of TCP (RFC 9293) or UDP (RFC 768) is.
-pub fn checksum_field(packet: &Ip) -> Option<usize> {
-    match packet.protocol {
-        TCP => Some(packet.transport + 16),
-        UDP => Some(packet.transport + 6),
-        _ => None,
-    }
-}
-
-/// RFC 768: a UDP checksum that comes out as zero is sent as all ones, because zero says that there is none.
-pub fn as_sent(protocol: u8, checksum: u16) -> u16 {
-    if protocol == UDP && checksum == 0 { 0xffff } else { checksum }
-}
-
-/// Writes where the packet ends into its IP header.
-pub fn write_length(headers: &mut [u8], packet: &Ip, end: usize) {
-    match packet.version {
-        IpVersion::V4 => replace_in_ipv4(headers, packet, 2, small(end - packet.start)),
-        IpVersion::V6 => put(headers, packet.start + 4, small(end - packet.start - 40)),
-    }
-}
-
-/// Puts `value` into the IPv4 header and corrects the header checksum, or leaves it as wrong as it is.
-pub fn replace_in_ipv4(headers: &mut [u8], packet: &Ip, offset: usize, value: u16) {
-    const CHECKSUM: usize = 10;
-    let (field, checksum) = (packet.start + offset, packet.start + CHECKSUM);
-    if let (Some(old), Some(sum)) = (u16_at(headers, field), u16_at(headers, checksum)) {
-        put(headers, field, value);
-        put(headers, checksum, update(sum, old, value));
-    }
-}
-
-/// Writes a big-endian number, if there is room for it.
-pub fn put(bytes: &mut [u8], offset: usize, value: u16) {
-    if let Some(field) = bytes.get_mut(offset..offset + 2) {
-        field.copy_from_slice(&value.to_be_bytes());
-    }
-}
-
-/// A length that is known to have 16 bits.
-pub fn small(length: usize) -> u16 {
-    u16::try_from(length).unwrap_or(u16::MAX)
 }
 
 /// Offsets in the TCP header, RFC 9293 section 3.1.
@@ -241,7 +195,8 @@ fn can_cut_tcp(header: &[u8]) -> bool {
 /// sender could give out, nor with GRE checksums.
 fn can_repeat(headers: &[u8], packet: &Ip) -> bool {
     packet.protocol != GRE
-        || u16_at(headers, packet.transport).is_some_and(|flags| flags & (GRE_CHECKSUM | GRE_SEQUENCE) == 0)
+        || u16_at(headers, packet.transport)
+            .is_some_and(|flags| flags & (gre::CHECKSUM_PRESENT | gre::SEQUENCE_PRESENT) == 0)
 }
 
 /// How wrong the transport checksum of `packet` is, at whose end stands `payload`. `None`: no checksum.

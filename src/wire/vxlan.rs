@@ -24,6 +24,8 @@ pub struct Vxlan {
 }
 
 impl Vxlan {
+    /// UDP destination port (IANA).
+    pub const PORT: u16 = 4789;
     /// Length in bytes.
     pub const LEN: usize = 8;
 
