@@ -2,15 +2,34 @@
 
 use std::io::{self, Write as _};
 
+use super::runtime::block_on;
+use super::session_arguments::SessionArguments;
 use crate::check::check;
 use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
+
+pub(super) const USAGE: &str = "\
+farspan check -i IF | -r FILE --to DEST [OPTIONS] [EXPRESSION]...
+       farspan check -C FILE [--session NAME] [OPTIONS] [EXPRESSION]...";
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  farspan check -i eth0 --to 'vxlan://192.0.2.10?vni=42' --analyzer suricata
+      one session, with what Suricata will not see
+  farspan check -i 'veth*' --to 'gre://192.0.2.10' not port 22
+      a filter, and the interfaces that a pattern means
+  farspan check --config /etc/farspan/farspan.toml
+      every session of a file";
 
 /// Prints what there is to say about each session, and returns what would keep any of them from running.
 ///
 /// # Errors
 /// Every problem of every session; warnings are none.
-pub async fn run(plans: &[SessionPlan]) -> Result<(), Problems> {
+pub fn run(arguments: &SessionArguments) -> Result<(), Problems> {
+    block_on(report(&arguments.plans()?))?
+}
+
+async fn report(plans: &[SessionPlan]) -> Result<(), Problems> {
     let mut found: Vec<Box<dyn Explain>> = Vec::new();
     for plan in plans {
         let (report, problems) = check(plan).await;

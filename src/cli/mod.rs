@@ -1,6 +1,7 @@
 //! The command line: one command a file.
 
-pub mod check;
+mod check;
+mod destination_arguments;
 mod generate;
 mod log;
 mod mirror;
@@ -36,26 +37,13 @@ Examples:
   farspan mirror -r incident.pcapng --rate 20kpps --to 'erspan2://192.0.2.10?session=7'
       replay a capture file to an appliance";
 
-const CHECK_USAGE: &str = "\
-farspan check -i IF | -r FILE --to DEST [OPTIONS] [EXPRESSION]...
-       farspan check -C FILE [--session NAME] [OPTIONS] [EXPRESSION]...";
-
-const CHECK_EXAMPLES: &str = "\
-Examples:
-  farspan check -i eth0 --to 'vxlan://192.0.2.10?vni=42' --analyzer suricata
-      one session, with what Suricata will not see
-  farspan check -i 'veth*' --to 'gre://192.0.2.10' not port 22
-      a filter, and the interfaces that a pattern means
-  farspan check --config /etc/farspan/farspan.toml
-      every session of a file";
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Mirror interfaces or a capture file to analyzers
     #[command(after_help = mirror::EXAMPLES, override_usage = mirror::USAGE)]
     Mirror(mirror::MirrorArguments),
     /// Say what mirroring would do, and find every mistake, without sending anything
-    #[command(after_help = CHECK_EXAMPLES, override_usage = CHECK_USAGE)]
+    #[command(after_help = check::EXAMPLES, override_usage = check::USAGE)]
     Check(SessionArguments),
     /// Send a harmless exchange through the tunnel, and print the IDS rule that proves it arrived
     #[command(after_help = probe::EXAMPLES)]
@@ -70,7 +58,7 @@ pub fn run() -> ExitCode {
     log.start();
     let done = match command {
         Command::Mirror(arguments) => mirror::run(&arguments, log.quiet),
-        Command::Check(arguments) => arguments.plans().and_then(|plans| runtime::block_on(check::run(&plans))?),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Probe(arguments) => probe::run(&arguments, log.quiet),
         Command::Generate(arguments) => generate::run(&arguments, Arguments::command()),
     };

@@ -2,9 +2,9 @@
 
 use clap::Args;
 
+use super::destination_arguments::{DestinationArguments, write_destinations};
 use super::output;
 use super::runtime::block_on;
-use super::session_arguments::{DestinationArguments, write_destinations};
 use crate::config::load::SessionWritten;
 use crate::config::plan::DestinationPlan;
 use crate::config::resolve::destinations;

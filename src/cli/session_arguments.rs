@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueHint};
 
+use super::destination_arguments::{DestinationArguments, write_destinations};
 use crate::config::load::{Layers, SessionWritten};
 use crate::config::mistake::{Mistake, What};
 use crate::config::plan::{EndPlan, SessionPlan};
@@ -86,63 +87,6 @@ struct NormaliseArguments {
     mtu: Option<String>,
 }
 
-/// Every key of a destination as a flag: it sets the key for all destinations that have it.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Keys of a destination, for all of them; also parameters of its URL")]
-pub struct DestinationArguments {
-    /// VXLAN or Geneve network identifier: 42, or by interface eth0:10,veth*:11
-    #[arg(long, value_name = "ID")]
-    vni: Option<String>,
-    /// The same for frames that this host sent
-    #[arg(long, value_name = "ID")]
-    vni_out: Option<String>,
-    /// GRE key [default: none in the header]
-    #[arg(long, value_name = "ID")]
-    key: Option<String>,
-    /// The same for frames that this host sent
-    #[arg(long, value_name = "ID")]
-    key_out: Option<String>,
-    /// ERSPAN session id: the key `session` of a URL (--session chooses a session of the configuration)
-    #[arg(long, value_name = "ID")]
-    session_id: Option<String>,
-    /// ERSPAN session id of frames that this host sent
-    #[arg(long = "session-id-out", value_name = "ID")]
-    session_out: Option<String>,
-    /// ERSPAN II index [default: 0]
-    #[arg(long, value_name = "N")]
-    index: Option<String>,
-    /// Sequence numbers in GRE: on, off [default: off]
-    #[arg(long, value_name = "SWITCH")]
-    seq: Option<String>,
-    /// Frames too long for the path: split, fragment, truncate, drop [default: split]
-    #[arg(long, value_name = "HOW")]
-    fit: Option<String>,
-    /// What listens there: suricata, zeek, snort, arkime, linux; `farspan check` then knows its limits
-    #[arg(long, value_name = "PROGRAM")]
-    analyzer: Option<String>,
-    /// How datagrams leave: auto, socket, or pcap:FILE for a dry run [default: auto]
-    #[arg(long, value_name = "HOW")]
-    transmit: Option<String>,
-    /// Source address of the tunnel [default: the route's]
-    #[arg(long, value_name = "ADDRESS")]
-    source: Option<String>,
-    /// Interface that the tunnel leaves by [default: the route's]
-    #[arg(long, value_name = "IF")]
-    device: Option<String>,
-    /// Differentiated services code point, 0 to 63 [default: 0]
-    #[arg(long, value_name = "N")]
-    dscp: Option<String>,
-    /// Time to live, 1 to 255 [default: 64]
-    #[arg(long, value_name = "N")]
-    ttl: Option<String>,
-    /// Outer UDP checksum: auto, on, off [default: auto: none over IPv4, computed over IPv6]
-    #[arg(long, value_name = "HOW")]
-    udp_checksum: Option<String>,
-    /// UDP source ports [default: 49152-65535]
-    #[arg(long, value_name = "FIRST-LAST")]
-    ports: Option<String>,
-}
-
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Configuration")]
 struct ConfigurationArguments {
@@ -212,18 +156,6 @@ impl SessionArguments {
     }
 }
 
-/// Destinations of the command line take the place of the file's; they are named 1, 2, … in their order.
-pub fn write_destinations(to: &[String], keys: &mut Table) {
-    if to.is_empty() {
-        return;
-    }
-    keys.shift_remove("destination");
-    for (position, url) in to.iter().enumerate() {
-        let name = (position + 1).to_string();
-        set(keys, &["destination", &name, "to"], Written::flag("--to", url));
-    }
-}
-
 impl SourceArguments {
     fn write_over(&self, keys: &mut Table) {
         let mut write = |key, flag: &str, word: &Option<String>| {
@@ -274,34 +206,6 @@ impl NormaliseArguments {
         if self.normalise {
             set(keys, &["normalise", "enabled"], Written::bare_flag("--normalise", "on"));
         }
-    }
-}
-
-impl DestinationArguments {
-    /// The keys that were given.
-    pub fn table(&self) -> Table {
-        [
-            ("vni", "--vni", &self.vni),
-            ("vni_out", "--vni-out", &self.vni_out),
-            ("key", "--key", &self.key),
-            ("key_out", "--key-out", &self.key_out),
-            ("session", "--session-id", &self.session_id),
-            ("session_out", "--session-id-out", &self.session_out),
-            ("index", "--index", &self.index),
-            ("seq", "--seq", &self.seq),
-            ("fit", "--fit", &self.fit),
-            ("analyzer", "--analyzer", &self.analyzer),
-            ("transmit", "--transmit", &self.transmit),
-            ("source", "--source", &self.source),
-            ("device", "--device", &self.device),
-            ("dscp", "--dscp", &self.dscp),
-            ("ttl", "--ttl", &self.ttl),
-            ("udp_checksum", "--udp-checksum", &self.udp_checksum),
-            ("ports", "--ports", &self.ports),
-        ]
-        .into_iter()
-        .filter_map(|(key, flag, word)| Some((key.to_owned(), Written::flag(flag, word.as_ref()?))))
-        .collect()
     }
 }
 
