@@ -245,7 +245,6 @@ const fn is_erspan(encapsulation: &Encapsulation) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::testing::{facts, mtu, plan, tunnel, vxlan};
     use super::*;

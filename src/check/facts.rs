@@ -14,8 +14,9 @@ use crate::error::Explain;
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::Link;
 use crate::kernel::netlink::Netlink;
-use crate::kernel::resolve::{UnderlayError, locate};
+use crate::kernel::resolve::locate;
 use crate::kernel::underlay::Underlay;
+use crate::kernel::underlay_error::UnderlayError;
 use crate::sys::ethtool::{self, Offload};
 
 /// What this host is like.

@@ -71,7 +71,7 @@ fn missing_ids(plan: &SessionPlan, interfaces: &[String]) -> Vec<Box<dyn Explain
 }
 
 /// What there is to say about `plan` on a host with these facts.
-pub fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
+fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
     let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 5] =
         [capture::findings, mtu::findings, network::findings, privileges::findings, analyzer::findings];
     let mut findings: Vec<Finding> = rules.iter().flat_map(|rule| rule(plan, facts)).collect();

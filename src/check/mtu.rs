@@ -35,7 +35,7 @@ impl Room {
     }
 
     /// The path MTU that takes it with a VLAN tag too.
-    pub fn needed_with_tag(self) -> usize {
+    fn needed_with_tag(self) -> usize {
         self.needed() + VLAN_TAG_LEN
     }
 
@@ -125,7 +125,6 @@ fn bytes(mtu: Mtu) -> usize {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::Arc;
 

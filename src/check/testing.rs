@@ -1,5 +1,4 @@
 //! Plans and hosts for the tests of the rules.
-#![allow(clippy::unwrap_used)] // constants
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,13 +6,13 @@ use std::time::Duration;
 use super::facts::{Facts, Tapped};
 use super::traffic::Rate;
 use crate::config::plan::{
-    DestinationPlan, Encapsulation, End, EndPlan, Fit, Host, Ids, LivePlan, NormalisePlan, SessionPlan, SourcePlan,
-    TransmitPlan, TunnelPlan, UdpChecksum,
+    DestinationPlan, Encapsulation, End, EndPlan, Host, Ids, LivePlan, NormalisePlan, SessionPlan, SourcePlan,
+    TunnelPlan,
 };
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::{Counters, Link};
 use crate::kernel::underlay::{NextHop, Underlay};
-use crate::quantity::{Directions, Dscp, Ifindex, Mtu, PortRange, Ttl, Vni};
+use crate::quantity::{Directions, Ifindex, Mtu, Vni};
 
 pub fn mtu(bytes: u64) -> Mtu {
     Mtu::new(bytes).unwrap()
@@ -24,19 +23,7 @@ pub fn vxlan() -> Encapsulation {
 }
 
 pub fn tunnel(encapsulation: Encapsulation) -> TunnelPlan {
-    TunnelPlan {
-        encapsulation,
-        host: Host::Address([192, 0, 2, 10].into()),
-        fit: Fit::Split,
-        analyzer: None,
-        source: None,
-        device: None,
-        ports: PortRange::DYNAMIC,
-        dscp: Dscp::DEFAULT,
-        ttl: Ttl::DEFAULT,
-        udp_checksum: UdpChecksum::Auto,
-        transmit: TransmitPlan::Socket,
-    }
+    TunnelPlan::with_defaults(encapsulation, Host::Address([192, 0, 2, 10].into()))
 }
 
 /// `eth0` to one tunnel.

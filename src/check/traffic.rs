@@ -72,8 +72,7 @@ pub fn bits_in_words(bits: f64) -> String {
     }
 }
 
-/// Rates are shown with three digits, so that the 53 bits of a float are more than enough.
-#[allow(clippy::cast_precision_loss)]
+#[allow(clippy::cast_precision_loss, reason = "rates are shown with three digits, and a float has 53 bits")]
 fn approximate(count: u64) -> f64 {
     count as f64
 }

@@ -1,13 +1,12 @@
 //! The plan in words.
 
-use super::facts::Facts;
+use super::facts::{Facts, Tapped};
 use super::mtu::{Room, inner_mtu};
 use super::network::protocol;
 use super::report::Statement;
 use super::traffic::{Rate, bits_in_words};
 use crate::config::plan::{
-    DestinationPlan, Encapsulation, End, FilePath, Fit, LivePlan, Pace, SessionPlan, SourcePlan, TransmitPlan,
-    TunnelPlan,
+    DestinationPlan, Encapsulation, End, Fit, LivePlan, Pace, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan,
 };
 use crate::destination::encapsulate::{overhead, udp_port};
 use crate::kernel::underlay::{NextHop, Underlay};
@@ -18,7 +17,7 @@ pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
     let mut said = match &plan.source {
         SourcePlan::Live(live) => live_source(live, facts),
         SourcePlan::File(file) => {
-            vec![Statement::new("from", format!("{}, {}", path(&file.file), pace(file.pace)))]
+            vec![Statement::new("from", format!("{}, {}", file.file, pace(file.pace)))]
         }
     };
     if !plan.filter.is_empty() {
@@ -45,7 +44,7 @@ fn live_source(live: &LivePlan, facts: &Facts) -> Vec<Statement> {
         Directions::Out => "sent frames",
         Directions::InOut => "both directions",
     };
-    let one = |tapped: &super::facts::Tapped| {
+    let one = |tapped: &Tapped| {
         let mtu = tapped.link.mtu.map_or_else(String::new, |mtu| format!(" (MTU {mtu})"));
         format!("{}{mtu}, {directions}, {} now", tapped.link.name, traffic_in_words(tapped.rate))
     };
@@ -65,7 +64,7 @@ fn one_destination(
 ) -> Vec<Statement> {
     let head = |text: String| Statement::new("to", format!("{}: {text}", destination.name));
     let tunnel = match &destination.end {
-        End::File(file) => return vec![head(format!("inner frames to {}", path(file)))],
+        End::File(file) => return vec![head(format!("inner frames to {file}"))],
         End::Tunnel(tunnel) => tunnel,
     };
     let mut said = vec![head(destination.to.clone())];
@@ -88,7 +87,7 @@ fn carrier(tunnel: &TunnelPlan) -> String {
     let protocol = protocol(udp_port(&tunnel.encapsulation));
     match &tunnel.transmit {
         TransmitPlan::Socket => protocol,
-        TransmitPlan::CaptureFile(file) => format!("{protocol}; a dry run: outer frames go to {}", path(file)),
+        TransmitPlan::CaptureFile(file) => format!("{protocol}; a dry run: outer frames go to {file}"),
     }
 }
 
@@ -137,12 +136,5 @@ fn pace(pace: Pace) -> String {
         Pace::Recorded => "at the recorded pace".to_owned(),
         Pace::Rate(Pacing::Frames(frames)) => format!("at {frames:.0} frames/s"),
         Pace::Rate(Pacing::Bits(bits)) => format!("at {}", bits_in_words(bits)),
-    }
-}
-
-fn path(file: &FilePath) -> String {
-    match file {
-        FilePath::Standard => "-".to_owned(),
-        FilePath::Path(path) => path.display().to_string(),
     }
 }

@@ -163,6 +163,26 @@ pub struct TunnelPlan {
     pub transmit: TransmitPlan,
 }
 
+#[cfg(test)]
+impl TunnelPlan {
+    /// A tunnel with every default.
+    pub(crate) fn with_defaults(encapsulation: Encapsulation, host: Host) -> Self {
+        Self {
+            encapsulation,
+            host,
+            fit: Fit::Split,
+            analyzer: None,
+            source: None,
+            device: None,
+            ports: PortRange::DYNAMIC,
+            dscp: Dscp::DEFAULT,
+            ttl: Ttl::DEFAULT,
+            udp_checksum: UdpChecksum::Auto,
+            transmit: TransmitPlan::Socket,
+        }
+    }
+}
+
 /// The analyzer's address as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
@@ -241,7 +261,7 @@ impl<T: Copy> Ids<T> {
     }
 
     /// Whether the two directions have different ids, so that the source must tell them apart.
-    pub fn differ_by_direction(&self) -> bool {
+    fn differ_by_direction(&self) -> bool {
         !self.out_by_interface.is_empty()
     }
 

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::defaults::{GENEVE_PORT, VXLAN_PORT};
-use crate::config::plan::{DestinationPlan, Encapsulation, End, Fit, Host, Ids, TransmitPlan, TunnelPlan, UdpChecksum};
+use crate::config::plan::{DestinationPlan, Encapsulation, End, Fit, Host, Ids, TunnelPlan};
 use crate::flow::FlowHash;
 use crate::frame::{InterfaceId, WireFrame};
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::ledger::Ledger;
-use crate::quantity::{Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Timestamp, Ttl, Vni};
+use crate::quantity::{ErspanIndex, ErspanSessionId, GreKey, Mtu, Timestamp, Vni};
 use crate::wire::layers::Layers;
 
 /// A whole, untouched frame of these bytes.
@@ -45,19 +45,7 @@ pub fn vxlan(port: u16) -> Encapsulation {
 
 /// A destination through sockets with every default.
 pub fn plan(encapsulation: Encapsulation, remote: IpAddr, fit: Fit) -> (DestinationPlan, TunnelPlan) {
-    let tunnel = TunnelPlan {
-        encapsulation,
-        host: Host::Address(remote),
-        fit,
-        analyzer: None,
-        source: None,
-        device: None,
-        ports: PortRange::DYNAMIC,
-        dscp: Dscp::DEFAULT,
-        ttl: Ttl::DEFAULT,
-        udp_checksum: UdpChecksum::Auto,
-        transmit: TransmitPlan::Socket,
-    };
+    let tunnel = TunnelPlan { fit, ..TunnelPlan::with_defaults(encapsulation, Host::Address(remote)) };
     let destination = DestinationPlan { name: "1".into(), to: "test".into(), end: End::Tunnel(tunnel.clone()) };
     (destination, tunnel)
 }

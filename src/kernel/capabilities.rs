@@ -68,7 +68,6 @@ impl Capabilities {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -71,7 +71,7 @@ impl Netlink {
         match self.ask(RouteNetlinkMessage::GetLink(question)).await {
             Ok(Some(RouteNetlinkMessage::NewLink(answer))) => Ok(Link::read(&answer)),
             Ok(_) => Ok(None),
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -14,4 +14,5 @@ pub mod path_mtu;
 pub mod resolve;
 pub mod routes;
 pub mod underlay;
+pub mod underlay_error;
 pub mod watch;

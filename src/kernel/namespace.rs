@@ -1,5 +1,4 @@
 //! Network namespaces for tests: each belongs to one thread and ends with it.
-#![allow(clippy::expect_used)] // a test that cannot have its namespace has failed
 
 use std::future::Future;
 use std::process::Command;

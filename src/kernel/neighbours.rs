@@ -44,7 +44,7 @@ impl Netlink {
         match self.ask(RouteNetlinkMessage::GetNeighbour(question)).await {
             Ok(Some(RouteNetlinkMessage::NewNeighbour(answer))) => Ok(Neighbour::read(&answer)),
             Ok(_) => Ok(None),
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -1,7 +1,5 @@
 //! From a destination as it is planned to the way that its datagrams take.
 
-use std::error::Error;
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -15,9 +13,10 @@ use super::netlink::{Event, Events, Netlink};
 use super::path_mtu::{is_local, path_mtu};
 use super::routes::Route;
 use super::underlay::{EXAMPLE_MACS, NextHop, Underlay};
+use super::underlay_error::{UnderlayError, Unreachable};
 use super::watch::{Way, hear, look};
 use crate::config::plan::{DestinationPlan, End, Host, TransmitPlan, TunnelPlan};
-use crate::error::{ExitCode, Explain, Problems};
+use crate::error::{Explain, Problems};
 use crate::quantity::{Ifindex, Mtu};
 
 /// How long a start waits for next hops. The kernel asks again after one second (`retrans_time_ms`), so that one lost
@@ -72,107 +71,6 @@ async fn ask_for_links() -> io::Result<(Netlink, Vec<Link>)> {
     let netlink = Netlink::open()?;
     let links = netlink.links().await?;
     Ok((netlink, links))
-}
-
-/// Why there is no way to a destination.
-#[derive(Debug, thiserror::Error)]
-pub enum UnderlayError {
-    /// The name has no address.
-    #[error("cannot resolve \"{name}\"")]
-    Unresolvable {
-        /// As written.
-        name: String,
-        /// What the resolver said.
-        #[source]
-        cause: io::Error,
-    },
-    /// The host has addresses, but none of the source address's IP version.
-    #[error("\"{host}\" has no address of the same IP version as the source address {from}")]
-    OtherIpVersion {
-        /// As written.
-        host: String,
-        /// The source address that was asked for.
-        from: IpAddr,
-    },
-    /// The kernel knows no way.
-    #[error("no route to {remote}")]
-    NoRoute {
-        /// The analyzer's address.
-        remote: IpAddr,
-        /// The interface that was asked for.
-        device: Option<String>,
-        /// The kernel's words.
-        #[source]
-        cause: io::Error,
-    },
-    /// The source address is another host's, or nobody's.
-    #[error("the source address {0} is not an address of this host")]
-    ForeignSource(IpAddr),
-    /// The underlay interface does not exist.
-    #[error("no interface \"{name}\" to send through")]
-    NoSuchDevice {
-        /// As written.
-        name: String,
-        /// Those there are.
-        present: Vec<String>,
-    },
-    /// The kernel answers no questions.
-    #[error("cannot ask the kernel about its routes")]
-    Netlink(#[source] io::Error),
-}
-
-impl Explain for UnderlayError {
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Unresolvable { name, .. } => format!("try `getent hosts {name}`, or give the analyzer's address"),
-            Self::OtherIpVersion { .. } => "leave `source` out, or choose an address of the other version".to_owned(),
-            Self::NoRoute { remote, device: None, .. } => format!("see what `ip route get {remote}` says"),
-            Self::NoRoute { remote, device: Some(device), .. } => {
-                format!("see what `ip route get {remote} oif {device}` says")
-            }
-            Self::ForeignSource(_) => "`ip -brief address` shows this host's addresses".to_owned(),
-            Self::NoSuchDevice { present, .. } => format!("interfaces here are {}", present.join(", ")),
-            Self::Netlink(_) => return None,
-        })
-    }
-
-    fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::NoSuchDevice { .. } => ExitCode::NoInput,
-            _ => ExitCode::Failed,
-        }
-    }
-}
-
-/// An [`UnderlayError`] with the destination that it concerns.
-#[derive(Debug)]
-struct Unreachable {
-    destination: String,
-    error: UnderlayError,
-}
-
-impl fmt::Display for Unreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl Error for Unreachable {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.error.source()
-    }
-}
-
-impl Explain for Unreachable {
-    fn place(&self) -> Option<String> {
-        Some(self.destination.clone())
-    }
-    fn hint(&self) -> Option<String> {
-        self.error.hint()
-    }
-    fn exit_code(&self) -> ExitCode {
-        self.error.exit_code()
-    }
 }
 
 fn is_dry_run(destination: &DestinationPlan) -> bool {
@@ -293,28 +191,16 @@ async fn learn_next_hops(mut ways: Vec<Way>) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::namespace::Namespace;
     use super::*;
-    use crate::config::plan::{Analyzer, Encapsulation, FilePath, Fit, Ids, UdpChecksum};
-    use crate::quantity::{Dscp, PortRange, Ttl, Vni};
+    use crate::config::plan::{Encapsulation, FilePath, Ids};
+    use crate::error::ExitCode;
+    use crate::quantity::Vni;
 
     fn tunnel_to(host: &str) -> TunnelPlan {
         let host = host.parse().map_or_else(|_| Host::Name(host.to_owned()), Host::Address);
-        TunnelPlan {
-            encapsulation: Encapsulation::Vxlan { vni: Ids::all(Vni::new(7).unwrap()), port: 4789 },
-            host,
-            fit: Fit::Split,
-            analyzer: Some(Analyzer::Suricata),
-            source: None,
-            device: None,
-            ports: PortRange::DYNAMIC,
-            dscp: Dscp::DEFAULT,
-            ttl: Ttl::DEFAULT,
-            udp_checksum: UdpChecksum::Auto,
-            transmit: TransmitPlan::Socket,
-        }
+        TunnelPlan::with_defaults(Encapsulation::Vxlan { vni: Ids::all(Vni::new(7).unwrap()), port: 4789 }, host)
     }
 
     fn destination(tunnel: TunnelPlan) -> DestinationPlan {

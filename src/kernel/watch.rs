@@ -170,7 +170,6 @@ impl fmt::Display for Way {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::namespace::Namespace;
     use super::*;
