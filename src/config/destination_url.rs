@@ -10,6 +10,7 @@ use std::str::FromStr;
 use super::defaults;
 use super::mistake::closest;
 use super::plan::{FilePath, Host};
+use super::words::NoFileName;
 
 /// A destination as written, with its parts told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,7 +224,7 @@ impl Scheme {
     }
 
     /// UDP port of the protocol, where it has one.
-    pub const fn default_port(self) -> Option<u16> {
+    const fn default_port(self) -> Option<u16> {
         match self {
             Self::Vxlan => Some(defaults::VXLAN_PORT),
             Self::Geneve => Some(defaults::GENEVE_PORT),
@@ -248,31 +249,6 @@ impl Scheme {
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-/// A file was to be named, and was not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoFileName;
-
-impl FromStr for FilePath {
-    type Err = NoFileName;
-    /// `-` is the standard stream.
-    fn from_str(text: &str) -> Result<Self, NoFileName> {
-        match text {
-            "" => Err(NoFileName),
-            "-" => Ok(Self::Standard),
-            path => Ok(Self::Path(path.into())),
-        }
-    }
-}
-
-impl fmt::Display for FilePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Standard => f.write_str("-"),
-            Self::Path(path) => path.display().fmt(f),
-        }
     }
 }
 

@@ -27,7 +27,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Whether the command line made this, so that a missing key has no place.
-    pub fn is_nameless(&self) -> bool {
+    fn is_nameless(&self) -> bool {
         self.path.is_empty()
     }
 

@@ -7,8 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::defaults;
-use super::destination_url::NoFileName;
-use super::plan::{Analyzer, Fit, Pace, TransmitPlan, UdpChecksum};
+use super::plan::{Analyzer, FilePath, Fit, Pace, TransmitPlan, UdpChecksum};
 use crate::quantity::{QuantityError, Snaplen};
 
 /// Declares the words of a closed set, for reading and for showing.
@@ -38,6 +37,31 @@ words!(Analyzer, "known analyzer", "suricata, zeek, snort, arkime or linux":
     "suricata" => Suricata, "zeek" => Zeek, "snort" => Snort, "arkime" => Arkime, "linux" => Linux);
 words!(UdpChecksum, "way to fill the UDP checksum", "auto, on or off":
     "auto" => Auto, "on" => On, "off" => Off);
+
+/// A file was to be named, and was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoFileName;
+
+impl FromStr for FilePath {
+    type Err = NoFileName;
+    /// `-` is the standard stream.
+    fn from_str(text: &str) -> Result<Self, NoFileName> {
+        match text {
+            "" => Err(NoFileName),
+            "-" => Ok(Self::Standard),
+            path => Ok(Self::Path(path.into())),
+        }
+    }
+}
+
+impl fmt::Display for FilePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Standard => f.write_str("-"),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
 
 /// `auto` and `socket` are the sockets; `pcap:FILE` is the dry run.
 pub(super) fn transmit(text: &str) -> Result<TransmitPlan, QuantityError> {

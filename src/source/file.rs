@@ -62,7 +62,7 @@ enum Input {
 impl Replay {
     /// Opens the file. Reads the file header, and waits for it on a pipe.
     pub fn open(plan: &FilePlan, expression: &str, normalise: &NormalisePlan) -> Result<Self, SourceError> {
-        let name = name(&plan.file);
+        let name = plan.file.to_string();
         let unreadable = |cause| SourceError::Unreadable { file: name.clone(), cause };
         let (path, input, first) = match &plan.file {
             FilePath::Standard => (Path::new("-"), Input::standard().map_err(unreadable)?, None),
@@ -248,12 +248,5 @@ impl Input {
             }
             Self::NamedPipe => false,
         }
-    }
-}
-
-fn name(file: &FilePath) -> String {
-    match file {
-        FilePath::Standard => "-".to_owned(),
-        FilePath::Path(path) => path.display().to_string(),
     }
 }

@@ -76,7 +76,6 @@ fn words(expression: &str) -> Vec<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::error::{ExitCode, Explain};
 

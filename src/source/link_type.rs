@@ -223,7 +223,6 @@ fn ip_version(packet: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use proptest::prelude::*;
 

@@ -88,7 +88,6 @@ impl Ahead {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     /// Milliseconds after the start at which frames of these timestamps (in ms) and lengths are due.
