@@ -5,6 +5,8 @@ use std::os::fd::AsRawFd as _;
 
 use socket2::{Domain, Socket, Type};
 
+use super::interface::ifr_name;
+
 /// An offload that makes the capture see frames that were never on a wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -30,7 +32,7 @@ pub fn is_on(interface: &str, offload: Offload) -> io::Result<bool> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     let mut value = EthtoolValue { command: offload as u32, data: 0 };
     let mut request = libc::ifreq {
-        ifr_name: name(interface)?,
+        ifr_name: ifr_name(interface)?,
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() },
     };
     // SAFETY: netdevice(7): SIOCETHTOOL takes a pointer to a `struct ifreq` whose `ifr_data` points to a structure that
@@ -39,18 +41,6 @@ pub fn is_on(interface: &str, offload: Offload) -> io::Result<bool> {
     // beyond the call, and `socket` is open. Neither socket2 nor nix wraps this call.
     let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
     if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(value.data != 0) }
-}
-
-/// The name as the kernel reads it: at most 15 bytes and a zero.
-fn name(interface: &str) -> io::Result<[libc::c_char; libc::IFNAMSIZ]> {
-    let mut name = [0; libc::IFNAMSIZ];
-    if interface.len() >= name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in name.iter_mut().zip(interface.bytes()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    Ok(name)
 }
 
 #[cfg(test)]

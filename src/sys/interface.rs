@@ -3,8 +3,6 @@
 //! sysfs would say it without unsafe code, but it shows the network namespace in which it was mounted: after
 //! `nsenter -n` that is another one than ours. A socket belongs to one namespace for ever.
 
-#![allow(unsafe_code, reason = "SIOCGIFMTU has no safe wrapper in the crates we use")]
-
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -13,18 +11,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// # Errors
 /// The kernel's: `ENODEV` when there is no such interface; also when `name` is longer than an interface name can be.
 pub fn mtu(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
-    // SAFETY: struct ifreq is plain C data (netdevice(7)), for which all zeroes is a value: an empty name.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let (place, bytes) = (&mut request.ifr_name, name.as_bytes());
-    if bytes.len() >= place.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (place, &byte) in place.iter_mut().zip(bytes) {
-        *place = libc::c_char::from_ne_bytes([byte]);
-    }
+    let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 };
+    let mut request = libc::ifreq { ifr_name: ifr_name(name)?, ifr_ifru };
     // SAFETY: netdevice(7): SIOCGIFMTU works "on any socket's file descriptor regardless of the family or type", reads
-    // ifr_name, which ends with a zero because it is longer than `name`, and fills in ifr_mtu. `request` is a whole
-    // struct ifreq and outlives the call.
+    // ifr_name, which ends with a zero, and fills in ifr_mtu. `request` is a whole struct ifreq and outlives the call.
     let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) };
     if outcome < 0 {
         return Err(io::Error::last_os_error());
@@ -34,9 +24,20 @@ pub fn mtu(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
     u32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
+/// The name as the kernel reads it: at most 15 bytes and a zero.
+pub(super) fn ifr_name(interface: &str) -> io::Result<[libc::c_char; libc::IFNAMSIZ]> {
+    let mut name = [0; libc::IFNAMSIZ];
+    if interface.len() >= name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in name.iter_mut().zip(interface.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    Ok(name)
+}
+
 #[cfg(test)]
 mod tests {
-
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixDatagram;
 

@@ -2,8 +2,6 @@
 //!
 //! Neither std nor socket2 has it, and nix's version shares one set of control messages between all datagrams.
 
-#![allow(unsafe_code, reason = "sendmmsg has no safe wrapper in the crates we use")]
-
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
 

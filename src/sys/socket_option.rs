@@ -1,7 +1,5 @@
 //! setsockopt(2) for whole-number options that neither socket2 nor nix knows.
 
-#![allow(unsafe_code, reason = "these options have no safe wrapper in the crates we use")]
-
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
