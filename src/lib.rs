@@ -5,8 +5,8 @@
 //!
 //! # The way of a frame
 //!
-//! The modules stand here in the order in which a frame meets them. One worker thread takes it all the way
-//! (`session/worker.rs`); nothing on that way allocates, locks, reads a clock or logs.
+//! Each step is a module, in the order in which a frame meets them. One worker thread takes it all the way
+//! (`session/worker.rs`, `session/path.rs`); nothing on that way allocates, locks, reads a clock or logs.
 //!
 //! 1. [`source`] lends a [`Frame`](frame::Frame): bytes that belong to libpcap, and what is known about them.
 //! 2. [`select`] decides whether it goes on, and changes nothing.

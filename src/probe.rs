@@ -266,7 +266,6 @@ fn between(sender: Sender, client: Ipv4Addr, server: Ipv4Addr) -> etherparse::Pa
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::HashSet;
     use std::path::Path;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Why a number or a word is not the quantity it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -190,14 +190,11 @@ impl Timestamp {
         Self(nanos)
     }
 
-    /// From a duration since the epoch; a clock beyond the year 2554 reads as its end.
-    pub fn since_epoch(elapsed: Duration) -> Self {
-        Self(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
-    }
-
-    /// The wall clock now. Not for the frame path: time comes in there as an argument.
+    /// The wall clock now; beyond the year 2554 it reads as its end. Not for the frame path: time comes in there as an
+    /// argument.
     pub fn now() -> Self {
-        Self::since_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// Nanoseconds since the epoch.

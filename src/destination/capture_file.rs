@@ -174,7 +174,6 @@ fn whole_records(records: &[u8]) -> (u64, usize) {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::flow::FlowHash;
     use crate::frame::InterfaceId;
