@@ -207,6 +207,8 @@ fn the_dry_run_writes_the_very_bytes_that_the_kernel_sends() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("dry.pcap");
     let variants = [(Fit::Split, UdpChecksum::Auto), (Fit::Fragment, UdpChecksum::On), (Fit::Split, UdpChecksum::Off)];
+    // Ports of its own for each tunnel: the last one's may live on for a moment in a child that another test forks.
+    let mut port_ranges = (50_000..).step_by(SOURCE_PORTS as usize).map(|first| format!("{first}-65535"));
     for (local, remote) in [(NEAR, FAR), ("2001:db8::1", "2001:db8::2")] {
         let way = Arc::into_inner(way(local, remote, 1500, NextHop::Usable)).unwrap();
         let way = Arc::new(way.with_ethernet(macs));
@@ -216,7 +218,8 @@ fn the_dry_run_writes_the_very_bytes_that_the_kernel_sends() {
         {
             let (_, plan) = plan(encapsulation, way.remote(), fit);
             let (dscp, ttl) = (Dscp::new(46).unwrap(), Ttl::new(17).unwrap());
-            let live = TunnelPlan { dscp, ttl, udp_checksum, ..plan };
+            let ports = port_ranges.next().unwrap().parse().unwrap();
+            let live = TunnelPlan { ports, dscp, ttl, udp_checksum, ..plan };
             let dry = TunnelPlan { transmit: TransmitPlan::CaptureFile(FilePath::Path(path.clone())), ..live.clone() };
             let wire = packet_socket(&far);
             let mut tunnels =
