@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 
 use super::network::Cloud;
-use super::traffic::{self, Rate};
+use super::traffic::{self, Traffic};
 use crate::config;
 use crate::config::plan::{SessionPlan, SourcePlan};
 use crate::error::Explain;
@@ -44,7 +44,7 @@ pub struct Tapped {
     /// Whether the kernel joins what it receives before the capture sees it.
     pub receive_offload: Option<bool>,
     /// What goes through it now, in the directions that are mirrored.
-    pub rate: Rate,
+    pub traffic: Traffic,
 }
 
 impl Facts {
@@ -79,9 +79,12 @@ async fn interfaces(plan: &SessionPlan) -> io::Result<(Vec<Link>, Vec<Tapped>)> 
         .map(|link| Tapped {
             segmentation: ethtool::is_on(&link.name, Offload::TcpSegmentation).ok(),
             receive_offload: ethtool::is_on(&link.name, Offload::GenericReceive).ok(),
-            rate: before.iter().find(|earlier| earlier.index == link.index).map_or_else(Rate::default, |earlier| {
-                traffic::rate(earlier.counters, link.counters, elapsed, live.directions)
-            }),
+            traffic: before
+                .iter()
+                .find(|earlier| earlier.index == link.index)
+                .map_or_else(Traffic::default, |earlier| {
+                    Traffic::between(earlier.counters, link.counters, elapsed, live.directions)
+                }),
             link: link.clone(),
         })
         .collect();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::facts::{Facts, Tapped};
-use super::traffic::Rate;
+use super::traffic::Traffic;
 use crate::config::plan::{
     DestinationPlan, Encapsulation, End, EndPlan, Host, Ids, LivePlan, NormalisePlan, SessionPlan, SourcePlan,
     TunnelPlan,
@@ -68,7 +68,7 @@ pub fn tapped(link: Link) -> Tapped {
         link,
         segmentation: Some(false),
         receive_offload: Some(false),
-        rate: Rate { frames: 1000.0, bytes: 125_000.0 },
+        traffic: Traffic { frames: 1000.0, bytes: 125_000.0 },
     }
 }
 

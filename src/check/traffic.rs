@@ -11,31 +11,31 @@ pub const WINDOW: Duration = Duration::from_secs(1);
 
 /// Frames and bytes a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Rate {
+pub struct Traffic {
     /// Frames a second, as the driver counts them.
     pub frames: f64,
     /// Bytes a second, from destination MAC to the last payload byte.
     pub bytes: f64,
 }
 
-/// What went through an interface between two readings of its counters, in the mirrored directions.
-pub fn rate(before: Counters, after: Counters, elapsed: Duration, directions: Directions) -> Rate {
-    let received = (
-        after.received_frames.saturating_sub(before.received_frames),
-        after.received_bytes.saturating_sub(before.received_bytes),
-    );
-    let sent =
-        (after.sent_frames.saturating_sub(before.sent_frames), after.sent_bytes.saturating_sub(before.sent_bytes));
-    let (frames, bytes) = match directions {
-        Directions::In => received,
-        Directions::Out => sent,
-        Directions::InOut => (received.0 + sent.0, received.1 + sent.1),
-    };
-    let seconds = elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
-    Rate { frames: approximate(frames) / seconds, bytes: approximate(bytes) / seconds }
-}
+impl Traffic {
+    /// What went through an interface between two readings of its counters, in the mirrored directions.
+    pub fn between(before: Counters, after: Counters, elapsed: Duration, directions: Directions) -> Self {
+        let received = (
+            after.received_frames.saturating_sub(before.received_frames),
+            after.received_bytes.saturating_sub(before.received_bytes),
+        );
+        let sent =
+            (after.sent_frames.saturating_sub(before.sent_frames), after.sent_bytes.saturating_sub(before.sent_bytes));
+        let (frames, bytes) = match directions {
+            Directions::In => received,
+            Directions::Out => sent,
+            Directions::InOut => (received.0 + sent.0, received.1 + sent.1),
+        };
+        let seconds = elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+        Self { frames: approximate(frames) / seconds, bytes: approximate(bytes) / seconds }
+    }
 
-impl Rate {
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
@@ -89,19 +89,19 @@ mod tests {
     #[test]
     fn only_the_mirrored_directions_count() {
         let two_seconds = Duration::from_secs(2);
-        let rate_of = |directions| rate(BEFORE, AFTER, two_seconds, directions);
-        assert_eq!(rate_of(Directions::In), Rate { frames: 100.0, bytes: 10_000.0 });
-        assert_eq!(rate_of(Directions::Out), Rate { frames: 5.0, bytes: 320_840.0 });
-        assert_eq!(rate_of(Directions::InOut), Rate { frames: 105.0, bytes: 330_840.0 });
-        assert_eq!(rate(AFTER, BEFORE, two_seconds, Directions::InOut), Rate::default());
+        let traffic = |directions| Traffic::between(BEFORE, AFTER, two_seconds, directions);
+        assert_eq!(traffic(Directions::In), Traffic { frames: 100.0, bytes: 10_000.0 });
+        assert_eq!(traffic(Directions::Out), Traffic { frames: 5.0, bytes: 320_840.0 });
+        assert_eq!(traffic(Directions::InOut), Traffic { frames: 105.0, bytes: 330_840.0 });
+        assert_eq!(Traffic::between(AFTER, BEFORE, two_seconds, Directions::InOut), Traffic::default());
     }
 
     #[test]
     fn super_frames_pay_for_the_frames_that_they_become() {
         // 10 super-frames of 64,168 bytes in two seconds are at least 424 full frames.
-        let sent = rate(BEFORE, AFTER, Duration::from_secs(2), Directions::Out).on_the_wire(1500);
+        let sent = Traffic::between(BEFORE, AFTER, Duration::from_secs(2), Directions::Out).on_the_wire(1500);
         assert!((211.0..212.0).contains(&sent.frames), "{sent:?}");
-        let vxlan = Rate { frames: 1000.0, bytes: 100_000.0 }.mirrored_bits(36);
+        let vxlan = Traffic { frames: 1000.0, bytes: 100_000.0 }.mirrored_bits(36);
         assert!((vxlan - 8.0 * (100_000.0 + 1000.0 * 50.0)).abs() < 0.1);
     }
 

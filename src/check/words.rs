@@ -4,13 +4,13 @@ use super::facts::{Facts, Tapped};
 use super::mtu::{Room, inner_mtu};
 use super::network::protocol;
 use super::report::Statement;
-use super::traffic::{Rate, bits_in_words};
+use super::traffic::{Traffic, bits_in_words};
 use crate::config::plan::{
     DestinationPlan, Encapsulation, End, Fit, LivePlan, Pace, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan,
 };
 use crate::destination::encapsulate::{overhead, udp_port};
 use crate::kernel::underlay::{NextHop, Underlay};
-use crate::quantity::{Directions, Mtu, Rate as Pacing};
+use crate::quantity::{Directions, Mtu, Rate};
 
 /// Where frames come from, what is done to them, where they go.
 pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
@@ -28,8 +28,8 @@ pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
             .truncate
             .map(|snaplen| Statement::new("keep", format!("the first {snaplen} bytes of each frame"))),
     );
-    let traffic = facts.tapped.iter().fold(Rate::default(), |sum, tapped| {
-        sum.plus(tapped.rate.on_the_wire(tapped.link.mtu.unwrap_or(Mtu::ETHERNET).value()))
+    let traffic = facts.tapped.iter().fold(Traffic::default(), |sum, tapped| {
+        sum.plus(tapped.traffic.on_the_wire(tapped.link.mtu.unwrap_or(Mtu::ETHERNET).value()))
     });
     let live_traffic = (!facts.tapped.is_empty()).then_some(traffic);
     for (destination, underlay) in plan.destinations.iter().zip(&facts.underlays) {
@@ -46,7 +46,7 @@ fn live_source(live: &LivePlan, facts: &Facts) -> Vec<Statement> {
     };
     let one = |tapped: &Tapped| {
         let mtu = tapped.link.mtu.map_or_else(String::new, |mtu| format!(" (MTU {mtu})"));
-        format!("{}{mtu}, {directions}, {} now", tapped.link.name, traffic_in_words(tapped.rate))
+        format!("{}{mtu}, {directions}, {} now", tapped.link.name, traffic_in_words(tapped.traffic))
     };
     if facts.tapped.is_empty() {
         return vec![Statement::new("from", format!("{}, {directions}", live.interfaces.join(", ")))];
@@ -59,7 +59,7 @@ fn one_destination(
     destination: &DestinationPlan,
     underlay: Option<&Underlay>,
     inner: Mtu,
-    traffic: Option<Rate>,
+    traffic: Option<Traffic>,
     facts: &Facts,
 ) -> Vec<Statement> {
     let head = |text: String| Statement::new("to", format!("{}: {text}", destination.name));
@@ -126,15 +126,15 @@ fn encapsulation(encapsulation: &Encapsulation) -> &'static str {
     }
 }
 
-fn traffic_in_words(rate: Rate) -> String {
-    format!("{} in {:.0} frames/s", bits_in_words(rate.bits()), rate.frames)
+fn traffic_in_words(traffic: Traffic) -> String {
+    format!("{} in {:.0} frames/s", bits_in_words(traffic.bits()), traffic.frames)
 }
 
 fn pace(pace: Pace) -> String {
     match pace {
         Pace::Unpaced => "as fast as it goes".to_owned(),
         Pace::Recorded => "at the recorded pace".to_owned(),
-        Pace::Rate(Pacing::Frames(frames)) => format!("at {frames:.0} frames/s"),
-        Pace::Rate(Pacing::Bits(bits)) => format!("at {}", bits_in_words(bits)),
+        Pace::Rate(Rate::Frames(frames)) => format!("at {frames:.0} frames/s"),
+        Pace::Rate(Rate::Bits(bits)) => format!("at {}", bits_in_words(bits)),
     }
 }
