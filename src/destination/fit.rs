@@ -200,6 +200,19 @@ mod tests {
         assert_eq!(fitted(&mut Fitter::new(Fit::Split), &wire(&frame, 78), 1464).unwrap(), pieces);
     }
 
+    /// What an evasion tool sends, an analyzer has rules for: the flag goes only with the byte that it points to.
+    #[test]
+    fn an_urgent_pointer_to_nothing_stays_on_the_first_piece() {
+        const URG: u8 = 0x20;
+        for (pointer, expected) in [(0, [Some(0), None]), (900, [Some(900), None]), (1200, [Some(1200), Some(254)])] {
+            let header = TcpHeader { urg: true, urgent_pointer: pointer, ..tcp_header() };
+            let pieces = split(&tcp_frame(false, 0, header, &data(1400)), 1000).unwrap();
+            let urgent =
+                |piece: &Vec<u8>| Some(segment(piece)).filter(|seen| seen.flags & URG != 0).map(|seen| seen.urgent);
+            assert_eq!(pieces.iter().map(urgent).collect::<Vec<_>>(), expected);
+        }
+    }
+
     #[test]
     fn a_trailer_alone_is_left_out() {
         let frame = tcp_frame(false, 0, tcp_header(), &data(1000));

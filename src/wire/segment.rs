@@ -110,10 +110,14 @@ impl<'s, 'a> Segmenter<'s, 'a> {
         if offset > 0 {
             flags &= !CWR;
         }
-        // The pointer counts from the sequence number, so that every piece points to the same byte until it is past.
-        let urgent = if flags & URG == 0 { first.urgent } else { first.urgent.saturating_sub(saturated(offset)) };
-        if urgent == 0 {
-            flags &= !URG;
+        // The pointer counts from the sequence number, so that every piece points to the same byte until it is past. The
+        // first piece keeps even a pointer to nothing: that is how somebody sent it.
+        let mut urgent = first.urgent;
+        if offset > 0 && flags & URG != 0 {
+            urgent = first.urgent.saturating_sub(saturated(offset));
+            if urgent == 0 {
+                flags &= !URG;
+            }
         }
         header[TCP_FLAGS] = flags;
         put(header, TCP_URGENT, urgent);
