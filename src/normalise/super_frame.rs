@@ -15,14 +15,15 @@ use crate::wire::segment::{Partial, Segmenter};
 
 /// Whether no interface with this `mtu` can have sent or received the frame as it is.
 ///
-/// An IP packet tells its length, so that tags and padding do not matter. Of anything else the bytes behind the tags
-/// are counted, with room for what drivers let through above the MTU: two labels or tags, or a check sequence.
+/// An IP packet tells its length, so that tags and padding do not matter; one that claims more than its frame has is
+/// broken, not long. Of anything else the bytes behind the tags are counted, with room for what drivers let through
+/// above the MTU: two labels or tags, or a check sequence.
 pub(super) fn is_super_frame(frame: &WireFrame<'_>, mtu: Mtu) -> bool {
     const TOLERANCE: usize = 8;
-    let mtu = mtu.value() as usize;
+    let (mtu, wire_len) = (mtu.value() as usize, frame.wire_len as usize);
     match frame.layers.ip {
-        Some(packet) => packet.end.saturating_sub(packet.start) > mtu,
-        None => (frame.wire_len as usize).saturating_sub(frame.layers.network) > mtu + TOLERANCE,
+        Some(packet) => packet.end.min(wire_len).saturating_sub(packet.start) > mtu,
+        None => wire_len.saturating_sub(frame.layers.network) > mtu + TOLERANCE,
     }
 }
 

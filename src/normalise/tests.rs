@@ -131,6 +131,17 @@ fn a_super_frame_is_one_by_its_packet_length_and_not_by_padding_or_tags() {
     assert_eq!(normalise(&one_more, 1500).0.unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [1522, 63]);
 }
 
+/// Evasion tools and broken senders claim lengths that nothing stands behind; an analyzer has rules for that.
+#[test]
+fn a_packet_that_claims_more_than_its_frame_has_is_no_super_frame() {
+    for (is_ipv6, length) in [(false, 16), (true, 18)] {
+        for mut frame in [tcp_frame(is_ipv6, 0, tcp_header(), &[1; 100]), udp_frame(is_ipv6, 53, &[1; 100])] {
+            put(&mut frame, length, 60_000);
+            assert_untouched(&frame);
+        }
+    }
+}
+
 /// BIG TCP: IPv6 with the jumbo option that the kernel takes out again, and IPv4 with no length at all.
 #[test]
 fn super_frames_over_64_kib_become_ordinary_packets() {
