@@ -163,6 +163,17 @@ fn frames_come_out_as_they_were_on_the_wire_with_their_vlan_tags() {
 
 #[test]
 #[ignore = "needs root: run scripts/test"]
+fn normalising_can_be_turned_off() {
+    let _network = Network::new();
+    let mut untouched = plan(live(Directions::In), "");
+    untouched.normalise.enabled = false;
+    let mut opened = source::open(&untouched).unwrap();
+    sender(FAR)(&frame(&[], 1));
+    assert_eq!(collect(&mut opened, |seen| seen.len() == 1)[0].offload, Offload::Whole);
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
 fn a_vlan_filter_finds_the_tag_that_the_kernel_took_out() {
     let _network = Network::new();
     let mut opened = source::open(&plan(live(Directions::In), "vlan 5")).unwrap();

@@ -11,7 +11,7 @@ use socket2::{SockFilter, SockRef};
 use super::error::SourceError;
 use super::link_type::{LARGEST_FRAME, LinkLayer};
 use super::{Readiness, Source, filter, timestamp};
-use crate::config::plan::LivePlan;
+use crate::config::plan::{LivePlan, SessionPlan};
 use crate::error::Explain;
 use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::KernelDrops;
@@ -27,14 +27,16 @@ pub(super) struct Live {
     /// Known when only one direction is captured.
     direction: Option<Direction>,
     mtu: Mtu,
+    /// Whether what the host's offloads left undone is to be finished.
+    normalise: bool,
     drops: RisingDrops,
 }
 
 impl Live {
-    /// Captures frames of `directions` that `expression` matches, through a ring of `buffer` bytes.
+    /// Captures frames of `directions` that the filter of `session` matches, through a ring of `buffer` bytes.
     pub fn open(
         plan: &LivePlan,
-        expression: &str,
+        session: &SessionPlan,
         (interface, name): (InterfaceId, &str),
         directions: Directions,
         buffer: u64,
@@ -53,16 +55,16 @@ impl Live {
             .and_then(Capture::setnonblock)
             .map_err(refused)?;
         let link = super::link_layer(name, capture.get_datalink())?;
-        filter::apply(&mut capture, expression)?;
-        only(&mut capture, directions, expression, &link).map_err(refused)?;
+        filter::apply(&mut capture, &session.filter)?;
+        only(&mut capture, directions, &session.filter, &link).map_err(refused)?;
         let direction = match directions {
             Directions::In => Some(Direction::In),
             Directions::Out => Some(Direction::Out),
             Directions::InOut => None,
         };
         let mtu = mtu(&capture, name).unwrap_or(Mtu::ETHERNET);
-        let name = name.to_owned();
-        Ok(Self { capture, link, name, interface, direction, mtu, drops: RisingDrops::default() })
+        let (name, normalise) = (name.to_owned(), session.normalise.enabled);
+        Ok(Self { capture, link, name, interface, direction, mtu, normalise, drops: RisingDrops::default() })
     }
 
     /// The interface's MTU; `None` when it has none, as `any`.
@@ -78,7 +80,8 @@ impl Source for Live {
         budget: usize,
         each: &mut dyn FnMut(&Frame<'_>),
     ) -> Result<Readiness, Box<dyn Explain>> {
-        let Self { capture, link, interface, direction, mtu, .. } = self;
+        let Self { capture, link, interface, direction, .. } = self;
+        let offload = if self.normalise { Offload::Unknown { mtu: self.mtu } } else { Offload::Whole };
         let lent = capture.dispatch(Some(budget), |packet| {
             let ethernet = link.ethernet(packet.data, packet.header.len);
             each(&Frame {
@@ -87,7 +90,7 @@ impl Source for Live {
                 timestamp: timestamp(packet.header),
                 direction: direction.or(ethernet.direction),
                 interface: *interface,
-                offload: Offload::Unknown { mtu: *mtu },
+                offload,
             });
         });
         match lent {

@@ -115,7 +115,7 @@ fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
     let mut down = Vec::new();
     for name in names {
         let Ok(interface) = u16::try_from(opened.interfaces.len()).map(InterfaceId) else { break };
-        match open_interface(live, &plan.filter, (interface, &name), tell_directions, share) {
+        match open_interface(live, plan, (interface, &name), tell_directions, share) {
             Ok((source, mtu)) => {
                 opened.sources.push(source);
                 opened.interfaces.push(Interface { name, mtu });
@@ -144,12 +144,12 @@ fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
 
 fn open_interface(
     plan: &LivePlan,
-    filter: &str,
+    session: &SessionPlan,
     interface: (InterfaceId, &str),
     tell_directions: bool,
     buffer: u64,
 ) -> Result<(Box<dyn Source>, Option<Mtu>), SourceError> {
-    let open = |directions, buffer: u64| Live::open(plan, filter, interface, directions, buffer.max(LEAST_BUFFER));
+    let open = |directions, buffer: u64| Live::open(plan, session, interface, directions, buffer.max(LEAST_BUFFER));
     // Frames of `any` are cooked and tell their direction themselves.
     if !tell_directions || interface.1 == interfaces::ANY {
         let capture = open(plan.directions, buffer)?;
