@@ -63,6 +63,7 @@ const WRONG_LINES: &[(&str, &[&str])] = &[
     ("mirror -i eth[ --to vxlan://h?vni=1", &["not a pattern of interface names", "work as in a shell"]),
     ("mirror -i eth0 --to gre://h?name=2 --to gre://h", &["two destinations are named `2`"]),
     ("mirror -i eth0 --to pcap:a --to pcap:a", &["two destinations write to a", "its own file"]),
+    ("mirror -i eth0 --to pcap:a --to pcap:./a", &["two destinations write to ./a", "its own file"]),
     ("mirror -i eth0 --to pcap:- --to gre://h?transmit=pcap:-", &["two destinations write to standard output"]),
     ("mirror -r a --to pcap:a", &["both the source and a destination", "another file"]),
     ("mirror -i eth0 -B 4096 --to pcap:-", &["`4096` is not a buffer size", "--buffer 24MiB"]),
@@ -99,6 +100,33 @@ fn wrong_command_lines_end_with_2_a_reason_and_a_hint() {
         // Mistakes that are ours to explain all come with a hint; clap's own carry a usage line.
         assert!(text.contains("hint:") || text.contains("--help") || text.contains("Usage:"), "farspan {line}\n{text}");
     }
+}
+
+/// A capture that was overwritten while it was read would be lost.
+#[test]
+fn the_file_that_is_read_is_never_written_under_whatever_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    std::fs::write(file("a"), "precious").unwrap();
+    std::fs::hard_link(file("a"), file("b")).unwrap();
+    std::os::unix::fs::symlink("a", file("c")).unwrap();
+    let to_itself = |line: &str, input: Stdio| {
+        let output = Command::new(env!("CARGO_BIN_EXE_farspan"))
+            .args(line.split(' '))
+            .current_dir(directory.path())
+            .stdin(input)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "farspan {line}\n{text}");
+        assert!(text.contains("both the source and a destination"), "farspan {line}\n{text}");
+        assert_eq!(std::fs::read(file("a")).unwrap(), b"precious");
+    };
+    for name in ["./a", "b", "c"] {
+        to_itself(&format!("mirror -r a --to pcap:{name}"), Stdio::null());
+        to_itself(&format!("mirror -r a --to gre://192.0.2.1?transmit=pcap:{name}"), Stdio::null());
+    }
+    to_itself("mirror -r - --to pcap:a", std::fs::File::open(file("a")).unwrap().into());
 }
 
 const SOURCE: &str = "[session.a.source]\ninterface = \"eth0\"\n";

@@ -1,6 +1,10 @@
 //! From what was written to what is meant, or to every mistake.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::defaults;
 use super::destination::{self, One};
@@ -183,16 +187,45 @@ fn interfaces_by_name(source: Option<&SourcePlan>) -> Vec<String> {
 /// frames of several tunnels in one.
 fn contested_file(plan: &DestinationPlan, earlier: &[DestinationPlan], source: Option<&SourcePlan>) -> Option<What> {
     let file = written_file(plan)?;
-    if let (Some(SourcePlan::File(FilePlan { file: FilePath::Path(read), .. })), FilePath::Path(path)) = (source, file)
-        && read == path
+    if let (Some(SourcePlan::File(FilePlan { file: read, .. })), FilePath::Path(path)) = (source, file)
+        && is_one_file(&read_from(read), path)
     {
         return Some(What::Overwritten(path.display().to_string()));
     }
     let is_inner = |plan: &DestinationPlan| matches!(plan.end, End::File(_));
     earlier
         .iter()
-        .any(|other| written_file(other) == Some(file) && (is_inner(plan) || is_inner(other)))
+        .filter(|other| is_inner(plan) || is_inner(other))
+        .filter_map(written_file)
+        .any(|other| match (other, file) {
+            (FilePath::Path(other), FilePath::Path(path)) => is_one_file(other, path),
+            (other, file) => other == file,
+        })
         .then(|| What::SameFile(if *file == FilePath::Standard { "standard output".into() } else { file.to_string() }))
+}
+
+/// Where a capture file is read from: standard input is often a file too.
+fn read_from(file: &FilePath) -> Cow<'_, Path> {
+    match file {
+        FilePath::Standard => Path::new("/dev/stdin").into(),
+        FilePath::Path(path) => path.into(),
+    }
+}
+
+/// Whether two paths lead to one regular file, which then could not be read or written beside the other. A file that
+/// does not exist yet is known by its directory and name.
+fn is_one_file(one: &Path, other: &Path) -> bool {
+    one == other || identity(one).is_some_and(|identity_of_one| Some(identity_of_one) == identity(other))
+}
+
+/// Device and number of a regular file, or of the directory and the name that it will have there.
+fn identity(path: &Path) -> Option<(u64, u64, Option<&OsStr>)> {
+    if let Ok(file) = path.metadata() {
+        return file.is_file().then(|| (file.dev(), file.ino(), None));
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (directory, name) = (directory.metadata().ok()?, path.file_name()?);
+    Some((directory.dev(), directory.ino(), Some(name)))
 }
 
 /// The file that a destination writes, if it writes one.

@@ -26,6 +26,7 @@ impl Explain for CannotCreate {
         match self.cause.kind() {
             io::ErrorKind::NotFound => Some("its directory does not exist".to_owned()),
             io::ErrorKind::PermissionDenied => Some("choose a directory that you may write to".to_owned()),
+            io::ErrorKind::IsADirectory => Some("name a file inside the directory".to_owned()),
             io::ErrorKind::BrokenPipe => Some("the program that was to read standard output has ended".to_owned()),
             _ => None,
         }
@@ -268,10 +269,12 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_created_says_why() {
-        let Err(error) = CaptureFile::create(&FilePath::Path("/nowhere-at-all/x.pcap".into())) else {
-            panic!("no such directory")
-        };
-        assert_eq!(error.to_string(), "cannot write the capture file `/nowhere-at-all/x.pcap`");
-        assert_eq!(error.hint().as_deref(), Some("its directory does not exist"));
+        for (path, hint) in
+            [("/nowhere-at-all/x.pcap", "its directory does not exist"), ("/", "name a file inside the directory")]
+        {
+            let Err(error) = CaptureFile::create(&FilePath::Path(path.into())) else { panic!("{path} is no file") };
+            assert_eq!(error.to_string(), format!("cannot write the capture file `{path}`"));
+            assert_eq!(error.hint().as_deref(), Some(hint));
+        }
     }
 }
