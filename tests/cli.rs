@@ -64,6 +64,7 @@ const WRONG_LINES: &[(&str, &[&str])] = &[
     ("mirror -i eth0 --to gre://h?name=2 --to gre://h", &["two destinations are named `2`"]),
     ("mirror -i eth0 --to pcap:a --to pcap:a", &["two destinations write to a", "its own file"]),
     ("mirror -i eth0 --to pcap:a --to pcap:./a", &["two destinations write to ./a", "its own file"]),
+    ("mirror -i eth0 --to gre://h?transmit=pcap:a --to gre://h?transmit=pcap:./a", &["two destinations write to ./a"]),
     ("mirror -i eth0 --to pcap:- --to gre://h?transmit=pcap:-", &["two destinations write to standard output"]),
     ("mirror -r a --to pcap:a", &["both the source and a destination", "another file"]),
     ("mirror -i eth0 -B 4096 --to pcap:-", &["`4096` is not a buffer size", "--buffer 24MiB"]),

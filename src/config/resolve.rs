@@ -193,15 +193,13 @@ fn contested_file(plan: &DestinationPlan, earlier: &[DestinationPlan], source: O
         return Some(What::Overwritten(path.display().to_string()));
     }
     let is_inner = |plan: &DestinationPlan| matches!(plan.end, End::File(_));
-    earlier
-        .iter()
-        .filter(|other| is_inner(plan) || is_inner(other))
-        .filter_map(written_file)
-        .any(|other| match (other, file) {
-            (FilePath::Path(other), FilePath::Path(path)) => is_one_file(other, path),
-            (other, file) => other == file,
-        })
-        .then(|| What::SameFile(if *file == FilePath::Standard { "standard output".into() } else { file.to_string() }))
+    let contests = |other: &DestinationPlan| match (written_file(other), file) {
+        // Dry runs share a file that they know by the same name.
+        (Some(FilePath::Path(other)), FilePath::Path(path)) if other != path => is_one_file(other, path),
+        (other_file, file) => other_file == Some(file) && (is_inner(plan) || is_inner(other)),
+    };
+    let name = || if *file == FilePath::Standard { "standard output".into() } else { file.to_string() };
+    earlier.iter().any(contests).then(|| What::SameFile(name()))
 }
 
 /// Where a capture file is read from: standard input is often a file too.
