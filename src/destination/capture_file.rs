@@ -27,6 +27,7 @@ impl Explain for CannotCreate {
             io::ErrorKind::NotFound => Some("its directory does not exist".to_owned()),
             io::ErrorKind::PermissionDenied => Some("choose a directory that you may write to".to_owned()),
             io::ErrorKind::IsADirectory => Some("name a file inside the directory".to_owned()),
+            io::ErrorKind::StorageFull => Some("make room on its disk, or choose another one".to_owned()),
             io::ErrorKind::BrokenPipe => Some("the program that was to read standard output has ended".to_owned()),
             _ => None,
         }
@@ -269,9 +270,11 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_created_says_why() {
-        for (path, hint) in
-            [("/nowhere-at-all/x.pcap", "its directory does not exist"), ("/", "name a file inside the directory")]
-        {
+        for (path, hint) in [
+            ("/nowhere-at-all/x.pcap", "its directory does not exist"),
+            ("/", "name a file inside the directory"),
+            ("/dev/full", "make room on its disk, or choose another one"),
+        ] {
             let Err(error) = CaptureFile::create(&FilePath::Path(path.into())) else { panic!("{path} is no file") };
             assert_eq!(error.to_string(), format!("cannot write the capture file `{path}`"));
             assert_eq!(error.hint().as_deref(), Some(hint));
