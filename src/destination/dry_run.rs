@@ -50,6 +50,8 @@ pub(super) struct DryRun {
     /// Bytes of outer IP and UDP in front of each datagram.
     outer_len: usize,
     write_failed: Option<io::Error>,
+    /// Whether the reader of the pipe has ended.
+    reader_gone: bool,
 }
 
 impl DryRun {
@@ -93,6 +95,7 @@ impl DryRun {
             packet: Vec::new(),
             outer_len: outer_len(&plan.encapsulation, remote),
             write_failed: None,
+            reader_gone: false,
         })
     }
 
@@ -147,6 +150,7 @@ impl Transmit for DryRun {
                     ErrorKind::BrokenPipe => DropReason::ReaderGone,
                     _ => DropReason::WriteFailed,
                 };
+                self.reader_gone |= reason == DropReason::ReaderGone;
                 count_dropped(account, reason, self.recorded.len());
                 self.write_failed = Some(error);
             }
@@ -156,6 +160,10 @@ impl Transmit for DryRun {
 
     fn collect_reports(&mut self, _: &mut DestinationLedger) -> Option<io::Error> {
         self.write_failed.take()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.reader_gone
     }
 }
 
@@ -210,6 +218,7 @@ impl SharedFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::path::Path;
     use std::time::Instant;
 
@@ -316,6 +325,23 @@ mod tests {
         send(&mut first);
         let protocols: Vec<u8> = records(&path).iter().map(|(_, bytes)| bytes[14 + 9]).collect();
         assert_eq!(protocols, [17, 47, 17]);
+    }
+
+    /// Otherwise `farspan mirror … --transmit pcap:- | tcpdump -c 5 -r -` would go on for nobody.
+    #[test]
+    fn a_reader_that_has_gone_closes_the_destination() {
+        let (reader, writer) = io::pipe().unwrap();
+        let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+        let mut tunnel = dry_run(Path::new(&path), vxlan(4789), Fit::Split, &mut DryRunFiles::default());
+        let mut account = DestinationLedger::default();
+        let inner = udp_frame(1, 10);
+        tunnel.offer(&frame(&inner), &mut account);
+        tunnel.flush(Instant::now(), &mut account);
+        assert_eq!((account.sent, tunnel.is_closed()), (1, false));
+        drop(reader);
+        tunnel.offer(&frame(&inner), &mut account);
+        tunnel.flush(Instant::now(), &mut account);
+        assert_eq!((account.sent, account.dropped[DropReason::ReaderGone], tunnel.is_closed()), (1, 1, true));
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Destinations {
     /// Whether nobody can take another frame: every destination is a pipe whose reader has ended.
     pub fn are_gone(&self) -> bool {
         self.0.iter().all(|destination| match destination {
-            Destination::Tunnel(_) => false,
+            Destination::Tunnel(tunnel) => tunnel.is_closed(),
             Destination::File(file) => file.is_closed(),
         })
     }

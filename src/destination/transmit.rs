@@ -19,6 +19,11 @@ pub trait Transmit: Send + fmt::Debug {
     /// Counts the ICMP reports that came back without making a send fail, and returns the last error that made a
     /// datagram `write_failed`, if there was one since the last call. Not for every frame: about once a second.
     fn collect_reports(&mut self, account: &mut DestinationLedger) -> Option<io::Error>;
+
+    /// Whether nothing can leave any more: the dry run's reader has ended. Sockets never close.
+    fn is_closed(&self) -> bool {
+        false
+    }
 }
 
 /// Counts `datagram` as sent: with `outer_len` bytes of outer IP and UDP in front of it.

@@ -106,6 +106,11 @@ impl Tunnel {
         self.notices.say(now, account, failure);
     }
 
+    /// Whether nothing can leave any more: it is a dry run into a pipe whose reader has ended.
+    pub fn is_closed(&self) -> bool {
+        self.outbox.engine.is_closed()
+    }
+
     /// When a held batch must be looked at again.
     pub fn deadline(&self) -> Option<Instant> {
         self.outbox.gate.as_ref().and_then(NextHopGate::deadline)
