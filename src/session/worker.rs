@@ -147,7 +147,7 @@ impl Worker {
 
     /// Takes what the sources have, in turn.
     fn drain(&mut self, now: Instant, stopping: bool) {
-        let Self { taps, path, failures, count, .. } = self;
+        let Self { taps, path, failures, count, wake, .. } = self;
         for tap in taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             let budget = usize::try_from(*count - path.ledger.captured).map_or(BUDGET, |left| left.min(BUDGET));
             let recorded = tap.source.descriptor().is_none();
@@ -158,6 +158,8 @@ impl Worker {
             tap.readiness = tap.source.drain(now, budget, &mut |frame| path.take(frame)).unwrap_or_else(|failure| {
                 tracing::error!("{failure}");
                 failures.push(failure);
+                // What its buffer still holds would keep it readable, and the worker awake, for ever.
+                let _ = tap.source.descriptor().map(|descriptor| wake.delete(descriptor));
                 Readiness::Ended
             });
         }
@@ -201,4 +203,97 @@ fn is_due(last: &mut Option<Instant>, now: Instant, interval: Duration) -> bool 
         *last = Some(now);
     }
     due
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, PipeReader, Write as _};
+    use std::os::fd::{AsFd as _, BorrowedFd};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::config::plan::FilePath;
+    use crate::destination::capture_file::CaptureFile;
+    use crate::destination::{Destination, Destinations};
+    use crate::frame::Frame;
+    use crate::normalise::Normaliser;
+    use crate::select::Selector;
+    use crate::select::own_traffic::OwnTraffic;
+    use crate::source::SourceError;
+
+    fn worker(sources: Vec<Box<dyn Source>>) -> Worker {
+        let nowhere = CaptureFile::create(&FilePath::Path("/dev/null".into())).unwrap();
+        let ledger = Ledger::new([("1", "pcap:/dev/null")]);
+        let published = Published::new(ledger.clone());
+        let path = Path {
+            selector: Selector::new(OwnTraffic::default()),
+            normaliser: Normaliser::new(None),
+            destinations: Destinations::new(vec![Destination::File(nowhere)]),
+            ledger,
+        };
+        Worker::new(sources, path, Stop::new().unwrap(), published, Duration::from_millis(2), None).unwrap()
+    }
+
+    /// An interface that goes away while its buffer still holds frames.
+    struct Vanished(PipeReader);
+
+    impl Source for Vanished {
+        fn drain(
+            &mut self,
+            _: Instant,
+            _: usize,
+            _: &mut dyn FnMut(&Frame<'_>),
+        ) -> Result<Readiness, Box<dyn Explain>> {
+            let (interface, cause) = ("eth7".to_owned(), pcap::Error::PcapError("the interface disappeared".into()));
+            Err(Box::new(SourceError::CaptureEnded { interface, cause }))
+        }
+
+        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+            Some(self.0.as_fd())
+        }
+
+        fn kernel_drops(&mut self) -> KernelDrops {
+            KernelDrops::default()
+        }
+    }
+
+    /// A replay that waits for one frame, counts how often it is asked for it, and ends without it.
+    struct Waiting {
+        until: Option<Instant>,
+        asked: Arc<AtomicU32>,
+    }
+
+    impl Source for Waiting {
+        fn drain(
+            &mut self,
+            now: Instant,
+            _: usize,
+            _: &mut dyn FnMut(&Frame<'_>),
+        ) -> Result<Readiness, Box<dyn Explain>> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let until = *self.until.get_or_insert(now + Duration::from_millis(50));
+            Ok(if now < until { Readiness::Until(until) } else { Readiness::Ended })
+        }
+
+        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn kernel_drops(&mut self) -> KernelDrops {
+            KernelDrops::default()
+        }
+    }
+
+    #[test]
+    fn a_source_that_failed_wakes_nobody_any_more() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"unread").unwrap();
+        let asked = Arc::new(AtomicU32::new(0));
+        let waiting = Waiting { until: None, asked: Arc::clone(&asked) };
+        let outcome = worker(vec![Box::new(Vanished(reader)), Box::new(waiting)]).run();
+        assert_eq!(outcome.failures.len(), 1);
+        // At first, when the time has come, and twice more because waits end at whole milliseconds.
+        assert!(asked.load(Ordering::Relaxed) <= 4, "asked {asked:?} times");
+    }
 }
