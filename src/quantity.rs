@@ -112,8 +112,8 @@ bounded! {
     Snaplen(u32), 14..=262_144, "snaplen"
 }
 bounded! {
-    /// Largest IP packet that a link or path carries, in bytes. Below 576 no IPv4 host promises to reassemble (RFC 791).
-    Mtu(u32), 576..=262_144, "MTU"
+    /// Largest IP packet that a link or path carries, in bytes. Every IPv4 link carries 68 (RFC 791 section 3.2).
+    Mtu(u32), 68..=262_144, "MTU"
 }
 bounded! {
     /// An interface's number in the kernel of its network namespace.

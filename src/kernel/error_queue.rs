@@ -33,6 +33,11 @@ pub struct ErrorQueue {
 /// as we read.
 const MOST_AT_ONCE: usize = 4096;
 
+/// Under this no ICMP error lowers a path MTU: `net.ipv4.route.min_pmtu` unless changed, as the kernel's own route does.
+const LEAST_MTU_V4: u64 = 552;
+/// The same for IPv6: its links carry at least that much (RFC 8201 section 4).
+const LEAST_MTU_V6: u64 = 1280;
+
 impl ErrorQueue {
     /// A reader for the sockets of one destination.
     pub fn new() -> Self {
@@ -83,12 +88,13 @@ fn report_of(control: &ControlMessageOwned) -> Option<Report> {
 impl Report {
     /// Reads the kernel's description; `None` for what concerns neither reachability nor size, such as timestamps.
     fn read(error: &libc::sock_extended_err) -> Option<Self> {
-        // An MTU under 576 bytes is nothing that `Mtu` can hold; the kernel's own route keeps it then.
         let mtu = Mtu::new(u64::from(error.ee_info)).ok();
+        // Anybody can send an ICMP error that names a tiny MTU, and the queue has it as it came.
+        let not_under = |least| Mtu::new(u64::from(error.ee_info).max(least)).ok();
         match error.ee_origin {
             libc::SO_EE_ORIGIN_LOCAL if error.ee_errno == libc::EMSGSIZE.unsigned_abs() => Some(Self::LocalTooBig(mtu)),
-            libc::SO_EE_ORIGIN_ICMP => Some(Self::of_icmp(error.ee_type, error.ee_code, mtu)),
-            libc::SO_EE_ORIGIN_ICMP6 => Some(Self::of_icmpv6(error.ee_type, error.ee_code, mtu)),
+            libc::SO_EE_ORIGIN_ICMP => Some(Self::of_icmp(error.ee_type, error.ee_code, not_under(LEAST_MTU_V4))),
+            libc::SO_EE_ORIGIN_ICMP6 => Some(Self::of_icmpv6(error.ee_type, error.ee_code, not_under(LEAST_MTU_V6))),
             _ => None,
         }
     }
@@ -146,6 +152,25 @@ mod tests {
         let mut reports = Vec::new();
         ErrorQueue::new().drain(sender.as_fd(), "127.0.0.2".parse().unwrap(), |report| reports.push(report));
         assert_eq!(reports, []);
+    }
+
+    #[test]
+    fn no_icmp_error_names_a_smaller_mtu_than_the_kernel_believes() {
+        let report = |ee_origin, ee_type, ee_code, ee_info| {
+            let ee_errno = libc::EMSGSIZE.unsigned_abs();
+            let error =
+                libc::sock_extended_err { ee_errno, ee_origin, ee_type, ee_code, ee_pad: 0, ee_info, ee_data: 0 };
+            Report::read(&error)
+        };
+        for tiny in [0, 68, 400] {
+            let v4 = report(libc::SO_EE_ORIGIN_ICMP, 3, 4, tiny);
+            assert_eq!(v4, Some(Report::TooBig(Mtu::new(552).ok())));
+            let v6 = report(libc::SO_EE_ORIGIN_ICMP6, 2, 0, tiny);
+            assert_eq!(v6, Some(Report::TooBig(Mtu::new(1280).ok())));
+        }
+        // This host's own word about its links counts as it is.
+        let local = report(libc::SO_EE_ORIGIN_LOCAL, 0, 0, 400);
+        assert_eq!(local, Some(Report::LocalTooBig(Mtu::new(400).ok())));
     }
 
     #[test]

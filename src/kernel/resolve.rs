@@ -262,6 +262,7 @@ mod tests {
             vec![
                 tunnel_to("198.51.100.1"),
                 tunnel_to("2001:db8:ffff::1"),
+                tunnel_to("fe80::1"),
                 tunnel_to("analyzer.invalid"),
                 TunnelPlan { source: Some("192.0.2.77".parse().unwrap()), ..tunnel_to("192.0.2.2") },
                 TunnelPlan { device: device("fke9"), ..tunnel_to("192.0.2.2") },
@@ -275,6 +276,7 @@ mod tests {
             "error: no route to 198.51.100.1\n  where: destination 1 (vxlan://…?vni=7)\n  cause: Network is unreachable \
              (os error 101)\n  hint:  see what `ip route get 198.51.100.1` says",
             "error: no route to 2001:db8:ffff::1\n",
+            "hint:  a link-local address is on some link: say which with `device`\n",
             "error: cannot resolve \"analyzer.invalid\"\n",
             "error: the source address 192.0.2.77 is not an address of this host\n",
             "error: no interface \"fke9\" to send through\n",

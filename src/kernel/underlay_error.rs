@@ -59,6 +59,9 @@ impl Explain for UnderlayError {
         Some(match self {
             Self::Unresolvable { name, .. } => format!("try `getent hosts {name}`, or give the analyzer's address"),
             Self::OtherIpVersion { .. } => "leave `source` out, or choose an address of the other version".to_owned(),
+            Self::NoRoute { remote: IpAddr::V6(remote), device: None, .. } if remote.is_unicast_link_local() => {
+                "a link-local address is on some link: say which with `device`".to_owned()
+            }
             Self::NoRoute { remote, device: None, .. } => format!("see what `ip route get {remote}` says"),
             Self::NoRoute { remote, device: Some(device), .. } => {
                 format!("see what `ip route get {remote} oif {device}` says")

@@ -235,6 +235,18 @@ mod tests {
 
     #[test]
     #[ignore = "needs root: run scripts/test"]
+    fn the_least_path_mtu_that_the_kernel_learns_is_still_a_way() {
+        let (tapped, _analyzer) = Namespace::pair();
+        let underlay = way(NextHop::Resolving);
+        // `net.ipv4.route.min_pmtu`: what one forged ICMP error can bring about.
+        let shrink = || tapped.ip_beside("route replace 192.0.2.0/24 dev fke0 src 192.0.2.1 mtu 552");
+        watch_until(&tapped, &underlay, shrink, |underlay| {
+            (underlay.mtu().value(), underlay.next_hop()) == (552, NextHop::Usable)
+        });
+    }
+
+    #[test]
+    #[ignore = "needs root: run scripts/test"]
     fn a_route_that_goes_and_comes_back_by_another_device_is_followed() {
         let (tapped, _analyzer) = Namespace::pair();
         let underlay = way(NextHop::Resolving);
