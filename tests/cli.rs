@@ -302,6 +302,22 @@ fn a_replay_ends_with_its_ledger_on_standard_output() {
 }
 
 #[test]
+fn a_capture_file_that_lacks_frames_is_a_failure() {
+    let directory = tempfile::tempdir().unwrap();
+    capture(&directory.path().join("a.pcap"), 100);
+    for line in ["mirror -r a.pcap --to pcap:b.pcap", "mirror -r a.pcap --to gre://127.0.0.1 --transmit pcap:b.pcap"] {
+        // No file over 1024 bytes: the kernel refuses with EFBIG instead of a signal when that is ignored (setrlimit(2)).
+        let limited = format!("trap '' XFSZ; ulimit -f 1; exec {} {line} --json", env!("CARGO_BIN_EXE_farspan"));
+        let output = Command::new("bash").args(["-c", &limited]).current_dir(directory.path()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}\n{text}");
+        let lost = json(&output.stdout)["destinations"][0]["dropped"]["write_failed"].as_u64().unwrap();
+        assert!(lost > 0 && text.contains(&format!("error: {lost} frames for ")), "{text}");
+        assert!(text.contains("could not be written") && text.contains("File too large"), "{text}");
+    }
+}
+
+#[test]
 fn frames_have_standard_output_for_themselves() {
     let directory = tempfile::tempdir().unwrap();
     capture(&directory.path().join("a.pcap"), 3);

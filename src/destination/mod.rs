@@ -20,10 +20,12 @@ mod udp;
 #[cfg(test)]
 mod testing;
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::error::Explain;
 use crate::frame::WireFrame;
-use crate::ledger::{DestinationLedger, Ledger};
+use crate::ledger::{DestinationLedger, DropReason, Ledger};
 use crate::select::own_traffic::OwnTunnel;
 use capture_file::CaptureFile;
 use tunnel::Tunnel;
@@ -50,6 +52,20 @@ pub enum Destination {
 /// All destinations of a session: each gets every frame (`spread = "replicate"`).
 #[derive(Debug)]
 pub struct Destinations(Vec<Destination>);
+
+/// A capture file without all its frames.
+#[derive(Debug, thiserror::Error)]
+#[error("{frames} frames for {to} could not be written")]
+pub struct Unwritten {
+    to: Arc<str>,
+    frames: u64,
+}
+
+impl Explain for Unwritten {
+    fn hint(&self) -> Option<String> {
+        Some(DropReason::WriteFailed.remedy().to_owned())
+    }
+}
 
 impl Destinations {
     /// In the order of the plan, which is the order of the ledger's accounts.
@@ -90,6 +106,18 @@ impl Destinations {
         self.0.iter().all(|destination| match destination {
             Destination::Tunnel(tunnel) => tunnel.is_closed(),
             Destination::File(file) => file.is_closed(),
+        })
+    }
+
+    /// The capture files, dry runs among them, that lack frames because they could not be written.
+    pub fn failures(&self, ledger: &Ledger) -> impl Iterator<Item = Unwritten> {
+        self.0.iter().zip(&ledger.destinations).filter_map(|(destination, account)| {
+            let is_file = match destination {
+                Destination::Tunnel(tunnel) => tunnel.own_tunnel().is_none(),
+                Destination::File(_) => true,
+            };
+            let frames = account.dropped[DropReason::WriteFailed];
+            (is_file && frames > 0).then(|| Unwritten { to: Arc::clone(&account.to), frames })
         })
     }
 

@@ -119,6 +119,8 @@ impl Worker {
         self.path.destinations.finish(now, &mut self.path.ledger);
         self.ask_kernel();
         self.published.update(&self.path.ledger);
+        let unwritten = self.path.destinations.failures(&self.path.ledger);
+        self.failures.extend(unwritten.map(|problem| Box::new(problem) as _));
         Outcome { ledger: self.path.ledger, failures: self.failures }
     }
 
