@@ -17,7 +17,7 @@ use farspan::destination::{Destination, Destinations, Patience};
 use farspan::flow::FlowHash;
 use farspan::frame::{InterfaceId, WireFrame};
 use farspan::kernel::underlay::{NextHop, Underlay};
-use farspan::ledger::Ledger;
+use farspan::ledger::{Ledger, Published};
 use farspan::quantity::{Dscp, Mtu, PortRange, Timestamp, Ttl, Vni};
 use farspan::wire::layers::Layers;
 
@@ -104,7 +104,7 @@ fn run(destinations: &mut Destinations, ledger: &mut Ledger, frames: &[Vec<u8>],
 }
 
 #[test]
-fn neither_sending_nor_splitting_nor_icmp_errors_allocate() {
+fn neither_sending_nor_splitting_nor_icmp_errors_nor_publishing_allocate() {
     let listening = UdpSocket::bind("127.0.0.1:0").unwrap();
     let deaf = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let hearing = listening.local_addr().unwrap().port();
@@ -118,10 +118,14 @@ fn neither_sending_nor_splitting_nor_icmp_errors_allocate() {
     let frames: Vec<Vec<u8>> = [0, 10, 500, 1410, 1460, 3000].into_iter().map(tcp_frame).collect();
     let start = Instant::now();
     run(&mut destinations, &mut ledger, &frames, start);
+    let published = Published::new(ledger.clone());
 
     let before = ALLOCATIONS.get();
     run(&mut destinations, &mut ledger, &frames, start);
+    published.update(&ledger);
     assert_eq!(ALLOCATIONS.get() - before, 0);
+
+    assert_eq!(published.read(), ledger);
 
     destinations.finish(start, &mut ledger);
     assert_eq!(ledger.balance(), Ok(()));

@@ -18,7 +18,11 @@ impl Published {
     /// Replaces the copy. Does not allocate once names and destinations are known.
     pub fn update(&self, ledger: &Ledger) {
         // A reader cannot leave the copy half written, so a poisoned lock is as good as any.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(ledger);
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A derived `clone_from` would make a new vector.
+        let mut destinations = std::mem::take(&mut shown.destinations);
+        destinations.clone_from(&ledger.destinations);
+        *shown = Ledger { destinations, ..*ledger };
     }
 
     /// The latest copy.

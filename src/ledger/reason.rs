@@ -89,7 +89,7 @@ reasons! {
 }
 
 /// A count for each [`DropReason`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drops([u64; DropReason::ALL.len()]);
 
 impl Default for Drops {
