@@ -153,7 +153,11 @@ impl Worker {
         for tap in taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             let budget = usize::try_from(*count - path.ledger.captured).map_or(BUDGET, |left| left.min(BUDGET));
             let recorded = tap.source.descriptor().is_none();
-            if budget == 0 || (stopping && recorded) {
+            if budget == 0 {
+                // The count is reached and the session ends; what the kernel dropped here is still to be asked.
+                continue;
+            }
+            if stopping && recorded {
                 tap.readiness = Readiness::Ended;
                 continue;
             }
@@ -218,13 +222,14 @@ mod tests {
     use crate::config::plan::FilePath;
     use crate::destination::capture_file::CaptureFile;
     use crate::destination::{Destination, Destinations};
-    use crate::frame::Frame;
+    use crate::frame::{Frame, InterfaceId, Offload};
     use crate::normalise::Normaliser;
+    use crate::quantity::Timestamp;
     use crate::select::Selector;
     use crate::select::own_traffic::OwnTraffic;
     use crate::source::SourceError;
 
-    fn worker(sources: Vec<Box<dyn Source>>) -> Worker {
+    fn worker(sources: Vec<Box<dyn Source>>, count: Option<u64>) -> Worker {
         let nowhere = CaptureFile::create(&FilePath::Path("/dev/null".into())).unwrap();
         let ledger = Ledger::new([("1", "pcap:/dev/null")]);
         let published = Published::new(ledger.clone());
@@ -234,7 +239,7 @@ mod tests {
             destinations: Destinations::new(vec![Destination::File(nowhere)]),
             ledger,
         };
-        Worker::new(sources, path, Stop::new().unwrap(), published, Duration::from_millis(2), None).unwrap()
+        Worker::new(sources, path, Stop::new().unwrap(), published, Duration::from_millis(2), count).unwrap()
     }
 
     /// An interface that goes away while its buffer still holds frames.
@@ -287,13 +292,52 @@ mod tests {
         }
     }
 
+    /// A busy interface: as many frames as anybody takes, and five lost by the kernel.
+    struct Busy;
+
+    impl Source for Busy {
+        fn drain(
+            &mut self,
+            _: Instant,
+            budget: usize,
+            each: &mut dyn FnMut(&Frame<'_>),
+        ) -> Result<Readiness, Box<dyn Explain>> {
+            let frame = Frame {
+                bytes: &[2; 60],
+                wire_len: 60,
+                timestamp: Timestamp::default(),
+                direction: None,
+                interface: InterfaceId(0),
+                offload: Offload::Whole,
+            };
+            (0..budget).for_each(|_| each(&frame));
+            Ok(Readiness::More)
+        }
+
+        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn kernel_drops(&mut self) -> KernelDrops {
+            KernelDrops { buffer_full: 5, interface: 0 }
+        }
+    }
+
+    #[test]
+    fn a_count_takes_so_many_frames_and_what_the_kernel_dropped_at_every_source() {
+        let outcome = worker(vec![Box::new(Busy), Box::new(Busy)], Some(700)).run();
+        assert_eq!((outcome.ledger.captured, outcome.ledger.kernel.buffer_full), (700, 10));
+        let outcome = worker(vec![Box::new(Busy), Box::new(Busy)], Some(100)).run();
+        assert_eq!((outcome.ledger.captured, outcome.ledger.kernel.buffer_full), (100, 10));
+    }
+
     #[test]
     fn a_source_that_failed_wakes_nobody_any_more() {
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(b"unread").unwrap();
         let asked = Arc::new(AtomicU32::new(0));
         let waiting = Waiting { until: None, asked: Arc::clone(&asked) };
-        let outcome = worker(vec![Box::new(Vanished(reader)), Box::new(waiting)]).run();
+        let outcome = worker(vec![Box::new(Vanished(reader)), Box::new(waiting)], None).run();
         assert_eq!(outcome.failures.len(), 1);
         // At first, when the time has come, and twice more because waits end at whole milliseconds.
         assert!(asked.load(Ordering::Relaxed) <= 4, "asked {asked:?} times");
