@@ -151,7 +151,9 @@ impl Worker {
     fn drain(&mut self, now: Instant, stopping: bool) {
         let Self { taps, path, failures, count, wake, .. } = self;
         for tap in taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
-            let budget = usize::try_from(*count - path.ledger.captured).map_or(BUDGET, |left| left.min(BUDGET));
+            // A source that fails gives what it still holds, be it over the budget.
+            let left = count.saturating_sub(path.ledger.captured);
+            let budget = usize::try_from(left).map_or(BUDGET, |left| left.min(BUDGET));
             let recorded = tap.source.descriptor().is_none();
             if budget == 0 {
                 // The count is reached and the session ends; what the kernel dropped here is still to be asked.
@@ -243,21 +245,26 @@ mod tests {
     }
 
     /// An interface that goes away while its buffer still holds frames.
-    struct Vanished(PipeReader);
+    struct Vanished {
+        ring: PipeReader,
+        /// Frames that wait in the source itself.
+        held: usize,
+    }
 
     impl Source for Vanished {
         fn drain(
             &mut self,
             _: Instant,
             _: usize,
-            _: &mut dyn FnMut(&Frame<'_>),
+            each: &mut dyn FnMut(&Frame<'_>),
         ) -> Result<Readiness, Box<dyn Explain>> {
+            (0..self.held).for_each(|_| each(&FRAME));
             let (interface, cause) = ("eth7".to_owned(), pcap::Error::PcapError("the interface disappeared".into()));
             Err(Box::new(SourceError::CaptureEnded { interface, cause }))
         }
 
         fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-            Some(self.0.as_fd())
+            Some(self.ring.as_fd())
         }
 
         fn kernel_drops(&mut self) -> KernelDrops {
@@ -292,6 +299,15 @@ mod tests {
         }
     }
 
+    const FRAME: Frame<'_> = Frame {
+        bytes: &[2; 60],
+        wire_len: 60,
+        timestamp: Timestamp::from_nanos(0),
+        direction: None,
+        interface: InterfaceId(0),
+        offload: Offload::Whole,
+    };
+
     /// A busy interface: as many frames as anybody takes, and five lost by the kernel.
     struct Busy;
 
@@ -302,15 +318,7 @@ mod tests {
             budget: usize,
             each: &mut dyn FnMut(&Frame<'_>),
         ) -> Result<Readiness, Box<dyn Explain>> {
-            let frame = Frame {
-                bytes: &[2; 60],
-                wire_len: 60,
-                timestamp: Timestamp::default(),
-                direction: None,
-                interface: InterfaceId(0),
-                offload: Offload::Whole,
-            };
-            (0..budget).for_each(|_| each(&frame));
+            (0..budget).for_each(|_| each(&FRAME));
             Ok(Readiness::More)
         }
 
@@ -332,12 +340,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_failing_source_still_held_may_exceed_the_count() {
+        let (ring, _writer) = io::pipe().unwrap();
+        let outcome = worker(vec![Box::new(Vanished { ring, held: 10 }), Box::new(Busy)], Some(5)).run();
+        assert_eq!((outcome.ledger.captured, outcome.failures.len()), (10, 1));
+    }
+
+    #[test]
     fn a_source_that_failed_wakes_nobody_any_more() {
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(b"unread").unwrap();
         let asked = Arc::new(AtomicU32::new(0));
         let waiting = Waiting { until: None, asked: Arc::clone(&asked) };
-        let outcome = worker(vec![Box::new(Vanished(reader)), Box::new(waiting)], None).run();
+        let outcome = worker(vec![Box::new(Vanished { ring: reader, held: 0 }), Box::new(waiting)], None).run();
         assert_eq!(outcome.failures.len(), 1);
         // At first, when the time has come, and twice more because waits end at whole milliseconds.
         assert!(asked.load(Ordering::Relaxed) <= 4, "asked {asked:?} times");
