@@ -3,6 +3,8 @@
 //! "Frame" means the Ethernet frame from destination MAC to the last payload byte: no preamble, no FCS, VLAN tags in
 //! line. Offsets count from its first byte.
 
+use std::num::NonZeroU16;
+
 use crate::flow::FlowHash;
 use crate::quantity::{Direction, Mtu, Timestamp};
 use crate::wire::layers::{Ip, Layers};
@@ -22,6 +24,8 @@ pub struct Frame<'a> {
     pub interface: InterfaceId,
     /// What the host's offloads may have left unfinished.
     pub offload: Offload,
+    /// Whether the source put back a VLAN tag that the kernel or the NIC had taken out.
+    pub has_restored_tag: bool,
 }
 
 /// Position of an interface in the session's list; a file is interface 0 of its session.
@@ -33,6 +37,8 @@ pub struct InterfaceId(pub u16);
 pub enum Offload {
     /// The bytes are what the wire carried, or what somebody recorded: left byte for byte.
     Whole,
+    /// The kernel told exactly what the hardware was to finish.
+    Exact(Unfinished),
     /// The frame comes from a host's stack, and nothing tells what the hardware was to finish. It is recognised: an IP
     /// packet over the interface's `mtu` is a super-frame, a checksum field that holds the pseudo-header sum is
     /// partial.
@@ -40,6 +46,24 @@ pub enum Offload {
         /// MTU of the interface the frame was seen on.
         mtu: Mtu,
     },
+}
+
+/// What a host left to its hardware, as the kernel's `virtio_net_hdr` tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The frame is a super-frame, to be cut into segments with so many payload bytes (`gso_size`).
+    pub segment: Option<NonZeroU16>,
+    /// A checksum that is still partial.
+    pub checksum: Option<At>,
+}
+
+/// Where a partial checksum is: it covers everything from `start` to the end of the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// First byte that is summed: the transport header. Counts from the frame's first byte.
+    pub start: u16,
+    /// Where the 16-bit field lies behind `start`.
+    pub offset: u16,
 }
 
 /// A frame as the wire carried it: a rewritten head, if anything had to be rewritten, and a borrowed body.

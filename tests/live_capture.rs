@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use farspan::config::defaults;
 use farspan::config::plan::{
-    DestinationPlan, Encapsulation, End, EndPlan, Fit, Host, Ids, LivePlan, NormalisePlan, SessionPlan, SourcePlan,
-    TransmitPlan, TunnelPlan, UdpChecksum,
+    DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Host, Ids, LivePlan, NormalisePlan, SessionPlan,
+    SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
 };
 use farspan::error::ExitCode;
-use farspan::frame::{InterfaceId, Offload};
+use farspan::frame::{InterfaceId, Offload, Unfinished};
 use farspan::quantity::{Direction, Directions, Dscp, ErspanSessionId, Mtu, PortRange, Ttl};
 use farspan::source::{self, Opened, Readiness, Source};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -51,10 +51,15 @@ fn ip(arguments: &str) {
 }
 
 fn live(directions: Directions) -> LivePlan {
+    live_by(Engine::Pcap, directions)
+}
+
+fn live_by(engine: Engine, directions: Directions) -> LivePlan {
     LivePlan {
         interfaces: vec![TAPPED.into()],
         directions,
         promiscuous: true,
+        engine,
         buffer: defaults::BUFFER,
         delay: defaults::DELAY,
     }
@@ -138,11 +143,9 @@ fn bytes(seen: &[Seen]) -> Vec<Vec<u8>> {
     seen.iter().map(|frame| frame.bytes.clone()).collect()
 }
 
-#[test]
-#[ignore = "needs root: run scripts/test"]
-fn frames_come_out_as_they_were_on_the_wire_with_their_vlan_tags() {
+fn frames_come_out_as_they_were_on_the_wire_with_their_vlan_tags(engine: Engine) {
     let _network = Network::new();
-    let mut opened = source::open(&plan(live(Directions::InOut), "")).unwrap();
+    let mut opened = source::open(&plan(live_by(engine, Directions::InOut), "")).unwrap();
     let mut send = sender(FAR);
     let frames = [
         frame(&[], 1),
@@ -155,28 +158,26 @@ fn frames_come_out_as_they_were_on_the_wire_with_their_vlan_tags() {
     }
     let seen = collect(&mut opened, |seen| seen.len() == frames.len());
     assert_eq!(bytes(&seen), frames);
-    assert!(
-        seen.iter().all(|frame| frame.direction.is_none() && frame.offload == Offload::Unknown { mtu: Mtu::ETHERNET })
-    );
+    let told = match engine {
+        Engine::Pcap => (None, Offload::Unknown { mtu: Mtu::ETHERNET }),
+        Engine::Auto | Engine::Ring => (Some(Direction::In), Offload::Exact(Unfinished::default())),
+    };
+    assert!(seen.iter().all(|frame| (frame.direction, frame.offload) == told), "{seen:?}");
     assert_eq!((opened.interfaces[0].name.as_str(), opened.interfaces[0].mtu), (TAPPED, Some(Mtu::ETHERNET)));
 }
 
-#[test]
-#[ignore = "needs root: run scripts/test"]
-fn normalising_can_be_turned_off() {
+fn normalising_can_be_turned_off(engine: Engine) {
     let _network = Network::new();
-    let mut untouched = plan(live(Directions::In), "");
+    let mut untouched = plan(live_by(engine, Directions::In), "");
     untouched.normalise.enabled = false;
     let mut opened = source::open(&untouched).unwrap();
     sender(FAR)(&frame(&[], 1));
     assert_eq!(collect(&mut opened, |seen| seen.len() == 1)[0].offload, Offload::Whole);
 }
 
-#[test]
-#[ignore = "needs root: run scripts/test"]
-fn a_vlan_filter_finds_the_tag_that_the_kernel_took_out() {
+fn a_vlan_filter_finds_the_tag_that_the_kernel_took_out(engine: Engine) {
     let _network = Network::new();
-    let mut opened = source::open(&plan(live(Directions::In), "vlan 5")).unwrap();
+    let mut opened = source::open(&plan(live_by(engine, Directions::In), "vlan 5")).unwrap();
     let mut send = sender(FAR);
     for (tags, number) in [(&[][..], 1), (&[0x81, 0, 0, 6], 2), (&[0x81, 0, 0, 5], 3), (&[], 4), (&[0x81, 0, 0, 5], 5)]
     {
@@ -186,14 +187,12 @@ fn a_vlan_filter_finds_the_tag_that_the_kernel_took_out() {
     assert_eq!(bytes(&seen), [frame(&[0x81, 0, 0, 5], 3), frame(&[0x81, 0, 0, 5], 5)]);
 }
 
-#[test]
-#[ignore = "needs root: run scripts/test"]
-fn one_direction_is_captured_from_the_first_frame_on() {
+fn one_direction_is_captured_from_the_first_frame_on(engine: Engine) {
     let _network = Network::new();
     for (directions, from, direction) in
         [(Directions::In, FAR, Direction::In), (Directions::Out, TAPPED, Direction::Out)]
     {
-        let mut opened = source::open(&plan(live(directions), "")).unwrap();
+        let mut opened = source::open(&plan(live_by(engine, directions), "")).unwrap();
         let other = if from == FAR { TAPPED } else { FAR };
         let (mut send, mut send_other_way) = (sender(from), sender(other));
         for number in 0..20 {
@@ -206,11 +205,9 @@ fn one_direction_is_captured_from_the_first_frame_on() {
     }
 }
 
-#[test]
-#[ignore = "needs root: run scripts/test"]
-fn both_directions_are_told_apart_and_stay_in_order() {
+fn both_directions_are_told_apart_and_stay_in_order(engine: Engine) {
     let _network = Network::new();
-    let needs_direction = SessionPlan { destinations: vec![erspan3()], ..plan(live(Directions::InOut), "") };
+    let needs_direction = SessionPlan { destinations: vec![erspan3()], ..plan(live_by(engine, Directions::InOut), "") };
     assert!(needs_direction.needs_direction());
     let mut opened = source::open(&needs_direction).unwrap();
     let (mut receive, mut transmit) = (sender(FAR), sender(TAPPED));
@@ -228,11 +225,9 @@ fn both_directions_are_told_apart_and_stay_in_order() {
     }
 }
 
-#[test]
-#[ignore = "needs root: run scripts/test"]
-fn a_full_ring_loses_frames_and_says_how_many() {
+fn a_full_ring_loses_frames_and_says_how_many(engine: Engine) {
     let _network = Network::new();
-    let mut opened = source::open(&plan(LivePlan { buffer: 0, ..live(Directions::In) }, "")).unwrap();
+    let mut opened = source::open(&plan(LivePlan { buffer: 0, ..live_by(engine, Directions::In) }, "")).unwrap();
     assert_eq!(opened.sources[0].kernel_drops().buffer_full, 0);
     let (mut send, mut send_other_way) = (sender(FAR), sender(TAPPED));
     let large = [frame(&[], 0), vec![0; 1454]].concat();
@@ -281,13 +276,11 @@ fn any_gives_ethernet_frames_with_their_direction() {
     }
 }
 
-#[test]
-#[ignore = "needs root: run scripts/test"]
-fn an_interface_that_goes_down_comes_back_and_one_that_vanishes_ends_the_capture() {
+fn an_interface_that_goes_down_comes_back_and_one_that_vanishes_ends_the_capture(engine: Engine) {
     let _network = Network::new();
     for mirror in [
-        plan(live(Directions::InOut), ""),
-        SessionPlan { destinations: vec![erspan3()], ..plan(live(Directions::InOut), "") },
+        plan(live_by(engine, Directions::InOut), ""),
+        SessionPlan { destinations: vec![erspan3()], ..plan(live_by(engine, Directions::InOut), "") },
     ] {
         let mut opened = source::open(&mirror).unwrap();
         ip(&format!("link set {TAPPED} down"));
@@ -296,7 +289,7 @@ fn an_interface_that_goes_down_comes_back_and_one_that_vanishes_ends_the_capture
         assert_eq!(bytes(&collect(&mut opened, |seen| !seen.is_empty())), [frame(&[], 3)]);
     }
 
-    let mut opened = source::open(&plan(live(Directions::InOut), "")).unwrap();
+    let mut opened = source::open(&plan(live_by(engine, Directions::InOut), "")).unwrap();
     ip(&format!("link del {TAPPED}"));
     let start = Instant::now();
     let error = loop {
@@ -309,7 +302,7 @@ fn an_interface_that_goes_down_comes_back_and_one_that_vanishes_ends_the_capture
     assert_eq!(error.to_string(), format!("the capture on `{TAPPED}` ended"));
     assert_eq!(error.exit_code(), ExitCode::Failed);
     let cause = std::error::Error::source(&*error).unwrap().to_string();
-    assert!(cause.contains("disappeared"), "{cause}");
+    assert!(cause.contains(if engine == Engine::Pcap { "disappeared" } else { "Network is down" }), "{cause}");
 }
 
 #[test]
@@ -347,4 +340,39 @@ fn what_cannot_be_captured_is_explained() {
     let (message, code) = refused(&[FAR, "lo"], "tcp prot 80");
     assert_eq!(message.matches("the filter `tcp prot 80` is wrong").count(), 1, "{message}");
     assert_eq!(code, ExitCode::Usage);
+}
+
+/// What holds whatever captures.
+macro_rules! for_both_engines {
+    ($($test:ident),* $(,)?) => {
+        mod libpcap {
+            $(
+                #[test]
+                #[ignore = "needs root: run scripts/test"]
+                fn $test() {
+                    super::$test(super::Engine::Pcap);
+                }
+            )*
+        }
+
+        mod ring {
+            $(
+                #[test]
+                #[ignore = "needs root: run scripts/test"]
+                fn $test() {
+                    super::$test(super::Engine::Ring);
+                }
+            )*
+        }
+    };
+}
+
+for_both_engines! {
+    normalising_can_be_turned_off,
+    frames_come_out_as_they_were_on_the_wire_with_their_vlan_tags,
+    a_vlan_filter_finds_the_tag_that_the_kernel_took_out,
+    one_direction_is_captured_from_the_first_frame_on,
+    both_directions_are_told_apart_and_stay_in_order,
+    a_full_ring_loses_frames_and_says_how_many,
+    an_interface_that_goes_down_comes_back_and_one_that_vanishes_ends_the_capture,
 }

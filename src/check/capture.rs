@@ -2,7 +2,7 @@
 
 use super::facts::{Facts, Tapped};
 use super::finding::Finding;
-use crate::config::plan::{SessionPlan, SourcePlan};
+use crate::config::plan::{Engine, SessionPlan, SourcePlan};
 use crate::kernel::links::Link;
 use crate::quantity::Directions;
 
@@ -21,7 +21,7 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
             Finding::warning(format!("{} is down", link.name)).cure(format!("ip link set {} up", link.name))
         }),
     );
-    if plan.normalise.enabled {
+    if plan.normalise.enabled && live.engine == Engine::Pcap {
         findings.extend(super_frames(&facts.tapped));
     }
     findings
@@ -73,9 +73,8 @@ fn super_frames(tapped: &[Tapped]) -> Option<Finding> {
         return None;
     }
     Some(Finding::note(format!("super-frames are cut back at the MTU of {}", names.join(", "))).because(
-        "With TSO or GRO on, the capture sees them uncut. The stream is exact; where the wire's segments began is not \
-         known.",
-    ))
+        "With TSO or GRO on, libpcap sees them uncut. The stream is exact; where the wire's segments began is not known.",
+    ).cure("engine = \"ring\" knows it"))
 }
 
 #[cfg(test)]

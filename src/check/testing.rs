@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::facts::{Facts, Tapped};
 use super::traffic::Traffic;
 use crate::config::plan::{
-    DestinationPlan, Encapsulation, End, EndPlan, Host, Ids, LivePlan, NormalisePlan, SessionPlan, SourcePlan,
+    DestinationPlan, Encapsulation, End, EndPlan, Engine, Host, Ids, LivePlan, NormalisePlan, SessionPlan, SourcePlan,
     TunnelPlan,
 };
 use crate::kernel::capabilities::Capabilities;
@@ -34,6 +34,7 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
             interfaces: vec!["eth0".to_owned()],
             directions: Directions::InOut,
             promiscuous: true,
+            engine: Engine::Pcap,
             buffer: 1 << 20,
             delay: Duration::from_millis(2),
         }),

@@ -6,7 +6,7 @@ use super::output;
 use super::progress::Progress;
 use super::runtime::{RuntimeError, block_on};
 use super::session_arguments::SessionArguments;
-use crate::config::plan::SessionPlan;
+use crate::config::plan::{Engine, SessionPlan};
 use crate::error::Problems;
 use crate::kernel::resolve::resolve;
 use crate::kernel::watch::watch;
@@ -14,6 +14,7 @@ use crate::ledger::Ledger;
 use crate::quantity::Mtu;
 use crate::session::control::until_end;
 use crate::session::{Outcome, Session};
+use crate::source::Interface;
 
 pub(super) const USAGE: &str = "\
 farspan mirror -i IF | -r FILE --to DEST [OPTIONS] [EXPRESSION]...
@@ -56,10 +57,9 @@ async fn mirror(plan: &SessionPlan, quiet: bool) -> Result<Outcome, Problems> {
     let underlays = resolve(&plan.destinations).await?;
     let session = Session::open(plan, &underlays)?;
     if !quiet {
-        let interfaces: Vec<&str> = session.interfaces().iter().map(|interface| interface.name.as_str()).collect();
         let to = plan.destinations.iter().map(|destination| destination.to.as_str());
         let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));
-        output::say(&start_line(&interfaces, to.zip(mtus)));
+        output::say(&start_line(session.interfaces(), to.zip(mtus)));
     }
     tokio::spawn(watch(underlays.into_iter().flatten().collect()));
     let progress = Progress::of(plan, session.progress(), quiet);
@@ -69,21 +69,31 @@ async fn mirror(plan: &SessionPlan, quiet: bool) -> Result<Outcome, Problems> {
 }
 
 /// What is mirrored where, over which path MTU, with which engine. A capture file has no path.
-fn start_line<'a>(interfaces: &[&str], destinations: impl Iterator<Item = (&'a str, Option<Mtu>)>) -> String {
+fn start_line<'a>(interfaces: &[Interface], destinations: impl Iterator<Item = (&'a str, Option<Mtu>)>) -> String {
+    let engine = match interfaces.iter().find_map(|interface| interface.engine) {
+        Some(Engine::Auto | Engine::Ring) => ", with packet rings",
+        Some(Engine::Pcap) => ", with libpcap",
+        None => "",
+    };
+    let interfaces: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let to: Vec<String> =
         destinations.map(|(to, mtu)| mtu.map_or_else(|| to.to_owned(), |mtu| format!("{to} over MTU {mtu}"))).collect();
-    format!("farspan: mirroring {} to {}, with libpcap\n", interfaces.join(", "), to.join(" and "))
+    format!("farspan: mirroring {} to {}{engine}\n", interfaces.join(", "), to.join(" and "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn interface(name: &str) -> Interface {
+        Interface { name: name.to_owned(), mtu: Some(Mtu::ETHERNET), engine: Some(Engine::Pcap) }
+    }
+
     #[test]
     fn the_start_line_says_what_goes_where_over_which_mtu() {
         let destinations = [("vxlan://192.0.2.10?vni=42", Some(Mtu::ETHERNET)), ("pcap:copy.pcap", None)];
         assert_eq!(
-            start_line(&["eth0", "veth1"], destinations.into_iter()),
+            start_line(&["eth0", "veth1"].map(interface), destinations.into_iter()),
             "farspan: mirroring eth0, veth1 to vxlan://192.0.2.10?vni=42 over MTU 1500 and pcap:copy.pcap, with libpcap\n"
         );
     }

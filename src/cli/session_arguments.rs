@@ -53,6 +53,10 @@ struct SourceArguments {
     /// Leave the interface as it is: only frames that are for this host
     #[arg(short = 'p', long)]
     no_promiscuous: bool,
+    /// What captures: ring knows offloads and directions exactly, pcap takes any link type [default: auto: ring where
+    /// it is possible]
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
     /// Capture memory [default: 24MiB]
     #[arg(short = 'B', long, value_name = "SIZE")]
     buffer: Option<String>,
@@ -164,6 +168,7 @@ impl SourceArguments {
             }
         };
         write("direction", "-Q", &self.direction);
+        write("engine", "--engine", &self.engine);
         write("buffer", "--buffer", &self.buffer);
         write("delay", "--delay", &self.delay);
         write("pace", "--pace", &self.pace);
@@ -221,8 +226,8 @@ mod tests {
     use super::*;
     use crate::config::destination_url::Scheme;
     use crate::config::plan::{
-        Analyzer, DestinationPlan, Encapsulation, End, FilePath, FilePlan, Fit, Host, Ids, LivePlan, NormalisePlan,
-        Pace, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
+        Analyzer, DestinationPlan, Encapsulation, End, Engine, FilePath, FilePlan, Fit, Host, Ids, LivePlan,
+        NormalisePlan, Pace, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
     };
     use crate::quantity::{Directions, Dscp, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni};
 
@@ -268,6 +273,7 @@ mod tests {
                     interfaces: vec!["eth0".into()],
                     directions: Directions::InOut,
                     promiscuous: true,
+                    engine: Engine::default(),
                     buffer: 24 << 20,
                     delay: Duration::from_millis(2),
                 }),
@@ -289,7 +295,7 @@ mod tests {
     #[test]
     fn every_flag_of_a_session_reaches_the_plan() {
         let plan = plan(
-            "-i eth0 -i veth* -Q in -p -B 8MiB --delay 5ms -s 128 -c 10 --for 60s --to gre://ids.example.net --key 7 \
+            "-i eth0 -i veth* -Q in -p --engine pcap -B 8MiB --delay 5ms -s 128 -c 10 --for 60s --to gre://ids.example.net --key 7 \
              --seq on --fit drop --analyzer zeek --transmit pcap:out.pcap --source 192.0.2.1 --device eth1 --dscp 8 --ttl 3",
         );
         assert_eq!(
@@ -298,6 +304,7 @@ mod tests {
                 interfaces: vec!["eth0".into(), "veth*".into()],
                 directions: Directions::In,
                 promiscuous: false,
+                engine: Engine::Pcap,
                 buffer: 8 << 20,
                 delay: Duration::from_millis(5),
             })

@@ -45,7 +45,7 @@ pub enum SourcePlan {
     File(FilePlan),
 }
 
-/// Interfaces of this host, captured through libpcap.
+/// Interfaces of this host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LivePlan {
     /// Names or glob patterns; at least one.
@@ -54,10 +54,24 @@ pub struct LivePlan {
     pub directions: Directions,
     /// Whether the interface is asked for frames that are not for this host.
     pub promiscuous: bool,
+    /// What captures.
+    pub engine: Engine,
     /// Memory of all capture buffers of the session together, in bytes.
     pub buffer: u64,
     /// Longest time that a frame waits in the capture buffer.
     pub delay: Duration,
+}
+
+/// What captures on an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// The ring where it is possible, else libpcap.
+    #[default]
+    Auto,
+    /// A packet ring of our own: the kernel tells offloads and directions exactly. Ethernet interfaces only.
+    Ring,
+    /// libpcap: any link type; offloads are recognised.
+    Pcap,
 }
 
 /// A capture file: pcap or pcapng.

@@ -90,7 +90,7 @@ fn source(session: &Keys<'_>, mistakes: &mut Mistakes) -> Option<SourcePlan> {
 
 fn live(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<LivePlan> {
     let directions = keys.read("direction", mistakes, str::parse).unwrap_or_default();
-    keys.read("engine", mistakes, words::engine);
+    let engine = keys.read("engine", mistakes, words::engine).unwrap_or_default();
     let buffer = keys.read("buffer", mistakes, words::buffer).unwrap_or(defaults::BUFFER);
     let delay = keys.read("delay", mistakes, words::delay).unwrap_or(defaults::DELAY);
     let promiscuous = keys.read("promiscuous", mistakes, words::switch).unwrap_or(defaults::PROMISCUOUS);
@@ -100,7 +100,7 @@ fn live(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<LivePlan> {
             mistakes.push(keys.mistake("interface", What::Pattern { pattern: pattern.clone() }));
         }
     }
-    Some(LivePlan { interfaces, directions, promiscuous, buffer, delay })
+    Some(LivePlan { interfaces, directions, promiscuous, engine, buffer, delay })
 }
 
 fn file(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<FilePlan> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::defaults;
-use super::plan::{Analyzer, FilePath, Fit, Pace, TransmitPlan, UdpChecksum};
+use super::plan::{Analyzer, Engine, FilePath, Fit, Pace, TransmitPlan, UdpChecksum};
 use crate::quantity::{QuantityError, Snaplen};
 
 /// Declares the words of a closed set, for reading and for showing.
@@ -82,11 +82,13 @@ pub(super) fn pace(text: &str) -> Result<Pace, QuantityError> {
     }
 }
 
-/// The capture engine: libpcap under both names.
-pub(super) fn engine(text: &str) -> Result<(), QuantityError> {
+/// The capture engine.
+pub(super) fn engine(text: &str) -> Result<Engine, QuantityError> {
     match text {
-        "auto" | "pcap" => Ok(()),
-        _ => Err(unreadable("capture engine", text, "auto or pcap")),
+        "auto" => Ok(Engine::Auto),
+        "ring" => Ok(Engine::Ring),
+        "pcap" => Ok(Engine::Pcap),
+        _ => Err(unreadable("capture engine", text, "auto, ring or pcap")),
     }
 }
 

@@ -63,6 +63,7 @@ fn wire_frames_are_what_linux_puts_on_the_wire() {
             direction: None,
             interface: InterfaceId::default(),
             offload: Offload::Unknown { mtu: Mtu::ETHERNET },
+            has_restored_tag: false,
         };
         let keep = |wire: &WireFrame<'_>| {
             frames.push([wire.head, wire.body].concat());

@@ -5,13 +5,14 @@
 //! tunnels it is the innermost one that can be summed later, because the outer one can be known without the payload
 //! (local checksum offload: it is already that of the finished packet).
 
+use crate::frame::At;
 use crate::wire::checksum::{ChecksumError, Sum};
 use crate::wire::edit::{as_sent, checksum_field};
-use crate::wire::layers::{Fragment, Ip, UDP, u16_at};
+use crate::wire::layers::{Fragment, Ip, SCTP, TCP, UDP, u16_at};
 use crate::wire::nested::from_outermost;
 
 /// A checksum to be written.
-pub(super) struct Unfinished {
+pub(super) struct Finish {
     /// Where the payload of the transport header with the field begins, in the frame.
     pub(super) headers: usize,
     /// Where the field is.
@@ -24,7 +25,7 @@ pub(super) struct Unfinished {
 ///
 /// The payload is only summed when a field holds the pseudo-header sum. By chance one frame in 65,536 does so with a
 /// checksum that is right, and is left alone.
-pub(super) fn unfinished(frame: &[u8], outermost: Ip) -> Option<Unfinished> {
+pub(super) fn unfinished(frame: &[u8], outermost: Ip) -> Option<Finish> {
     let (level, checksum) = from_outermost(frame, outermost).enumerate().find_map(|(level, packet)| {
         let partial = Partial::of(frame, &packet)?;
         Some((level, partial.finish(frame, &packet)?))
@@ -34,6 +35,23 @@ pub(super) fn unfinished(frame: &[u8], outermost: Ip) -> Option<Unfinished> {
         .take(level)
         .any(|outer| udp_sum(frame, &outer).is_some_and(|sum| sum.error() == ChecksumError::NONE));
     (!is_confirmed).then_some(checksum)
+}
+
+/// The checksum that the kernel told to be unfinished, `at` an offset of `frame`.
+///
+/// The field holds what the hardware is to add to the sum of everything from the transport header on. Not for SCTP,
+/// whose checksum is a `CRC32c` (RFC 9260 section 6.8).
+pub(super) fn at(frame: &[u8], outermost: Option<Ip>, at: At) -> Option<Finish> {
+    let (start, field) = (usize::from(at.start), usize::from(at.start) + usize::from(at.offset));
+    let packet =
+        outermost.and_then(|outermost| from_outermost(frame, outermost).find(|packet| packet.transport == start));
+    let protocol = packet.map_or(TCP, |packet| packet.protocol);
+    if protocol == SCTP {
+        return None;
+    }
+    let checksum = as_sent(protocol, Sum::of(frame.get(start..)?).checksum());
+    let headers = packet.and_then(|packet| packet.payload).unwrap_or(field + 2);
+    Some(Finish { headers, field, checksum })
 }
 
 /// A checksum field that holds the sum of the pseudo header.
@@ -57,14 +75,14 @@ impl Partial {
     }
 
     /// The right checksum, unless it is there already.
-    fn finish(&self, frame: &[u8], packet: &Ip) -> Option<Unfinished> {
+    fn finish(&self, frame: &[u8], packet: &Ip) -> Option<Finish> {
         let segment = Sum::of(frame.get(packet.transport..packet.end)?);
         if self.pseudo_header.then(segment).error() == ChecksumError::NONE {
             return None;
         }
         // The field holds the pseudo header's sum already: that is what the host put it there for.
         let checksum = as_sent(packet.protocol, segment.checksum());
-        Some(Unfinished { headers: self.headers, field: self.field, checksum })
+        Some(Finish { headers: self.headers, field: self.field, checksum })
     }
 }
 

@@ -11,7 +11,7 @@ mod tests;
 mod vectors;
 
 use crate::flow::FlowHash;
-use crate::frame::{Frame, Offload, WireFrame};
+use crate::frame::{Frame, Offload, Unfinished, WireFrame};
 use crate::ledger::{DropReason, Rewritten};
 use crate::quantity::{Mtu, Snaplen};
 use crate::wire::edit::{HeaderBuffer, MOST_HEADERS};
@@ -58,18 +58,33 @@ impl Normaliser {
             interface: frame.interface,
         };
         match frame.offload {
+            Offload::Exact(Unfinished { segment: Some(size), checksum }) => {
+                let transport = checksum.map(|at| usize::from(at.start));
+                let size = usize::from(size.get());
+                let segments = super_frame::segment_exactly(&whole, size, transport, &mut self.headers, offer)
+                    .ok_or(DropReason::Unsegmentable)?;
+                rewritten.super_frames += 1;
+                Ok(segments)
+            }
+            Offload::Exact(Unfinished { segment: None, checksum: Some(at) }) => {
+                let finished = self.write_checksum(&whole, checksum::at(frame.bytes, layers.ip, at));
+                rewritten.checksums += u64::from(finished.is_some());
+                offer(finished.unwrap_or(whole));
+                Ok(1)
+            }
             Offload::Unknown { mtu } if super_frame::is_super_frame(&whole, mtu) => {
                 let segments = self.segment(&whole, mtu, offer)?;
                 rewritten.super_frames += 1;
                 Ok(segments)
             }
             Offload::Unknown { .. } => {
-                let finished = self.finish_checksum(&whole);
+                let unfinished = layers.ip.and_then(|packet| checksum::unfinished(frame.bytes, packet));
+                let finished = self.write_checksum(&whole, unfinished);
                 rewritten.checksums += u64::from(finished.is_some());
                 offer(finished.unwrap_or(whole));
                 Ok(1)
             }
-            Offload::Whole => {
+            Offload::Whole | Offload::Exact(_) => {
                 offer(whole);
                 Ok(1)
             }
@@ -81,16 +96,17 @@ impl Normaliser {
         super_frame::segment(whole, mtu, &mut self.headers, each).ok_or(DropReason::Unsegmentable)
     }
 
-    /// The frame with its partial checksum finished; `None` when there is none to finish.
-    fn finish_checksum<'a>(&'a mut self, whole: &WireFrame<'a>) -> Option<WireFrame<'a>> {
-        if whole.is_truncated() {
-            return None;
-        }
-        let unfinished = checksum::unfinished(whole.body, whole.layers.ip?)?;
-        let (headers, body) = whole.body.split_at_checked(unfinished.headers)?;
+    /// The frame with `finish` written; `None` when there is none to write, or the frame was cut.
+    fn write_checksum<'a>(
+        &'a mut self,
+        whole: &WireFrame<'a>,
+        finish: Option<checksum::Finish>,
+    ) -> Option<WireFrame<'a>> {
+        let finish = finish.filter(|_| !whole.is_truncated())?;
+        let (headers, body) = whole.body.split_at_checked(finish.headers)?;
         let head = self.headers.get_mut(..headers.len())?;
         head.copy_from_slice(headers);
-        head.get_mut(unfinished.field..unfinished.field + 2)?.copy_from_slice(&unfinished.checksum.to_be_bytes());
+        head.get_mut(finish.field..finish.field + 2)?.copy_from_slice(&finish.checksum.to_be_bytes());
         Some(WireFrame { head, body, ..*whole })
     }
 }

@@ -34,16 +34,40 @@ pub(super) fn segment(
     frame: &WireFrame<'_>,
     mtu: Mtu,
     buffer: &mut HeaderBuffer,
-    mut each: impl FnMut(WireFrame<'_>),
+    each: impl FnMut(WireFrame<'_>),
 ) -> Option<u64> {
-    if frame.is_truncated() {
-        return None;
-    }
     let outermost = frame.layers.ip?;
     let (nested, limit) = boundaries(frame.body, outermost, outermost.start + mtu.value() as usize)?;
+    segmenter(frame, nested, buffer)?.cut(limit, emit(frame, each))
+}
+
+/// Cuts a super-frame into segments of `size` payload bytes, as the kernel told, and returns how many. `transport` is
+/// where the transport header with the payload begins, when that was told too. `None`, before the first, when the
+/// kernel's words do not fit the bytes.
+pub(super) fn segment_exactly(
+    frame: &WireFrame<'_>,
+    size: usize,
+    transport: Option<usize>,
+    buffer: &mut HeaderBuffer,
+    each: impl FnMut(WireFrame<'_>),
+) -> Option<u64> {
+    let nested = Nested::within(frame.body, frame.layers.ip?);
+    let nested = match transport {
+        Some(transport) => nested.down_to(transport)?,
+        None => nested,
+    };
+    segmenter(frame, nested, buffer)?.cut_payload(size, emit(frame, each))
+}
+
+fn segmenter<'s, 'a>(frame: &WireFrame<'a>, nested: Nested, buffer: &'s mut HeaderBuffer) -> Option<Segmenter<'s, 'a>> {
     let (headers, payload) = frame.body.split_at_checked(nested.packets().last()?.payload?)?;
-    let segmenter = Segmenter::new(buffer, headers, payload, nested, Partial::Unfinished)?;
-    segmenter.cut(limit, |head, body, packet| each(frame.piece(head, body, packet)))
+    let whole = !frame.is_truncated();
+    Segmenter::new(buffer, headers, payload, nested, Partial::Unfinished).filter(|_| whole)
+}
+
+/// Makes wire frames of the pieces of `frame`.
+fn emit(frame: &WireFrame<'_>, mut each: impl FnMut(WireFrame<'_>)) -> impl FnMut(&[u8], &[u8], Ip) {
+    move |head, body, packet| each(frame.piece(head, body, packet))
 }
 
 /// Whose payload is cut, and where in the frame the first piece ends: at `full`, where a full packet would, for TCP.

@@ -1,9 +1,12 @@
 use super::vectors::{VECTORS, payload};
 use super::*;
-use crate::frame::InterfaceId;
+use std::num::NonZeroU16;
+
+use crate::frame::{At, InterfaceId};
 use crate::quantity::Timestamp;
-use crate::wire::checksum::Sum;
+use crate::wire::checksum::{ChecksumError, Sum};
 use crate::wire::edit::{checksum_field, put};
+use crate::wire::layers::UDP;
 use crate::wire::nested::Nested;
 use crate::wire::oracle::{ip_frame, segment, tcp_frame, udp_frame};
 use etherparse::TcpHeader;
@@ -40,6 +43,7 @@ fn captured(bytes: &[u8], mtu: u64) -> Frame<'_> {
         direction: None,
         interface: InterfaceId::default(),
         offload: Offload::Unknown { mtu: Mtu::new(mtu).unwrap() },
+        has_restored_tag: false,
     }
 }
 
@@ -94,6 +98,67 @@ fn super_frames_become_the_segments_that_linux_makes_of_them() {
             .collect();
         assert_eq!((segments, rewritten), (Ok(expected), ONE_SUPER_FRAME), "{}", vector.name);
     }
+}
+
+/// What the kernel tells about a frame whose payload begins at `headers`, for segments of `size` bytes.
+fn told(bytes: &[u8], size: u16) -> Offload {
+    let packet = *Nested::within(bytes, Layers::parse(bytes).ip.unwrap()).packets().last().unwrap();
+    let start = packet.transport.try_into().unwrap();
+    let offset = (checksum_field(&packet).unwrap() - packet.transport).try_into().unwrap();
+    Offload::Exact(Unfinished { segment: NonZeroU16::new(size), checksum: Some(At { start, offset }) })
+}
+
+#[test]
+fn segments_have_the_size_that_the_kernel_told() {
+    for vector in VECTORS {
+        let (headers, payload) = (bytes_of(vector.super_frame), payload());
+        let bytes = [headers.as_slice(), &payload].concat();
+        let exactly = |size: usize| {
+            let offload = told(&bytes, size.try_into().unwrap());
+            normalise_as(&Frame { offload, ..captured(&bytes, 1500) }, None)
+        };
+        let full = 1514 - headers.len();
+        assert_eq!(exactly(full), normalise(&bytes, 1500), "{}", vector.name);
+        // A smaller MSS is what the sender negotiated: an MTU that holds just that gives the same.
+        assert_eq!(exactly(full - 100), normalise(&bytes, 1400), "{}", vector.name);
+    }
+}
+
+#[test]
+fn a_udp_super_frame_becomes_the_datagrams_that_the_kernel_told() {
+    let data: Vec<u8> = (0..=255).cycle().take(3_100).collect();
+    let mut bytes = udp_frame(false, 443, &data);
+    make_partial(&mut bytes);
+    assert_eq!(normalise(&bytes, 1500).0, Err(DropReason::Unsegmentable), "its boundaries cannot be guessed");
+    let frame = Frame { offload: told(&bytes, 1200), ..captured(&bytes, 1500) };
+    let (datagrams, rewritten) = normalise_as(&frame, None);
+    let datagrams = datagrams.unwrap();
+    assert_eq!((datagrams.len(), rewritten), (3, ONE_SUPER_FRAME));
+    let carried: Vec<Vec<u8>> = datagrams
+        .iter()
+        .map(|datagram| {
+            let packet = Layers::parse(datagram).ip.unwrap();
+            let sum = Sum::pseudo_header(&packet, datagram, UDP, packet.end - packet.transport)
+                .then_bytes(&datagram[packet.transport..]);
+            assert_eq!(sum.error(), ChecksumError::NONE);
+            datagram[packet.payload.unwrap()..].to_vec()
+        })
+        .collect();
+    assert_eq!(carried, data.chunks(1200).map(<[u8]>::to_vec).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_checksum_is_finished_where_the_kernel_told_and_only_there() {
+    let right = tcp_frame(true, 1, tcp_header(), &[7; 301]);
+    let mut partial = right.clone();
+    make_partial(&mut partial);
+    let exactly = |bytes: &[u8], offload| normalise_as(&Frame { offload, ..captured(bytes, 1500) }, None);
+    assert_eq!(exactly(&partial, told(&partial, 0)), (Ok(vec![right]), ONE_CHECKSUM));
+    let untold = Offload::Exact(Unfinished::default());
+    assert_eq!(exactly(&partial, untold), (Ok(vec![partial.clone()]), Rewritten::default()));
+    let beyond = At { start: 5_000, offset: 16 };
+    let nonsense = Offload::Exact(Unfinished { segment: None, checksum: Some(beyond) });
+    assert_eq!(exactly(&partial, nonsense), (Ok(vec![partial]), Rewritten::default()));
 }
 
 #[test]

@@ -32,6 +32,7 @@ impl Path {
         let flow = FlowHash::of(frame.bytes, &layers);
         // Counted beside the ledger, which the destinations have meanwhile.
         let mut rewritten = ledger.rewritten;
+        rewritten.tags += u64::from(frame.has_restored_tag);
         match normaliser.apply(frame, &layers, flow, &mut rewritten, |wire| destinations.offer(wire, ledger)) {
             Ok(wire_frames) => ledger.segments_added += wire_frames - 1,
             Err(reason) => ledger.not_normalised[reason] += 1,

@@ -227,6 +227,7 @@ mod tests {
             direction: Some(direction),
             interface: InterfaceId(3),
             offload: Offload::Whole,
+            has_restored_tag: false,
         }
     }
 

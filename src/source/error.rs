@@ -54,6 +54,30 @@ pub enum SourceError {
         #[source]
         cause: pcap::Error,
     },
+    /// The kernel refuses the capture ring.
+    #[error("cannot open the capture ring on `{interface}`")]
+    CannotOpenRing {
+        /// The interface.
+        interface: String,
+        /// The kernel's words.
+        #[source]
+        cause: io::Error,
+    },
+    /// The ring was asked for by name, and it takes Ethernet interfaces only.
+    #[error("`{interface}` is not an Ethernet interface, which the ring engine needs")]
+    NoRing {
+        /// The interface.
+        interface: String,
+    },
+    /// The interface of a running capture is gone.
+    #[error("the capture on `{interface}` ended")]
+    InterfaceGone {
+        /// The interface.
+        interface: String,
+        /// The kernel's words.
+        #[source]
+        cause: io::Error,
+    },
     /// A running capture ended: as a rule, the interface is gone.
     #[error("the capture on `{interface}` ended")]
     CaptureEnded {
@@ -190,7 +214,11 @@ impl Explain for SourceError {
             }
             Self::NotPermitted { .. } => Some(format!("run as root, or once: {}", setcap_line())),
             Self::InterfaceDown { interface, .. } => Some(format!("ip link set {interface} up")),
-            Self::CaptureEnded { interface, .. } => {
+            Self::CannotOpenRing { .. } => {
+                Some("a smaller --buffer needs less kernel memory; --engine pcap captures with libpcap".to_owned())
+            }
+            Self::NoRing { .. } => Some("--engine auto or pcap makes Ethernet frames of other link types".to_owned()),
+            Self::InterfaceGone { interface, .. } | Self::CaptureEnded { interface, .. } => {
                 Some(format!("look at `ip link show {interface}` and the kernel log"))
             }
             Self::BadFilter { expression, fault: Some(offset), .. } => {

@@ -150,6 +150,7 @@ impl Reader {
                 direction: ethernet.direction,
                 interface: InterfaceId(0),
                 offload: *offload,
+                has_restored_tag: false,
             });
         });
         self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -3,9 +3,11 @@
 //! It must be that very capture: on a live one the kernel has taken VLAN tags out of the frame, and libpcap writes
 //! `vlan` as a question about the tag beside it.
 
-use pcap::{Activated, Capture};
+use pcap::{Activated, Active, Capture};
+use socket2::SockFilter;
 
 use super::error::SourceError;
+use crate::quantity::Directions;
 
 /// Lets only frames through that `expression` matches; an empty one matches everything.
 pub(super) fn apply<T: Activated>(capture: &mut Capture<T>, expression: &str) -> Result<(), SourceError> {
@@ -18,6 +20,40 @@ pub(super) fn apply<T: Activated>(capture: &mut Capture<T>, expression: &str) ->
         fault: fault(expression, &cause.to_string(), |text| capture.compile(text, false).is_ok()),
         cause,
     })
+}
+
+/// A program for the kernel that lets only frames of `directions` through that `expression` matches. libpcap writes it
+/// for this very capture.
+pub(super) fn program(
+    capture: &Capture<Active>,
+    directions: Directions,
+    expression: &str,
+) -> Result<Vec<SockFilter>, pcap::Error> {
+    let expression = expression.trim();
+    let whole = match (directions, expression) {
+        (Directions::InOut, _) => expression.to_owned(),
+        (Directions::In, "") => "inbound".to_owned(),
+        (Directions::Out, "") => "outbound".to_owned(),
+        (Directions::In, _) => format!("inbound and ({expression})"),
+        (Directions::Out, _) => format!("outbound and ({expression})"),
+    };
+    let program = capture.compile(&whole, true)?;
+    program.get_instructions().iter().map(|instruction| read(&instruction.to_string())).collect()
+}
+
+/// Reads one instruction as the pcap crate prints it: code, jump if true, jump if false, operand, in decimal. The crate
+/// gives no other way to its fields.
+fn read(instruction: &str) -> Result<SockFilter, pcap::Error> {
+    let fields: Option<Vec<u32>> = instruction.split_whitespace().map(|field| field.parse().ok()).collect();
+    let filter = match fields.as_deref() {
+        Some(&[code, jump_true, jump_false, operand]) => u16::try_from(code)
+            .ok()
+            .zip(u8::try_from(jump_true).ok())
+            .zip(u8::try_from(jump_false).ok())
+            .map(|((code, jump_true), jump_false)| SockFilter::new(code, jump_true, jump_false, operand)),
+        _ => None,
+    };
+    filter.ok_or(pcap::Error::InvalidString)
 }
 
 /// Whether `expression` can be understood, on Ethernet.

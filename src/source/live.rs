@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use pcap::{Active, Capture};
-use socket2::{SockFilter, SockRef};
+use socket2::SockRef;
 
 use super::error::SourceError;
 use super::link_type::{LARGEST_FRAME, LinkLayer};
@@ -41,35 +41,23 @@ impl Live {
         directions: Directions,
         buffer: u64,
     ) -> Result<Self, SourceError> {
-        let refused = |cause| refusal(name, cause);
-        // A timeout of 0 would be none at all.
-        let delay = i32::try_from(plan.delay.as_millis()).unwrap_or(i32::MAX).max(1);
-        let mut capture = Capture::from_device(name)
-            .map_err(refused)?
-            .promisc(plan.promiscuous)
-            .snaplen(i32::try_from(LARGEST_FRAME).unwrap_or(i32::MAX))
-            .buffer_size(i32::try_from(buffer).unwrap_or(i32::MAX))
-            .timeout(delay)
-            .precision(pcap::Precision::Nano)
-            .open()
-            .and_then(Capture::setnonblock)
-            .map_err(refused)?;
+        let mut capture = activate(plan, name, buffer)?;
         let link = super::link_layer(name, capture.get_datalink())?;
         filter::apply(&mut capture, &session.filter)?;
-        only(&mut capture, directions, &session.filter, &link).map_err(refused)?;
+        only(&mut capture, directions, &session.filter, &link).map_err(|cause| refusal(name, cause))?;
         let direction = match directions {
             Directions::In => Some(Direction::In),
             Directions::Out => Some(Direction::Out),
             Directions::InOut => None,
         };
-        let mtu = mtu(&capture, name).unwrap_or(Mtu::ETHERNET);
+        let mtu = mtu(capture.as_fd(), name).unwrap_or(Mtu::ETHERNET);
         let (name, normalise) = (name.to_owned(), session.normalise.enabled);
         Ok(Self { capture, link, name, interface, direction, mtu, normalise, drops: RisingDrops::default() })
     }
 
     /// The interface's MTU; `None` when it has none, as `any`.
     pub fn mtu(&self) -> Option<Mtu> {
-        mtu(&self.capture, &self.name)
+        mtu(self.capture.as_fd(), &self.name)
     }
 }
 
@@ -91,6 +79,7 @@ impl Source for Live {
                 direction: direction.or(ethernet.direction),
                 interface: *interface,
                 offload,
+                has_restored_tag: false,
             });
         });
         match lent {
@@ -115,6 +104,23 @@ impl Source for Live {
     }
 }
 
+/// Opens libpcap's capture on the interface `name` with a ring of `buffer` bytes.
+pub(super) fn activate(plan: &LivePlan, name: &str, buffer: u64) -> Result<Capture<Active>, SourceError> {
+    let refused = |cause| refusal(name, cause);
+    // A timeout of 0 would be none at all.
+    let delay = i32::try_from(plan.delay.as_millis()).unwrap_or(i32::MAX).max(1);
+    Capture::from_device(name)
+        .map_err(refused)?
+        .promisc(plan.promiscuous)
+        .snaplen(i32::try_from(LARGEST_FRAME).unwrap_or(i32::MAX))
+        .buffer_size(i32::try_from(buffer).unwrap_or(i32::MAX))
+        .timeout(delay)
+        .precision(pcap::Precision::Nano)
+        .open()
+        .and_then(Capture::setnonblock)
+        .map_err(refused)
+}
+
 /// Lets only frames of `directions` through.
 ///
 /// libpcap's own direction check looks at every frame after the ring, and is always right. The kernel's filter keeps
@@ -127,44 +133,30 @@ fn only(
     expression: &str,
     link: &LinkLayer,
 ) -> Result<(), pcap::Error> {
-    let (direction, keyword) = match directions {
-        Directions::In => (pcap::Direction::In, "inbound"),
-        Directions::Out => (pcap::Direction::Out, "outbound"),
+    let direction = match directions {
+        Directions::In => pcap::Direction::In,
+        Directions::Out => pcap::Direction::Out,
         Directions::InOut => return Ok(()),
     };
     capture.direction(direction)?;
     // In cooked captures libpcap translates offsets for the kernel, which only it can.
     if !link.tells_direction() {
-        let whole =
-            if expression.trim().is_empty() { keyword.to_owned() } else { format!("{keyword} and ({expression})") };
-        let program = capture.compile(&whole, true)?;
-        let instructions: Option<Vec<SockFilter>> =
-            program.get_instructions().iter().map(ToString::to_string).map(|text| parse(&text)).collect();
+        let program = filter::program(capture, directions, expression)?;
         // A kernel that refuses the program still has libpcap's check behind it.
-        if let Some(Err(error)) = instructions.map(|it| SockRef::from(&*capture).attach_filter(&it)) {
+        if let Err(error) = SockRef::from(&*capture).attach_filter(&program) {
             tracing::debug!(%error, "the kernel took no filter for the direction");
         }
     }
     Ok(())
 }
 
-/// Reads one instruction as the pcap crate prints it: code, jump if true, jump if false, operand, in decimal. The crate
-/// gives no other way to its fields.
-fn parse(instruction: &str) -> Option<SockFilter> {
-    let mut fields = instruction.split_whitespace();
-    let code = fields.next()?.parse().ok()?;
-    let jump_true = fields.next()?.parse().ok()?;
-    let jump_false = fields.next()?.parse().ok()?;
-    let operand = fields.next()?.parse().ok()?;
-    Some(SockFilter::new(code, jump_true, jump_false, operand))
-}
-
-fn mtu(capture: &Capture<Active>, name: &str) -> Option<Mtu> {
-    sys::interface::mtu(capture.as_fd(), name).ok().and_then(|mtu| Mtu::new(mtu.into()).ok())
+/// The MTU of the interface `name` in the network namespace of `socket`.
+pub(super) fn mtu(socket: BorrowedFd<'_>, name: &str) -> Option<Mtu> {
+    sys::interface::mtu(socket, name).ok().and_then(|mtu| Mtu::new(mtu.into()).ok())
 }
 
 /// What libpcap's refusal means. It tells only in words.
-fn refusal(interface: &str, cause: pcap::Error) -> SourceError {
+pub(super) fn refusal(interface: &str, cause: pcap::Error) -> SourceError {
     let interface = interface.to_owned();
     let words = cause.to_string();
     if words.contains("not permitted") || words.contains("ermission") {

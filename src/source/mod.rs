@@ -3,6 +3,7 @@
 //! A source lends each frame to a closure and takes it back when the closure returns, so that a slow destination can
 //! never pin the source's memory. Sources know nothing of what happens to a frame.
 
+mod block;
 mod by_direction;
 mod error;
 mod file;
@@ -12,6 +13,7 @@ mod interfaces;
 mod link_type;
 mod live;
 mod pace;
+mod ring;
 
 pub use error::{ForeignKind, SourceError};
 pub use file::Progress;
@@ -23,9 +25,10 @@ use by_direction::ByDirection;
 use file::Replay;
 use link_type::LinkLayer;
 use live::Live;
+use ring::RingCapture;
 
 use crate::config::defaults::LEAST_BUFFER;
-use crate::config::plan::{LivePlan, SessionPlan, SourcePlan};
+use crate::config::plan::{Engine, LivePlan, SessionPlan, SourcePlan};
 use crate::error::{Explain, Problems};
 use crate::frame::{Frame, InterfaceId};
 use crate::ledger::KernelDrops;
@@ -84,6 +87,8 @@ pub struct Interface {
     pub name: String,
     /// Its MTU when it was opened; `None` for a file and for `any`.
     pub mtu: Option<Mtu>,
+    /// What captures it; `None` for a file.
+    pub engine: Option<Engine>,
 }
 
 /// Opens everything that `plan` captures from.
@@ -95,7 +100,7 @@ pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
         SourcePlan::Live(live) => open_live(live, plan),
         SourcePlan::File(file) => {
             let file = Replay::open(file, &plan.filter, &plan.normalise)?;
-            let interfaces = vec![Interface { name: file.name().to_owned(), mtu: None }];
+            let interfaces = vec![Interface { name: file.name().to_owned(), mtu: None, engine: None }];
             let progress = file.progress();
             Ok(Opened { sources: vec![Box::new(file)], interfaces, progress })
         }
@@ -116,9 +121,9 @@ fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
     for name in names {
         let Ok(interface) = u16::try_from(opened.interfaces.len()).map(InterfaceId) else { break };
         match open_interface(live, plan, (interface, &name), tell_directions, share) {
-            Ok((source, mtu)) => {
+            Ok((source, interface)) => {
                 opened.sources.push(source);
-                opened.interfaces.push(Interface { name, mtu });
+                opened.interfaces.push(interface);
             }
             // A pattern means those that can be captured; only a name means this very one.
             Err(problem @ SourceError::InterfaceDown { .. }) if !live.interfaces.contains(&name) => down.push(problem),
@@ -148,17 +153,31 @@ fn open_interface(
     interface: (InterfaceId, &str),
     tell_directions: bool,
     buffer: u64,
-) -> Result<(Box<dyn Source>, Option<Mtu>), SourceError> {
+) -> Result<(Box<dyn Source>, Interface), SourceError> {
+    let captured_by = |engine, mtu| Interface { name: interface.1.to_owned(), mtu, engine: Some(engine) };
+    let ring = match plan.engine {
+        Engine::Auto | Engine::Ring if interface.1 != interfaces::ANY => {
+            RingCapture::open(plan, session, interface, buffer.max(LEAST_BUFFER))?
+        }
+        _ => None,
+    };
+    if let Some(ring) = ring {
+        let mtu = ring.mtu();
+        return Ok((Box::new(ring), captured_by(Engine::Ring, mtu)));
+    }
+    if plan.engine == Engine::Ring {
+        return Err(SourceError::NoRing { interface: interface.1.to_owned() });
+    }
     let open = |directions, buffer: u64| Live::open(plan, session, interface, directions, buffer.max(LEAST_BUFFER));
     // Frames of `any` are cooked and tell their direction themselves.
     if !tell_directions || interface.1 == interfaces::ANY {
         let capture = open(plan.directions, buffer)?;
         let mtu = capture.mtu();
-        return Ok((Box::new(capture), mtu));
+        return Ok((Box::new(capture), captured_by(Engine::Pcap, mtu)));
     }
     let captures = [open(Directions::In, buffer / 2)?, open(Directions::Out, buffer / 2)?];
     let mtu = captures[0].mtu();
-    Ok((Box::new(ByDirection::new(interface.1, captures, plan.delay)?), mtu))
+    Ok((Box::new(ByDirection::new(interface.1, captures, plan.delay)?), captured_by(Engine::Pcap, mtu)))
 }
 
 /// How frames of `link_type` become Ethernet; said once if they are not.

@@ -16,6 +16,8 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 /// IP protocol number of GRE.
 pub const GRE: u8 = 47;
+/// IP protocol number of SCTP.
+pub const SCTP: u8 = 132;
 /// IP protocol number of `ICMPv6`.
 pub const ICMPV6: u8 = 58;
 
@@ -187,7 +189,6 @@ impl Ip {
 
     /// Source and destination port of TCP, UDP or SCTP, unless this is a fragment without them.
     pub fn ports(&self, bytes: &[u8]) -> Option<(u16, u16)> {
-        const SCTP: u8 = 132;
         if self.fragment == Fragment::Later || !matches!(self.protocol, TCP | UDP | SCTP) {
             return None;
         }

@@ -36,6 +36,12 @@ impl Nested {
         nested
     }
 
+    /// The same packets down to the one whose transport header begins at `transport`.
+    pub fn down_to(self, transport: usize) -> Option<Self> {
+        let level = self.packets().iter().position(|packet| packet.transport == transport)?;
+        Some(Self { count: level + 1, ..self })
+    }
+
     /// The packets, outermost first.
     pub fn packets(&self) -> &[Ip] {
         &self.packets[..self.count]

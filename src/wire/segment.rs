@@ -75,11 +75,17 @@ impl<'s, 'a> Segmenter<'s, 'a> {
     /// Cuts the packet so that no piece has more than `limit` bytes from the frame's first byte to the end of the
     /// payload. Gives the headers, the payload and the outermost IP packet of each piece to `each`, in order, and
     /// returns how many there were; `None`, without a piece, when `limit` has no room for payload.
-    pub fn cut(mut self, limit: usize, mut each: impl FnMut(&[u8], &'a [u8], Ip)) -> Option<u64> {
+    pub fn cut(self, limit: usize, each: impl FnMut(&[u8], &'a [u8], Ip)) -> Option<u64> {
+        let size = limit.checked_sub(self.headers.len())?;
+        self.cut_payload(size, each)
+    }
+
+    /// The same, with at most `size` bytes of payload in each piece.
+    pub fn cut_payload(mut self, size: usize, mut each: impl FnMut(&[u8], &'a [u8], Ip)) -> Option<u64> {
         let outermost = *self.nested.packets().first()?;
         // Behind a jumbogram or a BIG TCP packet stand ordinary ones, whose length has 16 bits.
-        let limit = limit.min(outermost.start + usize::from(u16::MAX));
-        let size = limit.checked_sub(self.headers.len()).filter(|&size| size > 0)?;
+        let room = (outermost.start + usize::from(u16::MAX)).checked_sub(self.headers.len())?;
+        let size = Some(size.min(room)).filter(|&size| size > 0)?;
         let first = TcpStart::read(self.headers, &self.innermost);
         let (mut pieces, mut offset) = (0, 0);
         for piece in self.payload.chunks(size) {

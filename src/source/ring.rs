@@ -1,0 +1,186 @@
+//! A live interface, captured through a TPACKET_V3 ring of our own.
+//!
+//! The kernel tells about each frame what libpcap hides: which way it went, how large the segments of a super-frame
+//! are, which checksum is unfinished, which tag was taken out. libpcap still judges the interface and writes the filter.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use socket2::{SockFilter, SockRef};
+
+use super::block::{Captured, Cursor};
+use super::error::SourceError;
+use super::{Readiness, Source, filter, live};
+use crate::config::plan::{LivePlan, SessionPlan};
+use crate::error::Explain;
+use crate::frame::{Frame, InterfaceId, Offload};
+use crate::ledger::KernelDrops;
+use crate::quantity::{Directions, Ifindex, Mtu};
+use crate::sys;
+use crate::sys::packet_socket::{PacketSocket, RingShape};
+use crate::sys::tpacket::Ring;
+
+/// Bytes of one block when the buffer has room for several: few hand-overs at speed. The largest frame that Linux
+/// makes fits four times.
+const BLOCK: u32 = 1 << 20;
+/// Bytes of one block of a small buffer.
+const SMALL_BLOCK: u32 = 1 << 18;
+/// A ring needs so many blocks at least: one is filled while another is read.
+const LEAST_BLOCKS: u64 = 8;
+
+/// One capture on one Ethernet interface.
+pub(super) struct RingCapture {
+    ring: Ring,
+    /// Where reading the oldest block goes on.
+    cursor: Option<Cursor>,
+    name: String,
+    interface: InterfaceId,
+    /// Whether what the offloads left unfinished is to be finished.
+    normalise: bool,
+    drops: KernelDrops,
+}
+
+impl RingCapture {
+    /// Captures frames of the plan's directions that the session's filter matches, through a ring of `buffer` bytes. `None`
+    /// when the interface is not Ethernet: then libpcap has to make frames of what it gives.
+    pub(super) fn open(
+        plan: &LivePlan,
+        session: &SessionPlan,
+        (interface, name): (InterfaceId, &str),
+        buffer: u64,
+    ) -> Result<Option<Self>, SourceError> {
+        // libpcap knows why an interface cannot be captured, and writes its filter for a capture that is open.
+        let mut judge = live::activate(plan, name, u64::from(SMALL_BLOCK))?;
+        if judge.get_datalink() != pcap::Linktype::ETHERNET {
+            return Ok(None);
+        }
+        filter::apply(&mut judge, &session.filter)?;
+        let program =
+            filter::program(&judge, plan.directions, &session.filter).map_err(|cause| live::refusal(name, cause))?;
+        drop(judge);
+
+        let ring = open_ring(plan, name, &program, buffer)
+            .map_err(|cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause })?;
+        Ok(Some(Self {
+            ring,
+            cursor: None,
+            name: name.to_owned(),
+            interface,
+            normalise: session.normalise.enabled,
+            drops: KernelDrops::default(),
+        }))
+    }
+
+    /// The interface's MTU.
+    pub(super) fn mtu(&self) -> Option<Mtu> {
+        live::mtu(self.ring.as_fd(), &self.name)
+    }
+
+    /// What the socket has to say while no frame comes: an interface that is down may come back, one that is gone does
+    /// not.
+    fn look_around(&self) -> Result<(), SourceError> {
+        match SockRef::from(&self.ring).take_error() {
+            Ok(None) => Ok(()),
+            Ok(Some(cause)) | Err(cause) => match sys::interface::mtu(self.ring.as_fd(), &self.name) {
+                Ok(_) => {
+                    tracing::warn!("{}: {cause}; waiting for it", self.name);
+                    Ok(())
+                }
+                Err(_) => Err(SourceError::InterfaceGone { interface: self.name.clone(), cause }),
+            },
+        }
+    }
+}
+
+/// The order matters: a socket of no protocol gets no frame, and a filter that rejects everything keeps it so until
+/// the real one is there.
+fn open_ring(plan: &LivePlan, name: &str, program: &[SockFilter], buffer: u64) -> io::Result<Ring> {
+    let index = nix::net::if_::if_nametoindex(name)?;
+    let interface = Ifindex::new(u64::from(index)).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+    let ring = Ring::map(PacketSocket::open()?, shape(buffer, plan))?;
+    SockRef::from(&ring).attach_filter(&[reject()])?;
+    ring.socket().bind(interface)?;
+    if plan.directions == Directions::In
+        && let Err(error) = ring.socket().ignore_outgoing()
+    {
+        // Before Linux 4.20 the filter alone keeps them out.
+        tracing::debug!(%error, "the kernel cannot leave out sent frames early");
+    }
+    if plan.promiscuous {
+        ring.socket().promiscuous(interface)?;
+    }
+    SockRef::from(&ring).attach_filter(program)?;
+    Ok(ring)
+}
+
+/// `ret #0`: no byte of any frame.
+fn reject() -> SockFilter {
+    const RETURN: u16 = 0x06;
+    SockFilter::new(RETURN, 0, 0, 0)
+}
+
+fn shape(buffer: u64, plan: &LivePlan) -> RingShape {
+    let block_size = if buffer / u64::from(BLOCK) >= LEAST_BLOCKS { BLOCK } else { SMALL_BLOCK };
+    let blocks = (buffer / u64::from(block_size)).max(2);
+    RingShape {
+        block_size,
+        block_count: u32::try_from(blocks).unwrap_or(u32::MAX),
+        retire_after: u32::try_from(plan.delay.as_millis()).unwrap_or(u32::MAX).max(1),
+    }
+}
+
+impl Source for RingCapture {
+    fn drain(
+        &mut self,
+        _now: Instant,
+        budget: usize,
+        each: &mut dyn FnMut(&Frame<'_>),
+    ) -> Result<Readiness, Box<dyn Explain>> {
+        let mut left = budget;
+        while left > 0 {
+            let Some(block) = self.ring.block() else {
+                self.look_around().map_err(|gone| Box::new(gone) as Box<dyn Explain>)?;
+                return Ok(Readiness::Waiting);
+            };
+            let mut cursor = self.cursor.take().unwrap_or_else(|| Cursor::start(block));
+            while left > 0
+                && let Some(captured) = cursor.advance(block)
+            {
+                each(&frame(&captured, self.interface, self.normalise));
+                left -= 1;
+            }
+            if left > 0 {
+                // A block whose header promised more than it holds: those frames are as lost as any that did not fit.
+                self.drops.buffer_full += u64::from(cursor.left());
+                self.ring.release();
+            } else {
+                self.cursor = Some(cursor);
+            }
+        }
+        Ok(Readiness::More)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ring.as_fd())
+    }
+
+    fn kernel_drops(&mut self) -> KernelDrops {
+        if let Ok(counted) = self.ring.take_statistics() {
+            self.drops.buffer_full += u64::from(counted.dropped);
+        }
+        self.drops
+    }
+}
+
+fn frame<'a>(captured: &Captured<'a>, interface: InterfaceId, normalise: bool) -> Frame<'a> {
+    Frame {
+        bytes: captured.bytes,
+        wire_len: captured.wire_len,
+        timestamp: captured.timestamp,
+        direction: Some(captured.direction),
+        interface,
+        offload: if normalise { Offload::Exact(captured.unfinished) } else { Offload::Whole },
+        has_restored_tag: captured.has_restored_tag,
+    }
+}
