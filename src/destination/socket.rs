@@ -17,7 +17,8 @@ use crate::kernel::underlay::Underlay;
 use crate::sys::mmsg;
 use crate::sys::socket_option::IntOption;
 
-/// An unconnected datagram socket to one analyzer.
+/// A datagram socket to one analyzer. It is connected, which saves the kernel looking for the way of every datagram; a
+/// pending ICMP error, which costs a connected socket its next datagram, is taken off before that is sent again.
 #[derive(Debug)]
 pub(super) struct TunnelSocket {
     socket: Socket,
@@ -61,12 +62,13 @@ impl TunnelSocket {
         Ok(Self { socket, remote: underlay.remote(), to, error_queue: ErrorQueue::new() })
     }
 
-    /// Binds to `port` (0 without ports) of the local address.
+    /// Binds to `port` (0 without ports) of the local address and connects to the analyzer.
     ///
     /// # Errors
     /// The kernel's: `EADDRINUSE`, `EADDRNOTAVAIL`.
     pub(super) fn bind(&self, underlay: &Underlay, port: u16) -> io::Result<()> {
-        self.socket.bind(&SockAddr::from(address(underlay, underlay.local(), port)))
+        self.socket.bind(&SockAddr::from(address(underlay, underlay.local(), port)))?;
+        self.socket.connect(&self.to)
     }
 
     /// The socket itself, for the options of one protocol.
@@ -115,7 +117,7 @@ fn address(underlay: &Underlay, ip: IpAddr, port: u16) -> SocketAddr {
 
 impl DatagramSocket for TunnelSocket {
     fn send(&mut self, datagrams: &[IoSlice<'_>]) -> io::Result<usize> {
-        mmsg::send_each(self.socket.as_fd(), &self.to, datagrams)
+        mmsg::send_each(self.socket.as_fd(), datagrams)
     }
 
     fn reports(&mut self, each: &mut dyn FnMut(Report)) {

@@ -24,7 +24,7 @@ const RETRIES: u32 = 4;
 /// Longest single wait for room: so soon a replay notices that its session is to end.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
-/// One unconnected datagram socket to the analyzer, as the kernel behaves behind it.
+/// One datagram socket to the analyzer, as the kernel behaves behind it.
 pub(super) trait DatagramSocket: Send + fmt::Debug {
     /// Sends datagrams in order and returns how many were taken, or why the first one was not. Never blocks.
     fn send(&mut self, datagrams: &[IoSlice<'_>]) -> io::Result<usize>;
