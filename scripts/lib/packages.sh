@@ -42,14 +42,14 @@ install_packages() {
     if [[ $1 == -t ]]; then release=(-t "$2") && shift 2; fi
     command -v apt-get >/dev/null || give_up "there is no apt here to install packages with" \
         "install these by hand, then run again: $*"
-    mapfile -t missing < <(missing_packages "$@")
+    mapfile -t missing < <(missing_packages "$@" | sort -u)
     ((${#missing[@]})) || return 0
     say "installing ${missing[*]}"
     if [[ -z ${package_lists_are_fresh-} ]]; then
         as_root apt-get -qq update
         package_lists_are_fresh=yes
     fi
-    without_services as_root env DEBIAN_FRONTEND=noninteractive \
+    without_services as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
         apt-get -qq install -y --no-install-recommends "${release[@]}" "${missing[@]}" >/dev/null
 }
 
@@ -89,6 +89,7 @@ add_suite() {
     mirror=$(debian_mirror)
     [[ -n $mirror ]] || return 1
     key=/usr/share/keyrings/debian-archive-keyring.gpg
+    say "adding $suite from $mirror to apt's sources, in /etc/apt/sources.list.d/$suite.sources"
     printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' "$mirror" "$suite" "$key" |
         as_root tee "/etc/apt/sources.list.d/$suite.sources" >/dev/null
     unset package_lists_are_fresh

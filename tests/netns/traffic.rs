@@ -32,8 +32,9 @@ impl Servers {
         lab.write("evil", "<p>a page that a rule looks for</p>\n");
         let configuration = lab.write(
             "nginx.conf",
+            // One process: a master that is killed would leave its worker behind.
             format!(
-                "daemon off; user root; worker_processes 1; pid {folder}nginx.pid; error_log {folder}nginx.error;\n\
+                "daemon off; master_process off; user root; pid {folder}nginx.pid; error_log {folder}nginx.error;\n\
                  events {{}}\n\
                  http {{ access_log off; sendfile on; root {folder};\n\
                  client_body_temp_path {folder}body; proxy_temp_path {folder}proxy; fastcgi_temp_path {folder}fastcgi;\n\
