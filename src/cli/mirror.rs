@@ -12,7 +12,7 @@ use crate::kernel::resolve::resolve;
 use crate::kernel::watch::watch;
 use crate::ledger::Ledger;
 use crate::quantity::Mtu;
-use crate::session::control::until_end;
+use crate::session::control::{Signals, until_end};
 use crate::session::{Outcome, Session};
 use crate::source::Interface;
 
@@ -56,6 +56,7 @@ pub fn run(arguments: &MirrorArguments, quiet: bool) -> Result<(), Problems> {
 async fn mirror(plan: &SessionPlan, quiet: bool) -> Result<Outcome, Problems> {
     let underlays = resolve(&plan.destinations).await?;
     let session = Session::open(plan, &underlays)?;
+    let signals = Signals::listen().map_err(RuntimeError)?;
     if !quiet {
         let to = plan.destinations.iter().map(|destination| destination.to.as_str());
         let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));
@@ -65,7 +66,7 @@ async fn mirror(plan: &SessionPlan, quiet: bool) -> Result<Outcome, Problems> {
     let progress = Progress::of(plan, session.progress(), quiet);
     let look = progress.map(|progress| move |ledger: &Ledger| progress.show(ledger));
     let running = session.start()?;
-    until_end(running, plan.end.duration, look).await.map_err(|error| RuntimeError(error).into())
+    Ok(until_end(running, signals, plan.end.duration, look).await)
 }
 
 /// What is mirrored where, over which path MTU, with which engine. A capture file has no path.

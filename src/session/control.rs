@@ -3,8 +3,8 @@
 use std::future::pending;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::{Outcome, Running, SessionError};
 use crate::ledger::Ledger;
@@ -13,20 +13,42 @@ use crate::ledger::Ledger;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a session may take to end before the operator hears why: a pipe that gives or takes nothing blocks it.
 const REMINDER: Duration = Duration::from_secs(1);
+/// So soon after the first, a second signal is the first one's echo: timeout(1) signals the program, then its group.
+const ECHO: Duration = Duration::from_millis(100);
+
+/// SIGINT and SIGTERM. From the moment it exists they end nothing but what waits for them.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Listens from now on: before anybody is told that the session runs.
+    ///
+    /// # Errors
+    /// When the runtime cannot listen for signals.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => (),
+            _ = self.terminate.recv() => (),
+        }
+    }
+}
 
 /// Waits for the end of a session: its own, after `duration`, or at SIGINT or SIGTERM, each of which lets it finish
 /// what it has captured. A second signal ends it at once, with the ledger as it was last published. `look`, if anybody
 /// does, sees the ledger several times a second.
-///
-/// # Errors
-/// When the runtime cannot listen for signals.
 pub async fn until_end(
     mut running: Running,
+    mut signals: Signals,
     duration: Option<Duration>,
     mut look: Option<impl FnMut(&Ledger)>,
-) -> std::io::Result<Outcome> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+) -> Outcome {
     let time_is_up = async {
         match duration {
             Some(duration) => sleep(duration).await,
@@ -39,29 +61,31 @@ pub async fn until_end(
 
     let reminder = sleep(REMINDER);
     tokio::pin!(reminder);
-    let (mut stopping, mut has_reminded) = (false, false);
+    let (mut stopping_since, mut has_reminded) = (None::<Instant>, false);
     loop {
-        let signalled = tokio::select! {
-            outcome = running.ended() => return Ok(outcome),
+        tokio::select! {
+            outcome = running.ended() => return outcome,
             _ = looks.tick(), if look.is_some() => {
                 if let Some(look) = &mut look {
                     look(&running.ledger());
                 }
                 continue;
             }
-            () = &mut reminder, if stopping && !has_reminded => {
+            () = &mut reminder, if stopping_since.is_some() && !has_reminded => {
                 tracing::warn!("still waiting for a frame or a reader; a second signal ends the session at once");
                 has_reminded = true;
                 continue;
             }
-            () = &mut time_is_up, if !stopping => false,
-            _ = interrupt.recv() => true,
-            _ = terminate.recv() => true,
-        };
-        if stopping && signalled {
-            return Ok(Outcome { ledger: running.ledger(), failures: vec![SessionError::Abandoned.into()] });
+            () = &mut time_is_up, if stopping_since.is_none() => (),
+            () = signals.next() => (),
         }
-        stopping = true;
+        if let Some(since) = stopping_since {
+            if since.elapsed() < ECHO {
+                continue;
+            }
+            return Outcome { ledger: running.ledger(), failures: vec![SessionError::Abandoned.into()] };
+        }
+        stopping_since = Some(Instant::now());
         running.stop();
         reminder.set(sleep(REMINDER));
     }
