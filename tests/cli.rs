@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -145,7 +146,7 @@ const WRONG_FILES: &[(&str, &[&str])] = &[
     ("[session.a.select]\nsample = \"1/10\"\n", &["no key `sample`", "there are filter"]),
     ("[session.a.select]\nfilter = [\"tcp\"]\n", &["`filter` must be one value", "not port 22"]),
     ("[session.a.normalise]\nenabled = 3\n", &["`3` is not a switch", "enabled = \"on\""]),
-    ("[session.a.normalise]\ntruncate = true\n", &["not a snaplen", "truncate = 128 bytes, or off"]),
+    ("[session.a.normalise]\ntruncate = true\n", &["not a snaplen", "truncate = 128, in bytes, or off"]),
     ("[session.a.destination.b]\nfit = \"drop\"\n", &["`to` is missing", "vxlan://192.0.2.10?vni=42"]),
     ("[session.a.destination.b]\nto = \"gre://h\"\nvni = 1\n", &["`vni` means nothing to gre", "gre has key"]),
     ("[session.a.destination.b]\nto = \"gre://h?seq=on\"\nseq = \"on\"\n", &["`seq` is given twice", "one of the two"]),
@@ -219,11 +220,18 @@ fn the_reference_is_printed_as_it_is() {
 #[test]
 fn the_manual_page_has_every_command_and_no_error() {
     let page = generated("man");
-    for essential in
-        ["FARSPAN MIRROR", "FARSPAN CHECK", "FARSPAN PROBE", "FARSPAN GENERATE", "udp\\-checksum", "EXAMPLES"]
-    {
+    for essential in [
+        "FARSPAN MIRROR",
+        "FARSPAN CHECK",
+        "FARSPAN PROBE",
+        "FARSPAN GENERATE",
+        "udp\\-checksum",
+        "EXAMPLES",
+        "EXIT STATUS",
+    ] {
         assert!(page.contains(essential), "no {essential} in the page");
     }
+    assert!(!page.contains("EXTRA"), "a section without a name of its own");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("farspan.1");
     std::fs::write(&path, page).unwrap();
@@ -315,6 +323,32 @@ fn a_capture_file_that_lacks_frames_is_a_failure() {
         assert!(lost > 0 && text.contains(&format!("error: {lost} frames for ")), "{text}");
         assert!(text.contains("could not be written") && text.contains("File too large"), "{text}");
     }
+}
+
+#[test]
+fn a_signal_and_its_echo_are_one() {
+    let directory = tempfile::tempdir().unwrap();
+    capture(&directory.path().join("many.pcap"), 1000);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_farspan"))
+        .args(["mirror", "-r", "many.pcap", "--rate", "10pps", "--to", "pcap:copy.pcap", "--json"])
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("mirroring"), "{line}");
+    // timeout(1) signals the program, and then the whole process group.
+    let pid = child.id();
+    assert!(Command::new("sh").args(["-c", &format!("kill -INT {pid}; kill -TERM {pid}")]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    said.read_to_string(&mut line).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{line}");
+    let ledger = json(&output.stdout);
+    assert_eq!(ledger["captured"], ledger["destinations"][0]["sent"]);
 }
 
 #[test]

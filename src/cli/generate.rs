@@ -46,6 +46,41 @@ pub fn run(arguments: &GenerateArguments, mut program: Command) -> Result<(), Pr
     }
 }
 
+/// What the manual page says after the commands.
+const CLOSING: &str = r#".SH "EXIT STATUS"
+.TP
+0
+everything was done
+.TP
+1
+something failed while running; the ledger tells what was sent before
+.TP
+2
+the command line is wrong: also a bad filter or destination URL
+.TP
+66
+there is no such interface or file
+.TP
+77
+not permitted: the message names the capability
+.TP
+78
+the configuration file is wrong
+.SH ENVIRONMENT
+.TP
+FARSPAN_SESSION__NAME__TABLE__KEY
+a key of the configuration file, stronger than the file and weaker than flags
+.TP
+RUST_LOG
+which log lines, by module: farspan=debug
+.SH FILES
+.TP
+farspan.toml, conf.d/*.toml beside it
+read where \-\-config names the file; farspan generate config prints one with every key
+.SH "SEE ALSO"
+pcap-filter(7), tcpdump(8), tshark(1), setcap(8)
+"#;
+
 /// One page: the program, then each command with its options.
 fn manual(mut program: Command) -> Result<String, Problems> {
     program.build();
@@ -66,12 +101,17 @@ fn manual(mut program: Command) -> Result<String, Problems> {
             section.render_synopsis_section(out)?;
             section.render_description_section(out)?;
             section.render_options_section(out)?;
-            section.render_extra_section(out)
+            if command.get_after_help().is_some() { section.render_extra_section(out) } else { Ok(()) }
         })?
         // Inside a command's section its parts are subsections.
         .replace(".SH ", ".SS ");
+        for part in command.get_subcommands().filter(|part| part.get_name() != "help") {
+            let about = part.get_about().map(ToString::to_string).unwrap_or_default();
+            text += &[".TP\n", part.get_name(), "\n", &about, "\n"].concat();
+        }
     }
     text += &rendered(|out| page.render_extra_section(out))?;
+    text += CLOSING;
     Ok(text.replace(" EXTRA\nExamples:\n", " EXAMPLES\n"))
 }
 
