@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
     /// A number outside the range that its header field or the kernel allows.
-    #[error("{value} is not a {what}: it goes from {least} to {most}")]
+    #[error("{value} is not {}: it goes from {least} to {most}", with_article(what))]
     OutOfRange {
         /// The quantity's name in the field's words.
         what: &'static str,
@@ -22,7 +22,7 @@ pub enum QuantityError {
         most: u64,
     },
     /// A text that does not read as the quantity.
-    #[error("`{text}` is not a {what}: write {example}")]
+    #[error("`{text}` is not {}: write {example}", with_article(what))]
     Unreadable {
         /// The quantity's name in the field's words.
         what: &'static str,
@@ -31,6 +31,12 @@ pub enum QuantityError {
         /// A text that would be right.
         example: &'static str,
     },
+}
+
+/// "a VNI", "an ERSPAN session id".
+fn with_article(what: &str) -> String {
+    let article = if what.starts_with(['a', 'e', 'i', 'o', 'A', 'E', 'I', 'O']) { "an" } else { "a" };
+    format!("{article} {what}")
 }
 
 /// Declares a whole number that is checked where it enters.

@@ -80,7 +80,7 @@ const LIMITS: &[Limit] = &[
         severity: Note,
         what: "one capture thread of the analyzer takes all of it",
         why: "The kernel's packet fan-out cannot look into ERSPAN, so that all of it has one hash.",
-        remedy: "for more than one thread can take use vxlan://, geneve:// or gre://",
+        remedy: "to spread it over several threads, use vxlan://, geneve:// or gre://",
     },
     Limit {
         analyzers: &[Suricata, Zeek],

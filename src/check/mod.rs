@@ -177,7 +177,7 @@ note: super-frames are cut back at the MTU of eth0
 note: destination 1: full frames leave as two
   why:  1514 + 36 (outer headers) = 1550, the path takes 1500. TCP is cut into valid segments, other IP into inner \
 fragments. What cannot be cut (not IP, signed TCP) is dropped as oversize.
-  do:   to keep frames whole, raise the MTU of the path to 1554, on every device of it; 1600 is a common choice
+  do:   to keep frames whole, raise the MTU of the path to 1554 (with a VLAN tag), on every device of it; 1600 is a common choice
 note: destination 1: UDP port 4789 must be let in
   why:  By the firewalls on the way and, in a cloud, the analyzer's security group (AWS, Azure, Alibaba) or VPC \
 firewall rule (Google).

@@ -81,7 +81,7 @@ fn does_not_fit(name: &str, room: Room, fit: Fit) -> Option<Finding> {
         return None;
     }
     let common = if tagged <= COMMON { format!("; {COMMON} is a common choice") } else { String::new() };
-    let raise = format!("raise the MTU of the path to {tagged}, on every device of it{common}");
+    let raise = format!("raise the MTU of the path to {tagged} (with a VLAN tag), on every device of it{common}");
     if needed <= path {
         return Some(
             Finding::note(format!("destination {name}: full frames fit, with a VLAN tag they do not"))

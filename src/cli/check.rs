@@ -31,15 +31,16 @@ pub fn run(arguments: &SessionArguments) -> Result<(), Problems> {
 
 async fn report(plans: &[SessionPlan]) -> Result<(), Problems> {
     let mut found: Vec<Box<dyn Explain>> = Vec::new();
-    for plan in plans {
+    for (number, plan) in plans.iter().enumerate() {
+        let gap = if number == 0 { "" } else { "\n" };
         let (report, problems) = check(plan).await;
         let verdict = match problems.len() {
-            0 => "would run",
-            1 => "would not run: one problem",
-            _ => "would not run: several problems",
+            0 => "would run".to_owned(),
+            1 => "would not run: one problem".to_owned(),
+            several => format!("would not run: {several} problems"),
         };
         // Whoever closed the pipe has read enough; the exit code still tells.
-        let _ = writeln!(io::stdout(), "{report}{verdict}");
+        let _ = writeln!(io::stdout(), "{gap}{report}{verdict}");
         found.extend(problems);
     }
     Problems::unless_empty(found)

@@ -272,7 +272,7 @@ fn example(key: &str, place: &Place) -> String {
         ("rate", "20kpps", ""),
         ("enabled", "on", ""),
         ("mtu", "1500", ""),
-        ("truncate", "128", " bytes, or off"),
+        ("truncate", "128", ", in bytes, or off"),
         ("spread", "replicate", ""),
         ("filter", "not port 22", ""),
         ("to", "vxlan://192.0.2.10?vni=42", ""),
