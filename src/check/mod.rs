@@ -167,7 +167,7 @@ session mirror
   from     eth0 (MTU 1500), both directions, 1.0 Mbit/s in 1000 frames/s now
   filter   not port 22
   to       1: vxlan://192.0.2.10?vni=42
-           VXLAN, UDP port 4789
+           VXLAN, VNI 42, UDP port 4789
   way      192.0.2.1 -> 192.0.2.10 by eth0, next hop known
   mtu      1514 + 36 = 1550, the path takes 1500: full frames leave as 2
   send     about 1.4 Mbit/s at the traffic of this moment, before any filter

@@ -1,12 +1,14 @@
 //! The plan in words.
 
+use std::fmt::Display;
+
 use super::facts::{Facts, Tapped};
 use super::mtu::{Room, inner_mtu};
 use super::network::protocol;
 use super::report::Statement;
 use super::traffic::{Traffic, bits_in_words};
 use crate::config::plan::{
-    DestinationPlan, Encapsulation, End, Fit, LivePlan, Pace, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan,
+    DestinationPlan, Encapsulation, End, Fit, Ids, LivePlan, Pace, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan,
 };
 use crate::destination::encapsulate::{overhead, udp_port};
 use crate::kernel::underlay::{NextHop, Underlay};
@@ -115,15 +117,30 @@ fn arithmetic(room: Room, fit: Fit) -> String {
     }
 }
 
-fn encapsulation(encapsulation: &Encapsulation) -> &'static str {
+fn encapsulation(encapsulation: &Encapsulation) -> String {
     match encapsulation {
-        Encapsulation::Vxlan { .. } => "VXLAN",
-        Encapsulation::Geneve { .. } => "Geneve",
-        Encapsulation::Gre { .. } => "GRE, transparent Ethernet",
-        Encapsulation::Erspan1 => "ERSPAN I",
-        Encapsulation::Erspan2 { .. } => "ERSPAN II",
-        Encapsulation::Erspan3 { .. } => "ERSPAN III",
+        Encapsulation::Vxlan { vni, .. } => format!("VXLAN, VNI {}", ids(vni)),
+        Encapsulation::Geneve { vni, .. } => format!("Geneve, VNI {}", ids(vni)),
+        Encapsulation::Gre { key: None, .. } => "GRE, transparent Ethernet, no key".to_owned(),
+        Encapsulation::Gre { key: Some(key), .. } => format!("GRE, transparent Ethernet, key {}", ids(key)),
+        Encapsulation::Erspan1 => "ERSPAN I".to_owned(),
+        Encapsulation::Erspan2 { session, .. } => format!("ERSPAN II, session {}", ids(session)),
+        Encapsulation::Erspan3 { session } => format!("ERSPAN III, session {}", ids(session)),
     }
+}
+
+/// `42`, or `eth0:10,veth*:11`; and those of sent frames where they differ.
+fn ids<T: Display>(ids: &Ids<T>) -> String {
+    let words = |patterns: &[(String, T)]| {
+        let word =
+            |(pattern, id): &(String, T)| if pattern == "*" { id.to_string() } else { format!("{pattern}:{id}") };
+        patterns.iter().map(word).collect::<Vec<_>>().join(",")
+    };
+    let received = words(&ids.by_interface);
+    if ids.out_by_interface.is_empty() {
+        return received;
+    }
+    format!("{received} in and {} out", words(&ids.out_by_interface))
 }
 
 fn traffic_in_words(traffic: Traffic) -> String {

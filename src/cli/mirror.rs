@@ -45,6 +45,7 @@ pub struct MirrorArguments {
 /// What kept the session from starting, or went wrong on the way.
 pub fn run(arguments: &MirrorArguments, quiet: bool) -> Result<(), Problems> {
     let plan = arguments.session.plan()?;
+    output::check_reader(&plan.destinations)?;
     let Outcome { ledger, failures } = block_on(mirror(&plan, quiet))??;
     if !quiet {
         output::print_ledger(&plan.destinations, &ledger, arguments.json)?;

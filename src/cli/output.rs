@@ -1,9 +1,9 @@
 //! Writes results where they were asked for; a reader that has seen enough is no failure.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use crate::config::plan::{DestinationPlan, End, FilePath, TransmitPlan};
-use crate::error::{Explain, Problems};
+use crate::error::{ExitCode, Explain, Problems};
 use crate::ledger::Ledger;
 
 /// Standard output or standard error did not take the result.
@@ -15,6 +15,32 @@ impl Explain for OutputError {
     fn hint(&self) -> Option<String> {
         Some("is the disk full, or standard output closed?".to_owned())
     }
+}
+
+/// Frames are bytes that no terminal should be given.
+#[derive(Debug, thiserror::Error)]
+#[error("`pcap:-` would write frames to this terminal")]
+pub struct FramesToTerminal;
+
+impl Explain for FramesToTerminal {
+    fn hint(&self) -> Option<String> {
+        Some(
+            "give them to a program, as in `farspan mirror … --to pcap:- | tshark -r -`, or write pcap:FILE".to_owned(),
+        )
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Usage
+    }
+}
+
+/// Makes sure that frames for standard output have a reader that understands them.
+///
+/// # Errors
+/// When standard output is a terminal.
+pub fn check_reader(destinations: &[DestinationPlan]) -> Result<(), Problems> {
+    let shown = destinations.iter().any(writes_standard_output) && io::stdout().is_terminal();
+    if shown { Err(FramesToTerminal.into()) } else { Ok(()) }
 }
 
 /// Writes `text` to standard output. `farspan generate man | head` ends quietly.
