@@ -2,7 +2,7 @@
 
 #![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, printed as they are")]
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Stderr, Write, stderr};
 
 use clap::{ArgAction, Args};
 use tracing_subscriber::EnvFilter;
@@ -30,9 +30,23 @@ impl LogArguments {
         // netlink-packet-route warns about each attribute of a newer kernel: nothing an operator can act on.
         let default = format!("warn,farspan={level},netlink_packet_route=error");
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-        let terminal = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let colours = understands_escapes() && std::env::var_os("NO_COLOR").is_none();
+        let writer = if understands_escapes() { over_progress } else { stderr };
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
         // Only a second subscriber in one process is refused, and a process has one command line.
-        let _ = lines.with_ansi(terminal).without_time().with_target(false).try_init();
+        let _ = lines.with_ansi(colours).without_time().with_target(false).try_init();
     }
+}
+
+fn understands_escapes() -> bool {
+    stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|terminal| terminal != "dumb")
+}
+
+/// Standard error, after wiping the line of a replay's progress, which is drawn again below.
+fn over_progress() -> Stderr {
+    const WIPE: &[u8] = b"\r\x1b[K";
+    let mut stderr = stderr();
+    // A terminal that takes nothing will not take the log line either.
+    let _ = stderr.write_all(WIPE);
+    stderr
 }
