@@ -173,7 +173,7 @@ session mirror
   send     about 1.4 Mbit/s at the traffic of this moment, before any filter
 note: super-frames are cut back at the MTU of eth0
   why:  With TSO or GRO on, libpcap sees them uncut. The stream is exact; where the wire's segments began is not known.
-  do:   engine = "ring" knows it
+  do:   engine = \"ring\" knows it
 note: destination 1: full frames leave as two
   why:  1514 + 36 (outer headers) = 1550, the path takes 1500. TCP is cut into valid segments, other IP into inner \
 fragments. What cannot be cut (not IP, signed TCP) is dropped as oversize.
