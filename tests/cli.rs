@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -390,4 +390,29 @@ fn a_filter_that_libpcap_refuses_is_wrong_usage() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("prot") && text.contains("hint:"), "{text}");
+}
+
+#[test]
+fn a_pipe_that_falls_silent_does_not_keep_a_session_from_ending() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.pcap");
+    capture(&path, 3);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_farspan"))
+        .args(["mirror", "-r", "-", "--to", "pcap:b.pcap", "--for", "200ms", "--json"])
+        .current_dir(directory.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Kept open: nobody says that these three frames are all.
+    let mut pipe = child.stdin.take().unwrap();
+    pipe.write_all(&std::fs::read(&path).unwrap()).unwrap();
+    let mut ledger = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut ledger).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a pipe gave or took no frame"), "{output:?}");
+    let ledger = json(ledger.as_bytes());
+    assert_eq!((&ledger["captured"], &ledger["destinations"][0]["sent"]), (&3.into(), &3.into()));
 }

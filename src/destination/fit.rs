@@ -1,5 +1,7 @@
 //! Frames that are larger than the path MTU allows.
 
+use std::hash::{BuildHasher as _, RandomState};
+
 use crate::config::plan::Fit;
 use crate::frame::WireFrame;
 use crate::ledger::DropReason;
@@ -15,15 +17,17 @@ pub struct Fitter {
     policy: Fit,
     /// Rewritten headers of the piece at hand.
     headers: HeaderBuffer,
-    /// Of the inner fragments that we make: one for each packet, so that only 65,536 packets later an IPv4
-    /// identification comes again.
+    /// Of the inner fragments that we make: one for each packet from a random start on, so that only 65,536 packets later
+    /// an IPv4 identification comes again.
     identification: u32,
 }
 
 impl Fitter {
     /// Does what `policy` says with frames that are too large.
     pub fn new(policy: Fit) -> Self {
-        Self { policy, headers: [0; MOST_HEADERS], identification: 0 }
+        // Two taps of one packet must not give its fragments, or another's, the same identification at one analyzer.
+        let [.., a, b, c, d] = RandomState::new().hash_one(()).to_be_bytes();
+        Self { policy, headers: [0; MOST_HEADERS], identification: u32::from_be_bytes([a, b, c, d]) }
     }
 
     /// Gives `frame`, or what it has to become so that no frame is longer than `room` bytes, to `each`, and returns
@@ -257,7 +261,7 @@ mod tests {
     #[test]
     fn ipv4_fragments_may_be_fragmented_and_have_an_identification_of_their_own() {
         let frame = udp_frame(false, 53, &data(1472));
-        let mut fitter = Fitter::new(Fit::Split);
+        let mut fitter = Fitter { identification: 0, ..Fitter::new(Fit::Split) };
         let header_of = |piece: &Vec<u8>| Ipv4HeaderSlice::from_slice(&piece[14..]).unwrap().to_header();
         // The head ends with the UDP header, or with a header inside the tunnel that the datagram may be.
         for (head, identification) in [(0, 1), (42, 2), (116, 3)] {

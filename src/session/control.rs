@@ -13,6 +13,8 @@ use crate::ledger::Ledger;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a session may take to end before the operator hears why: a pipe that gives or takes nothing blocks it.
 const REMINDER: Duration = Duration::from_secs(1);
+/// How long it may take at all.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// So soon after the first, a second signal is the first one's echo: timeout(1) signals the program, then its group.
 const ECHO: Duration = Duration::from_millis(100);
 
@@ -41,7 +43,8 @@ impl Signals {
 }
 
 /// Waits for the end of a session: its own, after `duration`, or at SIGINT or SIGTERM, each of which lets it finish
-/// what it has captured. A second signal ends it at once, with the ledger as it was last published. `look`, if anybody
+/// what it has captured. A second signal, or five seconds without an end, ends it with the ledger as it was last
+/// published. `look`, if anybody
 /// does, sees the ledger several times a second.
 pub async fn until_end(
     mut running: Running,
@@ -59,8 +62,10 @@ pub async fn until_end(
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
 
-    let reminder = sleep(REMINDER);
-    tokio::pin!(reminder);
+    let (reminder, limit) = (sleep(REMINDER), sleep(PATIENCE));
+    tokio::pin!(reminder, limit);
+    let abandoned =
+        |running: &Running| Outcome { ledger: running.ledger(), failures: vec![SessionError::Abandoned.into()] };
     let (mut stopping_since, mut has_reminded) = (None::<Instant>, false);
     loop {
         tokio::select! {
@@ -76,6 +81,7 @@ pub async fn until_end(
                 has_reminded = true;
                 continue;
             }
+            () = &mut limit, if stopping_since.is_some() => return abandoned(&running),
             () = &mut time_is_up, if stopping_since.is_none() => (),
             () = signals.next() => (),
         }
@@ -83,10 +89,11 @@ pub async fn until_end(
             if since.elapsed() < ECHO {
                 continue;
             }
-            return Outcome { ledger: running.ledger(), failures: vec![SessionError::Abandoned.into()] };
+            return abandoned(&running);
         }
         stopping_since = Some(Instant::now());
         running.stop();
         reminder.set(sleep(REMINDER));
+        limit.set(sleep(PATIENCE));
     }
 }

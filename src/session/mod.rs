@@ -66,8 +66,8 @@ pub enum SessionError {
     /// A defect of farspan: the ledger is as it was last published.
     #[error("the worker thread ended unexpectedly; the ledger is as it was shortly before")]
     Crashed,
-    /// A second signal came before the first one's work was done.
-    #[error("ended at once by a second signal; frames in flight were lost")]
+    /// The worker did not end in time, or a second signal did not want to wait for it.
+    #[error("ended while a pipe gave or took no frame; what the session held then is not in the ledger")]
     Abandoned,
 }
 
@@ -129,11 +129,12 @@ impl Session {
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        let Self { worker, underlays, stop, published, .. } = self;
+        let Self { mut worker, underlays, stop, published, .. } = self;
         let (send, outcome) = oneshot::channel();
         std::thread::Builder::new()
             .name("worker".into())
-            // Where nobody waits for the outcome any more, the process is ending.
+            // The outcome first: to close many captures takes the kernel seconds. Where nobody waits for it any more, the
+            // process is ending.
             .spawn(move || drop(send.send(worker.run())))
             .map_err(|cause| SessionError::Resources { cause })?;
         Ok(Running { outcome, underlays, stop, published })

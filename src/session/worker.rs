@@ -2,6 +2,7 @@
 //!
 //! No async, channel, lock, allocation, clock reading or log line for a frame; those are for the turn around many.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -96,16 +97,17 @@ impl Worker {
     }
 
     /// Mirrors until the sources end, the count is reached or the session is stopped.
-    pub(super) fn run(mut self) -> Outcome {
+    pub(super) fn run(&mut self) -> Outcome {
         let mut stop_by = None;
         let mut now = Instant::now();
         loop {
             self.wait(now);
             now = Instant::now();
 
+            let before = self.path.ledger.captured;
             self.drain(now, stop_by.is_some());
             self.path.destinations.flush(now, &mut self.path.ledger);
-            self.settle(now);
+            self.settle(now, self.path.ledger.captured - before);
 
             if self.stop.is_requested() && stop_by.is_none() {
                 self.stop.acknowledge();
@@ -121,7 +123,7 @@ impl Worker {
         self.published.update(&self.path.ledger);
         let unwritten = self.path.destinations.failures(&self.path.ledger);
         self.failures.extend(unwritten.map(|problem| Box::new(problem) as _));
-        Outcome { ledger: self.path.ledger, failures: self.failures }
+        Outcome { ledger: self.path.ledger.clone(), failures: mem::take(&mut self.failures) }
     }
 
     /// Sleeps until a source has frames, a deadline comes or the session is stopped.
@@ -173,14 +175,14 @@ impl Worker {
         }
     }
 
-    /// Proves that the ledger balances, and shows it before the next wait.
-    fn settle(&mut self, now: Instant) {
+    /// Proves that the ledger balances, and shows it: before every wait, and that is any turn that found less than it
+    /// could take, because a pipe does not say whether the next read will wait.
+    fn settle(&mut self, now: Instant, found: u64) {
         if is_due(&mut self.asked_kernel_at, now, KERNEL_INTERVAL) {
             self.ask_kernel();
         }
         debug_assert_eq!(self.path.ledger.balance(), Ok(()));
-        let goes_on = self.taps.iter().any(|tap| tap.readiness == Readiness::More);
-        if is_due(&mut self.published_at, now, PUBLISH_INTERVAL) || !goes_on {
+        if is_due(&mut self.published_at, now, PUBLISH_INTERVAL) || found < BUDGET as u64 {
             self.published.update(&self.path.ledger);
         }
     }

@@ -14,6 +14,11 @@ pub fn binary() -> PathBuf {
     std::env::var_os("FARSPAN_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_farspan").into(), Into::into)
 }
 
+/// The capture engine of this run, if `FARSPAN_ENGINE` names one: every test holds for each of them.
+fn engine() -> Vec<String> {
+    std::env::var("FARSPAN_ENGINE").map_or_else(|_| Vec::new(), |engine| vec!["--engine".to_owned(), engine])
+}
+
 /// A running `farspan mirror`.
 pub struct Farspan {
     process: Process,
@@ -29,6 +34,7 @@ impl Farspan {
         command
             .args(["mirror", "--json"])
             .args(arguments)
+            .args(engine())
             .stdout(File::create(&ledger).expect("the folder is writable"))
             .stderr(File::create(&log).expect("the folder is writable"));
         let mut farspan = Self { process: Process::start(command), ledger, log };
