@@ -30,6 +30,12 @@ impl Fitter {
         Self { policy, headers: [0; MOST_HEADERS], identification: u32::from_be_bytes([a, b, c, d]) }
     }
 
+    /// The same with a known identification of the first inner fragments.
+    #[cfg(test)]
+    pub fn numbering_from(self, first: u32) -> Self {
+        Self { identification: first.wrapping_sub(1), ..self }
+    }
+
     /// Gives `frame`, or what it has to become so that no frame is longer than `room` bytes, to `each`, and returns
     /// how many frames that were. `room` is the path MTU without outer headers.
     ///
@@ -261,7 +267,7 @@ mod tests {
     #[test]
     fn ipv4_fragments_may_be_fragmented_and_have_an_identification_of_their_own() {
         let frame = udp_frame(false, 53, &data(1472));
-        let mut fitter = Fitter { identification: 0, ..Fitter::new(Fit::Split) };
+        let mut fitter = Fitter::new(Fit::Split).numbering_from(1);
         let header_of = |piece: &Vec<u8>| Ipv4HeaderSlice::from_slice(&piece[14..]).unwrap().to_header();
         // The head ends with the UDP header, or with a header inside the tunnel that the datagram may be.
         for (head, identification) in [(0, 1), (42, 2), (116, 3)] {

@@ -224,6 +224,9 @@ fn the_dry_run_writes_the_very_bytes_that_the_kernel_sends() {
             let wire = packet_socket(&far);
             let mut tunnels =
                 [live.clone(), dry].map(|plan| open_planned(&near, plan, Arc::clone(&way), Patience::Drop));
+            for tunnel in &mut tunnels {
+                tunnel.fitter = Fitter::new(fit).numbering_from(1);
+            }
 
             let mut account = DestinationLedger::default();
             for bytes in [udp_frame(1, 10), udp_frame(2, 1000), udp_frame(3, 3000)] {
