@@ -32,6 +32,7 @@ impl Fitter {
 
     /// The same with a known identification of the first inner fragments.
     #[cfg(test)]
+    #[must_use]
     pub fn numbering_from(self, first: u32) -> Self {
         Self { identification: first.wrapping_sub(1), ..self }
     }
