@@ -61,7 +61,7 @@ reasons! {
         "look at the capture with tshark";
     Unsegmentable, "unsegmentable", Loss,
         "a super-frame whose wire segments cannot be known",
-        "switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off";
+        "capture with engine = \"ring\", or switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off";
     Oversize, "oversize", Loss,
         "the frame with its encapsulation is larger than the path MTU and may not or cannot be split",
         "raise the MTU of the path by the encapsulation's overhead, or choose another `fit`";
@@ -152,5 +152,15 @@ mod tests {
         let labels: std::collections::HashSet<_> = DropReason::ALL.iter().map(|reason| reason.label()).collect();
         assert_eq!(labels.len(), DropReason::ALL.len());
         assert_eq!(drops.total(), seen.iter().sum::<u64>());
+    }
+
+    #[test]
+    fn the_documentation_has_every_reason_in_these_words() {
+        let documentation = include_str!("../../docs/METRICS.md");
+        for reason in DropReason::ALL {
+            let kind = if reason.kind() == Kind::Policy { "policy" } else { "loss" };
+            let row = format!("| `{}` | {kind} | {} | {} |\n", reason.label(), reason.sentence(), reason.remedy());
+            assert!(documentation.contains(&row), "docs/METRICS.md lacks: {row}");
+        }
     }
 }
