@@ -163,7 +163,7 @@ mod tests {
   dropped                        3
     own_traffic                  2  the frame carries this session's own tunnel, or an ICMP error about it
     unsegmentable                1  a super-frame whose wire segments cannot be known
-                                    switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off
+                                    capture with engine = \"ring\", or switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off
   segments added                 4  out of 1 super-frames
   checksums finished             5  the hardware would have done it
 
