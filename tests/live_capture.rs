@@ -342,6 +342,20 @@ fn what_cannot_be_captured_is_explained() {
     assert_eq!(code, ExitCode::Usage);
 }
 
+/// It receives what it sends, and an analyzer is to see that once.
+fn a_loopback_interface_shows_each_frame_once(engine: Engine) {
+    let _network = Network::new();
+    ip("link set lo up");
+    let lo = LivePlan { interfaces: vec!["lo".into()], ..live_by(engine, Directions::InOut) };
+    let mut opened = source::open(&plan(lo, "udp")).unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 0..5_u8 {
+        socket.send_to(&[number], socket.local_addr().unwrap()).unwrap();
+    }
+    let seen = collect(&mut opened, |seen| seen.last().is_some_and(|frame| frame.bytes.last() == Some(&4)));
+    assert_eq!(seen.iter().filter_map(|frame| frame.bytes.last().copied()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+}
+
 /// What holds whatever captures.
 macro_rules! for_both_engines {
     ($($test:ident),* $(,)?) => {
@@ -368,6 +382,7 @@ macro_rules! for_both_engines {
 }
 
 for_both_engines! {
+    a_loopback_interface_shows_each_frame_once,
     normalising_can_be_turned_off,
     frames_come_out_as_they_were_on_the_wire_with_their_vlan_tags,
     a_vlan_filter_finds_the_tag_that_the_kernel_took_out,

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
 use socket2::{SockFilter, SockRef};
 
 use super::block::{Captured, Cursor};
@@ -56,11 +58,16 @@ impl RingCapture {
             return Ok(None);
         }
         filter::apply(&mut judge, &session.filter)?;
+        // A loopback interface receives whatever it sends: once is enough.
+        let directions = match plan.directions {
+            Directions::InOut if is_loopback(name) => Directions::In,
+            directions => directions,
+        };
         let program =
-            filter::program(&judge, plan.directions, &session.filter).map_err(|cause| live::refusal(name, cause))?;
+            filter::program(&judge, directions, &session.filter).map_err(|cause| live::refusal(name, cause))?;
         drop(judge);
 
-        let ring = open_ring(plan, name, &program, buffer)
+        let ring = open_ring(plan, name, directions, &program, buffer)
             .map_err(|cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause })?;
         Ok(Some(Self {
             ring,
@@ -95,13 +102,19 @@ impl RingCapture {
 
 /// The order matters: a socket of no protocol gets no frame, and a filter that rejects everything keeps it so until
 /// the real one is there.
-fn open_ring(plan: &LivePlan, name: &str, program: &[SockFilter], buffer: u64) -> io::Result<Ring> {
+fn open_ring(
+    plan: &LivePlan,
+    name: &str,
+    directions: Directions,
+    program: &[SockFilter],
+    buffer: u64,
+) -> io::Result<Ring> {
     let index = nix::net::if_::if_nametoindex(name)?;
     let interface = Ifindex::new(u64::from(index)).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
     let ring = Ring::map(PacketSocket::open()?, shape(buffer, plan))?;
     SockRef::from(&ring).attach_filter(&[reject()])?;
     ring.socket().bind(interface)?;
-    if plan.directions == Directions::In
+    if directions == Directions::In
         && let Err(error) = ring.socket().ignore_outgoing()
     {
         // Before Linux 4.20 the filter alone keeps them out.
@@ -112,6 +125,12 @@ fn open_ring(plan: &LivePlan, name: &str, program: &[SockFilter], buffer: u64) -
     }
     SockRef::from(&ring).attach_filter(program)?;
     Ok(ring)
+}
+
+fn is_loopback(name: &str) -> bool {
+    getifaddrs().is_ok_and(|mut interfaces| {
+        interfaces.any(|one| one.interface_name == name && one.flags.contains(InterfaceFlags::IFF_LOOPBACK))
+    })
 }
 
 /// `ret #0`: no byte of any frame.
