@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use farspan::config::plan::{
-    DestinationPlan, Encapsulation, End, Fit, Host, Ids, TransmitPlan, TunnelPlan, UdpChecksum,
+    DestinationPlan, Encapsulation, End, Fit, Gso, Host, Ids, TransmitPlan, TunnelPlan, UdpChecksum,
 };
 use farspan::destination::dry_run::DryRunFiles;
 use farspan::destination::tunnel::Tunnel;
@@ -59,6 +59,7 @@ fn tunnel(port: u16, fit: Fit) -> Destination {
         dscp: Dscp::DEFAULT,
         ttl: Ttl::DEFAULT,
         udp_checksum: UdpChecksum::Auto,
+        gso: Gso::On,
         transmit: TransmitPlan::Socket,
     };
     let name = String::from("1");

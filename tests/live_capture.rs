@@ -93,6 +93,7 @@ fn erspan3() -> DestinationPlan {
             dscp: Dscp::DEFAULT,
             ttl: Ttl::DEFAULT,
             udp_checksum: UdpChecksum::Auto,
+            gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
         }),
     }

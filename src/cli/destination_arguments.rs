@@ -55,9 +55,12 @@ pub struct DestinationArguments {
     /// Time to live, 1 to 255 [default: 64]
     #[arg(long, value_name = "N")]
     ttl: Option<String>,
-    /// Outer UDP checksum: auto, on, off [default: auto: none over IPv4, computed over IPv6]
+    /// Outer UDP checksum: auto, on, off [default: auto: none over IPv4 without GSO, else computed]
     #[arg(long, value_name = "HOW")]
     udp_checksum: Option<String>,
+    /// UDP GSO, several datagrams in one: auto, on, off [default: auto: where the kernel cuts them before the interface]
+    #[arg(long, value_name = "HOW")]
+    gso: Option<String>,
     /// UDP source ports [default: 49152-65535]
     #[arg(long, value_name = "FIRST-LAST")]
     ports: Option<String>,
@@ -83,6 +86,7 @@ impl DestinationArguments {
             ("dscp", "--dscp", &self.dscp),
             ("ttl", "--ttl", &self.ttl),
             ("udp_checksum", "--udp-checksum", &self.udp_checksum),
+            ("gso", "--gso", &self.gso),
             ("ports", "--ports", &self.ports),
         ]
         .into_iter()

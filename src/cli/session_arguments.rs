@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::config::destination_url::Scheme;
     use crate::config::plan::{
-        Analyzer, DestinationPlan, Encapsulation, End, Engine, FilePath, FilePlan, Fit, Host, Ids, LivePlan,
+        Analyzer, DestinationPlan, Encapsulation, End, Engine, FilePath, FilePlan, Fit, Gso, Host, Ids, LivePlan,
         NormalisePlan, Pace, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
     };
     use crate::quantity::{Directions, Dscp, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni};
@@ -258,6 +258,7 @@ mod tests {
             dscp: Dscp::DEFAULT,
             ttl: Ttl::DEFAULT,
             udp_checksum: UdpChecksum::Auto,
+            gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
         }
     }
@@ -374,7 +375,7 @@ mod tests {
     fn each_key_of_a_destination_is_a_flag_and_the_other_way_round() {
         let names = Line::try_parse_from(
             "farspan --vni 1 --vni-out 1 --key 1 --key-out 1 --session-id 1 --session-id-out 1 --index 1 --seq 1 --fit 1 \
-             --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --ports 1"
+             --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --gso 1 --ports 1"
                 .split_whitespace(),
         );
         let mut flags: Vec<String> = names.unwrap().session.destination.table().into_keys().collect();

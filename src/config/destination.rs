@@ -8,7 +8,7 @@ use super::defaults;
 use super::destination_url::{DestinationUrl, Scheme};
 use super::keys::{Keys, Mistakes};
 use super::mistake::{Mistake, What, is_name};
-use super::plan::{DestinationPlan, Encapsulation, End, Host, Ids, TunnelPlan};
+use super::plan::{DestinationPlan, Encapsulation, End, Gso, Host, Ids, TunnelPlan, UdpChecksum};
 use super::words;
 use super::written::{Origin, Table, Value, Written};
 use crate::quantity::{Dscp, ErspanIndex, PortRange, QuantityError, Ttl};
@@ -118,6 +118,11 @@ fn tunnel(
     {
         mistakes.push(keys.mistake("source", What::Family { address: source, host: *host }));
     }
+    let gso = keys.read("gso", mistakes, str::parse).unwrap_or_default();
+    let udp_checksum = keys.read("udp_checksum", mistakes, str::parse).unwrap_or_default();
+    if gso == Gso::On && udp_checksum == UdpChecksum::Off {
+        mistakes.push(keys.mistake("gso", What::GsoWithoutChecksum));
+    }
     Some(TunnelPlan {
         fit: keys.read("fit", mistakes, str::parse).unwrap_or_default(),
         analyzer: keys.read("analyzer", mistakes, str::parse),
@@ -126,7 +131,8 @@ fn tunnel(
         ports: keys.read("ports", mistakes, str::parse).unwrap_or(PortRange::DYNAMIC),
         dscp: keys.read("dscp", mistakes, str::parse).unwrap_or(Dscp::DEFAULT),
         ttl: keys.read("ttl", mistakes, str::parse).unwrap_or(Ttl::DEFAULT),
-        udp_checksum: keys.read("udp_checksum", mistakes, str::parse).unwrap_or_default(),
+        udp_checksum,
+        gso,
         transmit: keys.read("transmit", mistakes, words::transmit).unwrap_or_default(),
         encapsulation: encapsulation?,
         host,

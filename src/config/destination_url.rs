@@ -236,7 +236,7 @@ impl Scheme {
     pub fn keys(self) -> Vec<&'static str> {
         const ALL: &[&str] = &["fit", "analyzer", "transmit", "source", "device", "dscp", "ttl"];
         let own: &[&str] = match self {
-            Self::Vxlan | Self::Geneve => &["vni", "vni_out", "udp_checksum", "ports"],
+            Self::Vxlan | Self::Geneve => &["vni", "vni_out", "udp_checksum", "gso", "ports"],
             Self::Gre => &["key", "key_out", "seq"],
             Self::Erspan1 => &[],
             Self::Erspan2 => &["session", "session_out", "index"],

@@ -143,6 +143,9 @@ pub enum What {
     /// A file that is read and written.
     #[error("{0} is both the source and a destination")]
     Overwritten(String),
+    /// Runs need the checksum that is switched off.
+    #[error("UDP GSO needs the UDP checksum, which is off")]
+    GsoWithoutChecksum,
     /// A flag behind the filter expression.
     #[error("`{0}` stands behind the first word of the filter, so it would be part of the filter")]
     FlagInFilter(String),
@@ -210,6 +213,9 @@ impl Explain for Mistake {
             What::Family { .. } => Some("give a source address of the analyzer's family, or none".to_owned()),
             What::SameFile(_) => Some("give each its own file".to_owned()),
             What::Overwritten(_) => Some("write to another file".to_owned()),
+            What::GsoWithoutChecksum => Some(
+                "leave `udp_checksum` at auto: it is computed where datagrams leave in GSO runs".to_owned(),
+            ),
             What::FlagInFilter(_) => Some("put every option before the filter expression".to_owned()),
         }
     }
@@ -256,6 +262,7 @@ fn example(key: &str, place: &Place) -> String {
         ("analyzer", "suricata", ""),
         ("transmit", "auto", ", or pcap:FILE for a dry run"),
         ("udp_checksum", "auto", ""),
+        ("gso", "auto", ""),
         ("dscp", "8", ", the class that gives way to others"),
         ("ttl", "64", ""),
         ("source", "192.0.2.1", ", an address of this host"),

@@ -173,6 +173,8 @@ pub struct TunnelPlan {
     pub ttl: Ttl,
     /// Checksum of the outer UDP header.
     pub udp_checksum: UdpChecksum,
+    /// Whether datagrams leave in runs (UDP GSO); never those of GRE and ERSPAN.
+    pub gso: Gso,
     /// How datagrams leave.
     pub transmit: TransmitPlan,
 }
@@ -192,6 +194,7 @@ impl TunnelPlan {
             dscp: Dscp::DEFAULT,
             ttl: Ttl::DEFAULT,
             udp_checksum: UdpChecksum::Auto,
+            gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
         }
     }
@@ -323,12 +326,24 @@ pub enum Analyzer {
 /// Checksum of the outer UDP header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UdpChecksum {
-    /// Zero over IPv4 (RFC 7348 section 5), computed over IPv6 (RFC 8200).
+    /// Computed over IPv6 (RFC 8200) and where datagrams leave in runs, which need it; else zero (RFC 7348 section 5).
     #[default]
     Auto,
     /// Computed.
     On,
     /// Zero.
+    Off,
+}
+
+/// Whether datagrams of equal length pass the kernel together (UDP GSO).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gso {
+    /// Where the kernel is sure to cut them apart before the interface.
+    #[default]
+    Auto,
+    /// Until the kernel or the interface refuses one.
+    On,
+    /// Never.
     Off,
 }
 

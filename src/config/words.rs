@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::defaults;
-use super::plan::{Analyzer, Engine, FilePath, Fit, Pace, TransmitPlan, UdpChecksum};
+use super::plan::{Analyzer, Engine, FilePath, Fit, Gso, Pace, TransmitPlan, UdpChecksum};
 use crate::quantity::{QuantityError, Snaplen};
 
 /// Declares the words of a closed set, for reading and for showing.
@@ -36,6 +36,8 @@ words!(Fit, "way to fit", "split, fragment, truncate or drop":
 words!(Analyzer, "known analyzer", "suricata, zeek, snort, arkime or linux":
     "suricata" => Suricata, "zeek" => Zeek, "snort" => Snort, "arkime" => Arkime, "linux" => Linux);
 words!(UdpChecksum, "way to fill the UDP checksum", "auto, on or off":
+    "auto" => Auto, "on" => On, "off" => Off);
+words!(Gso, "way to use UDP GSO", "auto, on or off":
     "auto" => Auto, "on" => On, "off" => Off);
 
 /// A file was to be named, and was not.

@@ -72,7 +72,7 @@ impl DryRun {
         let transport = udp_port(&plan.encapsulation).map_or(Transport::Gre, |destination_port| Transport::Udp {
             source_port: plan.ports.first(),
             destination_port,
-            checksum: checksum_is_computed(plan.udp_checksum, remote),
+            checksum: checksum_is_computed(plan, underlay),
         });
         let outer = Outer {
             source_mac,

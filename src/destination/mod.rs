@@ -11,6 +11,7 @@ mod next_hop;
 mod notices;
 pub mod open_error;
 mod raw_ip;
+pub mod runs;
 mod socket;
 mod socket_bank;
 pub mod transmit;

@@ -116,8 +116,8 @@ fn address(underlay: &Underlay, ip: IpAddr, port: u16) -> SocketAddr {
 }
 
 impl DatagramSocket for TunnelSocket {
-    fn send(&mut self, datagrams: &[IoSlice<'_>]) -> io::Result<usize> {
-        mmsg::send_each(self.socket.as_fd(), datagrams)
+    fn send(&mut self, runs: &[&[IoSlice<'_>]]) -> io::Result<usize> {
+        mmsg::send_each(self.socket.as_fd(), runs)
     }
 
     fn reports(&mut self, each: &mut dyn FnMut(Report)) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::Patience;
 use super::batch::{Batch, Datagram};
+use super::runs::{self, Runs};
 use super::transmit::{Transmit, count_dropped, count_sent};
 use crate::config::defaults::REPLAY_PATIENCE;
 use crate::kernel::error_queue::Report;
@@ -26,8 +27,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// One datagram socket to the analyzer, as the kernel behaves behind it.
 pub(super) trait DatagramSocket: Send + fmt::Debug {
-    /// Sends datagrams in order and returns how many were taken, or why the first one was not. Never blocks.
-    fn send(&mut self, datagrams: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Sends runs of datagrams in order and returns how many runs were taken, or why the first one was not. Never
+    /// blocks. What a run of several may be: [`mmsg::send_each`].
+    fn send(&mut self, runs: &[&[IoSlice<'_>]]) -> io::Result<usize>;
 
     /// Empties the error queue.
     fn reports(&mut self, each: &mut dyn FnMut(Report));
@@ -40,6 +42,7 @@ pub(super) trait DatagramSocket: Send + fmt::Debug {
 #[derive(Debug)]
 pub(super) struct SocketBank<S> {
     sockets: Vec<S>,
+    runs: Runs,
     errors: Errors,
 }
 
@@ -55,7 +58,7 @@ struct Errors {
     write_failed: Option<io::Error>,
 }
 
-/// What one datagram has gone through.
+/// What one datagram or run has gone through.
 #[derive(Debug, Default)]
 struct Trouble {
     errors: u32,
@@ -66,23 +69,28 @@ struct Trouble {
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     SendAgain,
-    Wait { device: bool, at_most: Duration },
+    Wait {
+        device: bool,
+        at_most: Duration,
+    },
     Drop(DropReason),
+    /// The run's datagrams are to be sent one by one, each for a fate of its own.
+    SendSingly,
 }
 
 impl<S: DatagramSocket> SocketBank<S> {
     /// An engine over `sockets`, one a bucket. The kernel puts `outer_len` bytes of IP and UDP in front of a datagram.
-    pub(super) fn new(sockets: Vec<S>, underlay: Arc<Underlay>, outer_len: usize) -> Self {
-        Self { sockets, errors: Errors { underlay, outer_len, may_wait: true, write_failed: None } }
+    pub(super) fn new(sockets: Vec<S>, runs: Runs, underlay: Arc<Underlay>, outer_len: usize) -> Self {
+        Self { sockets, runs, errors: Errors { underlay, outer_len, may_wait: true, write_failed: None } }
     }
 }
 
 impl<S: DatagramSocket> Transmit for SocketBank<S> {
     fn send(&mut self, batch: &mut Batch, patience: Patience, account: &mut DestinationLedger) {
         batch.group_by_bucket();
-        for run in batch.datagrams().chunk_by(|one, next| one.bucket == next.bucket) {
-            let socket = &mut self.sockets[run[0].bucket as usize];
-            send_run(socket, batch, run, patience, &mut self.errors, account);
+        for bucket in batch.datagrams().chunk_by(|one, next| one.bucket == next.bucket) {
+            let socket = &mut self.sockets[bucket[0].bucket as usize];
+            send_bucket(socket, batch, bucket, patience, (&mut self.runs, &mut self.errors), account);
         }
         batch.clear();
     }
@@ -95,16 +103,18 @@ impl<S: DatagramSocket> Transmit for SocketBank<S> {
     }
 }
 
-/// Sends datagrams of one bucket through its socket.
-fn send_run<S: DatagramSocket>(
+/// Sends the datagrams of one bucket through its socket.
+fn send_bucket<S: DatagramSocket>(
     socket: &mut S,
     batch: &Batch,
-    run: &[Datagram],
+    bucket: &[Datagram],
     patience: Patience,
-    errors: &mut Errors,
+    (runs, errors): (&mut Runs, &mut Errors),
     account: &mut DestinationLedger,
 ) {
-    let mut rest = run;
+    let mut rest = bucket;
+    // How many of `rest` are sent one by one, because the run that they were was not taken.
+    let mut alone = 0;
     let mut trouble = Trouble::default();
     while !rest.is_empty() {
         let mut slices = [IoSlice::new(&[]); mmsg::MOST];
@@ -112,12 +122,16 @@ fn send_run<S: DatagramSocket>(
         for (slice, datagram) in slices.iter_mut().zip(rest) {
             *slice = IoSlice::new(batch.bytes_of(datagram));
         }
-        // Taking none and reporting no error would be a kernel's fault; it counts as an error so that the loop ends.
-        let taken = socket.send(&slices[..count]).and_then(|taken| match taken.min(count) {
-            0 => Err(ErrorKind::WriteZero.into()),
-            some => Ok(some),
-        });
-        let settled = match taken {
+        let mut messages: [&[IoSlice<'_>]; mmsg::MOST] = [&[]; mmsg::MOST];
+        let count = runs::cut(&slices[..count], alone, runs.longest(), &mut messages);
+        let messages = &messages[..count];
+        let settled = match socket.send(messages) {
+            // Taking none and reporting no error would be a kernel's fault; it counts as an error so that the loop ends.
+            Ok(0) => Err(ErrorKind::WriteZero.into()),
+            Ok(taken) => Ok(messages.iter().take(taken).map(|run| run.len()).sum()),
+            Err(error) => Err(error),
+        };
+        let settled = match settled {
             Ok(taken) => {
                 let (gone, _) = rest.split_at(taken);
                 for datagram in gone {
@@ -128,21 +142,32 @@ fn send_run<S: DatagramSocket>(
             }
             Err(error) => {
                 errors.collect(socket, account);
-                match errors.step(error, &mut trouble, patience) {
+                let run = messages[0].len();
+                let cannot_run = runs::is_refusal(&error);
+                match errors.step(error, run, &mut trouble, patience) {
                     Step::SendAgain => 0,
                     Step::Wait { device, at_most } => {
                         trouble.waited += socket.wait(device, at_most);
                         0
                     }
                     Step::Drop(reason) => {
-                        count_dropped(account, reason, 1);
-                        1
+                        count_dropped(account, reason, run);
+                        run
+                    }
+                    Step::SendSingly => {
+                        if cannot_run {
+                            runs.give_up();
+                        }
+                        trouble = Trouble::default();
+                        alone = run;
+                        0
                     }
                 }
             }
         };
         if settled > 0 {
             trouble = Trouble::default();
+            alone = alone.saturating_sub(settled);
             rest = &rest[settled..];
         }
     }
@@ -164,10 +189,11 @@ impl Errors {
         });
     }
 
-    /// What to do about `error`, which the kernel returned instead of sending a datagram.
-    fn step(&mut self, error: io::Error, trouble: &mut Trouble, patience: Patience) -> Step {
+    /// What to do about `error`, which the kernel returned instead of sending a datagram or a run of that many.
+    fn step(&mut self, error: io::Error, run: usize, trouble: &mut Trouble, patience: Patience) -> Step {
         let reason = reason_of(&error);
-        // These two are never an earlier datagram's: the kernel says them about this one, now.
+        // These two are never an earlier datagram's: the kernel says them about this one, now. Of a run they are true as a
+        // whole: a queue holds it as one packet, and a socket takes whatever comes while it has any room.
         if matches!(reason, DropReason::DeviceBusy | DropReason::SocketFull) {
             let left = REPLAY_PATIENCE.saturating_sub(trouble.waited);
             if patience == Patience::Drop || !self.may_wait || !self.underlay.may_wait() {
@@ -177,9 +203,16 @@ impl Errors {
                 self.may_wait = false;
                 return Step::Drop(reason);
             }
+            // A queue that counts bytes may never have room for a run.
+            if run > 1 && !trouble.waited.is_zero() {
+                return Step::SendSingly;
+            }
             return Step::Wait { device: reason == DropReason::DeviceBusy, at_most: left.min(LONGEST_WAIT) };
         }
         trouble.errors += 1;
+        if run > 1 && trouble.errors > 1 {
+            return Step::SendSingly;
+        }
         if trouble.errors <= RETRIES {
             return Step::SendAgain;
         }
@@ -217,8 +250,9 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::super::testing::{frame, underlay};
+    use super::super::testing::{frame, plan, underlay, vxlan};
     use super::*;
+    use crate::config::plan::{Fit, Gso, TunnelPlan};
     use crate::kernel::underlay::NextHop;
 
     /// What the scripted kernel does with one call of `send`.
@@ -232,18 +266,30 @@ mod tests {
     #[derive(Debug, Default)]
     struct Scripted {
         answers: VecDeque<Answer>,
+        /// What it says to every run of several datagrams, if it cannot send them.
+        refuses_runs: Option<i32>,
+        /// The longest run that it has been given.
+        longest_run: usize,
         reports: VecDeque<Report>,
         taken: Arc<Mutex<Vec<Vec<u8>>>>,
         waited: Duration,
     }
 
     impl DatagramSocket for Scripted {
-        fn send(&mut self, datagrams: &[IoSlice<'_>]) -> io::Result<usize> {
-            let taken = match self.answers.pop_front().unwrap_or(Answer::Takes(usize::MAX)) {
-                Answer::Takes(count) => count.min(datagrams.len()),
+        fn send(&mut self, runs: &[&[IoSlice<'_>]]) -> io::Result<usize> {
+            runs.iter().for_each(|run| assert_is_a_run(run));
+            self.longest_run = runs.iter().map(|run| run.len()).chain([self.longest_run]).max().unwrap();
+            let mut taken = match self.answers.pop_front().unwrap_or(Answer::Takes(usize::MAX)) {
+                Answer::Takes(count) => count.min(runs.len()),
                 Answer::Fails(errno) => return Err(io::Error::from_raw_os_error(errno)),
             };
-            self.taken.lock().unwrap().extend(datagrams[..taken].iter().map(|datagram| datagram.to_vec()));
+            if let Some(errno) = self.refuses_runs {
+                taken = taken.min(runs.iter().take_while(|run| run.len() == 1).count());
+                if taken == 0 && runs[0].len() > 1 {
+                    return Err(io::Error::from_raw_os_error(errno));
+                }
+            }
+            self.taken.lock().unwrap().extend(runs[..taken].concat().iter().map(|datagram| datagram.to_vec()));
             Ok(taken)
         }
 
@@ -258,20 +304,47 @@ mod tests {
         }
     }
 
+    /// The kernel cuts a run at multiples of its first datagram's length, into no more than 64, and none may be longer
+    /// than the path MTU.
+    fn assert_is_a_run(run: &[IoSlice<'_>]) {
+        let [first, rest @ ..] = run else { panic!("an empty run") };
+        if let [middle @ .., last] = rest {
+            assert!(middle.iter().all(|datagram| datagram.len() == first.len()));
+            assert!((1..=first.len()).contains(&last.len()));
+            assert!(run.len() <= 64 && run.iter().map(|datagram| datagram.len()).sum::<usize>() <= 65_000);
+            assert!(first.len() + OUTER <= MTU);
+        }
+    }
+
     const OUTER: usize = 28;
+    const MTU: usize = 1500;
 
     fn bank(sockets: Vec<Scripted>) -> SocketBank<Scripted> {
-        SocketBank::new(sockets, underlay("192.0.2.1", 1500, NextHop::Usable), OUTER)
+        let underlay = underlay("192.0.2.1", MTU as u64, NextHop::Usable);
+        let (_, plan) = plan(vxlan(4789), underlay.remote(), Fit::Fragment);
+        let runs = Runs::new(&TunnelPlan { gso: Gso::On, ..plan }, &underlay, OUTER);
+        SocketBank::new(sockets, runs, underlay, OUTER)
+    }
+
+    fn without_runs(sockets: Vec<Scripted>) -> SocketBank<Scripted> {
+        let bank = bank(sockets);
+        SocketBank { runs: Runs::never(&bank.errors.underlay), ..bank }
     }
 
     /// A batch of `buckets.len()` datagrams that say their number, and the account they are in flight in.
     fn batch(buckets: &[u32]) -> (Batch, DestinationLedger) {
+        batch_of(&buckets.iter().map(|&bucket| (bucket, 2)).collect::<Vec<_>>())
+    }
+
+    /// The same with datagrams of these lengths in these buckets.
+    fn batch_of(datagrams: &[(u32, usize)]) -> (Batch, DestinationLedger) {
         let mut batch = Batch::new();
-        for (number, &bucket) in buckets.iter().enumerate() {
-            let number = u16::try_from(number).unwrap().to_be_bytes();
-            batch.push(0, &frame(&number), bucket, false).unwrap();
+        for (number, &(bucket, len)) in datagrams.iter().enumerate() {
+            let mut bytes = vec![0; len];
+            bytes[..2].copy_from_slice(&u16::try_from(number).unwrap().to_be_bytes());
+            batch.push(0, &frame(&bytes), bucket, false).unwrap();
         }
-        let in_flight = buckets.len() as u64;
+        let in_flight = datagrams.len() as u64;
         (batch, DestinationLedger { assigned: in_flight, in_flight, ..DestinationLedger::default() })
     }
 
@@ -298,17 +371,21 @@ mod tests {
         #[test]
         fn every_datagram_finds_its_fate(
             scripts in vec(vec(answers(), 0..60), 4),
-            buckets in vec(0..4_u32, 0..200),
+            refusals in vec(proptest::option::of(proptest::sample::select(vec![
+                libc::EINVAL, libc::EIO, libc::EOPNOTSUPP, libc::EMSGSIZE
+            ])), 4),
+            datagrams in vec((0..4_u32, proptest::sample::select(vec![2, 60, 61, 600, 1472, 1473, 3000])), 0..300),
             patience in prop_oneof![Just(Patience::Drop), Just(Patience::Wait)],
         ) {
             let taken: Vec<_> = (0..4).map(|_| Arc::new(Mutex::new(Vec::new()))).collect();
-            let sockets = scripts.iter().zip(&taken).map(|(script, taken)| Scripted {
+            let sockets = scripts.iter().zip(&taken).zip(&refusals).map(|((script, taken), &refuses_runs)| Scripted {
                 answers: script.iter().copied().collect(),
+                refuses_runs,
                 taken: Arc::clone(taken),
                 ..Scripted::default()
             });
             let mut bank = bank(sockets.collect());
-            let (mut batch, mut account) = batch(&buckets);
+            let (mut batch, mut account) = batch_of(&datagrams);
             bank.send(&mut batch, patience, &mut account);
 
             prop_assert!(batch.is_empty());
@@ -317,9 +394,16 @@ mod tests {
             let taken: Vec<Vec<Vec<u8>>> = taken.iter().map(|taken| taken.lock().unwrap().clone()).collect();
             prop_assert_eq!(account.sent, taken.iter().map(Vec::len).sum::<usize>() as u64);
             prop_assert_eq!(account.datagrams, account.sent);
-            prop_assert_eq!(account.bytes, account.sent * (OUTER as u64 + 2));
-            for numbers in &taken {
+            prop_assert_eq!(account.bytes, taken.iter().flatten().map(|bytes| (OUTER + bytes.len()) as u64).sum::<u64>());
+            for (bucket, taken) in (0..).zip(&taken) {
+                let numbers: Vec<_> = taken.iter().map(|bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]]))).collect();
                 prop_assert!(numbers.is_sorted_by(|one, next| one < next), "each once and in order: {numbers:?}");
+                for (&number, bytes) in numbers.iter().zip(taken) {
+                    prop_assert_eq!(datagrams[number], (bucket, bytes.len()));
+                }
+            }
+            if scripts.iter().all(Vec::is_empty) {
+                prop_assert_eq!(account.dropped.total(), 0, "a refused run costs nothing");
             }
         }
     }
@@ -327,6 +411,65 @@ mod tests {
     fn scripted(answers: impl IntoIterator<Item = Answer>, reports: impl IntoIterator<Item = Report>) -> Scripted {
         let (answers, reports) = (answers.into_iter().collect(), reports.into_iter().collect());
         Scripted { answers, reports, ..Scripted::default() }
+    }
+
+    #[test]
+    fn equally_long_datagrams_of_a_bucket_leave_as_runs_of_64_and_a_shorter_one_ends_a_run() {
+        let mut bank = bank(vec![Scripted::default(), Scripted::default()]);
+        let (mut batch, mut account) = batch_of(&[[(0, 60); 99], [(1, 1000); 99]].concat());
+        bank.send(&mut batch, Patience::Drop, &mut account);
+        assert_eq!((bank.sockets[0].longest_run, bank.sockets[1].longest_run, account.sent), (64, 64, 198));
+
+        let (mut batch, mut account) = batch_of(&[(0, 100), (0, 100), (0, 99), (0, 100), (0, 101)]);
+        let slices: Vec<Vec<u8>> = batch.datagrams().iter().map(|datagram| batch.bytes_of(datagram).to_vec()).collect();
+        let slices: Vec<IoSlice<'_>> = slices.iter().map(|bytes| IoSlice::new(bytes)).collect();
+        let lengths = |alone, longest| {
+            let mut messages: [&[IoSlice<'_>]; mmsg::MOST] = [&[]; mmsg::MOST];
+            let count = runs::cut(&slices, alone, longest, &mut messages);
+            messages[..count].iter().map(|run| run.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(0, 1472), [3, 1, 1]);
+        assert_eq!(lengths(1, 1472), [1, 2, 1, 1]);
+        assert_eq!(lengths(0, 99), [1, 1, 1, 1, 1], "too long for the path");
+        bank.send(&mut batch, Patience::Drop, &mut account);
+        assert_eq!(account.sent, 5);
+    }
+
+    #[test]
+    fn a_kernel_without_runs_is_asked_once_and_costs_nothing() {
+        for errno in [libc::EINVAL, libc::EIO, libc::EOPNOTSUPP] {
+            let socket = || Scripted { refuses_runs: Some(errno), ..Scripted::default() };
+            let mut bank = bank(vec![socket(), socket()]);
+            for _ in 0..2 {
+                let (mut batch, mut account) = batch(&[0, 0, 0, 1, 1]);
+                bank.send(&mut batch, Patience::Drop, &mut account);
+                assert_eq!((account.sent, account.dropped.total()), (5, 0));
+            }
+            assert_eq!((bank.sockets[0].longest_run, bank.sockets[1].longest_run, bank.runs.longest()), (3, 1, 0));
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_too_long_for_the_path_leaves_singly_and_later_ones_are_runs_again() {
+        let script = vec![Answer::Fails(libc::EMSGSIZE); 2];
+        let mut bank = bank(vec![scripted(script, [])]);
+        let (mut batch, mut account) = batch(&[0; 3]);
+        bank.send(&mut batch, Patience::Drop, &mut account);
+        assert_eq!((account.sent, account.dropped.total(), bank.runs.longest()), (3, 0, MTU - OUTER));
+    }
+
+    #[test]
+    fn a_full_queue_drops_the_whole_run_and_a_replay_tries_its_datagrams_one_by_one() {
+        let script = vec![Answer::Fails(libc::ENOBUFS); 2];
+        let mut bank = bank(vec![scripted(script.clone(), [])]);
+        let (mut first, mut account) = batch(&[0; 100]);
+        bank.send(&mut first, Patience::Drop, &mut account);
+        assert_eq!((account.sent, account.dropped[DropReason::DeviceBusy]), (0, 100), "a run of 64, and one of 36");
+
+        bank.sockets = vec![scripted(script, [])];
+        let (mut second, mut account) = batch(&[0; 100]);
+        bank.send(&mut second, Patience::Wait, &mut account);
+        assert_eq!((account.sent, account.dropped.total()), (100, 0));
     }
 
     #[test]
@@ -357,7 +500,7 @@ mod tests {
             // As often as it takes for the second of three: the kernel says some errors at once, others may be old.
             let tries = if matches!(errno, libc::ENOBUFS | libc::EAGAIN) { 1 } else { 1 + RETRIES as usize };
             let script = [vec![Answer::Takes(1)], vec![Answer::Fails(errno); tries]].concat();
-            let mut bank = bank(vec![scripted(script, [])]);
+            let mut bank = without_runs(vec![scripted(script, [])]);
             let (mut batch, mut account) = batch(&[0; 3]);
             bank.send(&mut batch, Patience::Drop, &mut account);
             assert_eq!((account.sent, account.dropped[reason], account.dropped.total()), (2, 1, 1), "errno {errno}");
@@ -371,7 +514,7 @@ mod tests {
         let naps = usize::try_from(REPLAY_PATIENCE.as_millis()).unwrap();
         let script = [vec![Answer::Fails(libc::ENOBUFS); naps + 2], vec![Answer::Takes(1)]].concat();
         let script = [script, vec![Answer::Fails(libc::EAGAIN); 1]].concat();
-        let mut bank = bank(vec![scripted(script, [])]);
+        let mut bank = without_runs(vec![scripted(script, [])]);
         let (mut batch, mut account) = batch(&[0; 4]);
         bank.send(&mut batch, Patience::Wait, &mut account);
         // The first waited in vain, the second did not wait, the third left, the fourth waited again.

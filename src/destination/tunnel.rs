@@ -12,6 +12,7 @@ use super::fit::Fitter;
 use super::next_hop::{NextHopGate, Passage};
 use super::notices::Notices;
 use super::open_error::{CannotOpen, OpenError};
+use super::runs::Runs;
 use super::socket_bank::SocketBank;
 use super::transmit::{Transmit, count_dropped};
 use super::{raw_ip, udp};
@@ -222,7 +223,7 @@ fn open_engine(
     files: &mut DryRunFiles,
 ) -> Result<(Box<dyn Transmit>, Vec<u16>), OpenError> {
     let outer_len = outer_len(&plan.encapsulation, underlay.remote());
-    let bank = |sockets| Box::new(SocketBank::new(sockets, Arc::clone(underlay), outer_len));
+    let bank = |sockets, runs| Box::new(SocketBank::new(sockets, runs, Arc::clone(underlay), outer_len));
     Ok(match (&plan.transmit, udp_port(&plan.encapsulation)) {
         (TransmitPlan::CaptureFile(path), _) => {
             let sources: Vec<u16> = udp::ports(plan.ports).take(SOURCE_PORTS as usize).collect();
@@ -230,9 +231,9 @@ fn open_engine(
         }
         (TransmitPlan::Socket, Some(port)) => {
             let (sockets, sources) = udp::open(plan, underlay, port)?;
-            (bank(sockets), sources)
+            (bank(sockets, Runs::new(plan, underlay, outer_len)), sources)
         }
-        (TransmitPlan::Socket, None) => (bank(vec![raw_ip::open(plan, underlay)?]), Vec::new()),
+        (TransmitPlan::Socket, None) => (bank(vec![raw_ip::open(plan, underlay)?], Runs::never(underlay)), Vec::new()),
     })
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::open_error::OpenError;
+use super::runs::leave_in_runs;
 use super::socket::TunnelSocket;
 use crate::config::defaults::SOURCE_PORTS;
 use crate::config::plan::{TunnelPlan, UdpChecksum};
@@ -53,12 +54,12 @@ pub(super) fn ports(range: PortRange) -> impl Iterator<Item = u16> {
     (range.first()..=u16::MAX).take_while(move |&port| range.contains(port))
 }
 
-/// Whether the outer UDP checksum is computed on the way to `remote`.
-pub(super) fn checksum_is_computed(policy: UdpChecksum, remote: IpAddr) -> bool {
-    match policy {
+/// Whether the outer UDP checksum is computed on this way.
+pub(super) fn checksum_is_computed(plan: &TunnelPlan, underlay: &Underlay) -> bool {
+    match plan.udp_checksum {
         UdpChecksum::On => true,
         UdpChecksum::Off => false,
-        UdpChecksum::Auto => remote.is_ipv6(),
+        UdpChecksum::Auto => underlay.remote().is_ipv6() || leave_in_runs(plan, underlay),
     }
 }
 
@@ -69,7 +70,7 @@ fn open_one(plan: &TunnelPlan, underlay: &Underlay, port: u16) -> Result<TunnelS
     };
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map_err(OpenError::socket("open"))?;
     let socket = TunnelSocket::prepare(socket, plan, underlay, port)?;
-    let off = !checksum_is_computed(plan.udp_checksum, underlay.remote());
+    let off = !checksum_is_computed(plan, underlay);
     no_checksum.set(socket.socket().as_fd(), off.into()).map_err(OpenError::socket("set the UDP checksum of"))?;
     Ok(socket)
 }

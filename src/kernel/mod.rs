@@ -13,6 +13,7 @@ pub mod netlink;
 pub mod path_mtu;
 pub mod resolve;
 pub mod routes;
+pub mod segmentation;
 pub mod underlay;
 pub mod underlay_error;
 pub mod watch;

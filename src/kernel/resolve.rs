@@ -126,7 +126,9 @@ async fn real_way(
     let local = tunnel.source.or(route.source).unwrap_or_else(|| unspecified(remote));
     let mtu = path_mtu(local, remote, bound).map_err(no_route)?;
     let (ethernet, next_hop) = first_look(netlink, links, &route, remote).await.map_err(UnderlayError::Netlink)?;
-    Ok(Underlay::new(remote, local, Some(route.device), mtu, next_hop).bound_to(bound).with_ethernet(ethernet))
+    let underlay = Underlay::new(remote, local, Some(route.device), mtu, next_hop);
+    let runs_are_cut = netlink.runs_are_cut(route.device).await;
+    Ok(underlay.bound_to(bound).with_ethernet(ethernet).with_runs_cut(runs_are_cut))
 }
 
 /// Outer MAC addresses and the state of the next hop, as far as the kernel knows them without asking anybody.

@@ -7,6 +7,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::links::Mac;
+use super::segmentation::RunsAreCut;
 use crate::quantity::{Ifindex, Mtu};
 
 /// Whether datagrams can leave for the destination.
@@ -32,6 +33,9 @@ pub struct Underlay {
     /// An [`Ifindex`], or 0 while there is no route.
     device: AtomicU32,
     mtu: AtomicU32,
+    runs_are_cut: RunsAreCut,
+    /// Whether that is no longer so, or no longer known to be.
+    runs_changed: AtomicBool,
     next_hop: Mutex<NextHop>,
     changed: Condvar,
     /// The session is to end: nobody waits any longer.
@@ -51,6 +55,8 @@ impl Underlay {
             ethernet: EXAMPLE_MACS,
             device: AtomicU32::new(device.map_or(0, Ifindex::value)),
             mtu: AtomicU32::new(mtu.value()),
+            runs_are_cut: RunsAreCut::Unknown,
+            runs_changed: AtomicBool::new(false),
             next_hop: Mutex::new(next_hop),
             changed: Condvar::new(),
             hurried: AtomicBool::new(false),
@@ -68,6 +74,13 @@ impl Underlay {
     #[must_use]
     pub fn with_ethernet(mut self, ethernet: (Mac, Mac)) -> Self {
         self.ethernet = ethernet;
+        self
+    }
+
+    /// The same way with what is known about runs of datagrams.
+    #[must_use]
+    pub fn with_runs_cut(mut self, where_cut: RunsAreCut) -> Self {
+        self.runs_are_cut = where_cut;
         self
     }
 
@@ -110,6 +123,16 @@ impl Underlay {
     /// Takes note of a path MTU that an ICMP error or the kernel's route told.
     pub fn learn_mtu(&self, mtu: Mtu) {
         self.mtu.store(mtu.value(), Ordering::Relaxed);
+    }
+
+    /// Where runs of datagrams are cut: as it was found at the start, and unknown as soon as that has changed.
+    pub fn runs_are_cut(&self) -> RunsAreCut {
+        if self.runs_changed.load(Ordering::Relaxed) { RunsAreCut::Unknown } else { self.runs_are_cut }
+    }
+
+    /// Takes note that runs are not cut any more where they were at the start.
+    pub fn forget_where_runs_are_cut(&self) {
+        self.runs_changed.store(true, Ordering::Relaxed);
     }
 
     /// The state of the next hop now.

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::neighbours::Neighbour;
 use super::netlink::{Event, Events, Netlink};
 use super::path_mtu::path_mtu;
+use super::segmentation::RunsAreCut;
 use super::underlay::{NextHop, Underlay};
 use crate::quantity::{Ifindex, Mtu};
 
@@ -126,6 +127,11 @@ impl Way {
         let route = netlink.route(remote, Some(local), bound).await?;
         self.underlay.set_device(Some(route.device));
         self.note_mtu(path_mtu(local, remote, bound)?);
+        if self.underlay.runs_are_cut() == RunsAreCut::BeforeTheDevice
+            && netlink.runs_are_cut(route.device).await != RunsAreCut::BeforeTheDevice
+        {
+            self.underlay.forget_where_runs_are_cut();
+        }
         let link = netlink.link(route.device).await?;
         if !route.unicast || link.is_some_and(|link| !link.needs_neighbour) {
             self.neighbour = None;

@@ -302,6 +302,7 @@ mod tests {
     }
 
     const FRAME: Frame<'_> = Frame {
+        has_restored_tag: false,
         bytes: &[2; 60],
         wire_len: 60,
         timestamp: Timestamp::from_nanos(0),
