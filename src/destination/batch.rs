@@ -1,7 +1,9 @@
 //! Datagrams on their way to one engine: tunnel header and frame, back to back in memory that is claimed once.
 
+use crate::flow::FlowHash;
 use crate::frame::WireFrame;
 use crate::quantity::Timestamp;
+use crate::sys::mmsg;
 
 /// Most datagrams of a batch: what comes in 2 ms at half a million frames a second, so that runs of them are long.
 pub const MOST_DATAGRAMS: usize = 1024;
@@ -24,6 +26,7 @@ pub struct Datagram {
     len: usize,
     /// Which of the engine's sockets sends it: the same for all frames of a flow.
     pub bucket: u32,
+    flow: FlowHash,
     /// Whether the frame was cut to fit the path MTU.
     pub cut: bool,
     /// When the frame was captured.
@@ -73,7 +76,7 @@ impl Batch {
         let (header, rest) = self.bytes.get_mut(start..start + len)?.split_at_mut(header_len);
         frame.copy_to(rest);
         self.used += len;
-        self.datagrams.push(Datagram { start, len, bucket, cut, timestamp: frame.timestamp });
+        self.datagrams.push(Datagram { start, len, bucket, flow: frame.flow, cut, timestamp: frame.timestamp });
         Some(header)
     }
 
@@ -81,6 +84,15 @@ impl Batch {
     pub fn group_by_bucket(&mut self) {
         // `start` rises with every push, so an unstable sort keeps the order and needs no memory.
         self.datagrams.sort_unstable_by_key(|datagram| (datagram.bucket, datagram.start));
+    }
+
+    /// After [`group_by_bucket`](Self::group_by_bucket): brings equally long datagrams of a bucket side by side, as far as
+    /// each flow keeps its order.
+    pub fn group_by_length(&mut self) {
+        for bucket in self.datagrams.chunk_by_mut(|one, next| one.bucket == next.bucket) {
+            // What leaves with one call is looked at together: the effort for a datagram has a bound.
+            bucket.chunks_mut(mmsg::MOST).for_each(group_by_length);
+        }
     }
 
     /// The datagrams, in the order in which they came, or grouped.
@@ -108,6 +120,27 @@ impl Batch {
     }
 }
 
+/// Behind the first datagram put all that are as long and overtake none of their own flow; then the same with the rest.
+fn group_by_length(datagrams: &mut [Datagram]) {
+    let mut rest = datagrams;
+    while let Some(len) = rest.first().map(Datagram::len) {
+        let mut grouped = 1;
+        // One bit for the flows of all that are passed over. Flows that share a bit only stay where they are; the low
+        // bits of the hash are free, as buckets use the high ones.
+        let mut passed = 0_u64;
+        for position in 1..rest.len() {
+            let flow = 1 << (rest[position].flow.0 % u64::BITS);
+            if rest[position].len == len && passed & flow == 0 {
+                rest[grouped..=position].rotate_right(1);
+                grouped += 1;
+            } else {
+                passed |= flow;
+            }
+        }
+        rest = &mut rest[grouped..];
+    }
+}
+
 impl Default for Batch {
     fn default() -> Self {
         Self::new()
@@ -116,6 +149,9 @@ impl Default for Batch {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::super::testing::frame;
     use super::*;
 
@@ -140,6 +176,43 @@ mod tests {
         let mut expected: Vec<(u32, u8)> = (0..=255).map(|number: u8| (u32::from(number % 7), number)).collect();
         expected.sort_by_key(|&(bucket, _)| bucket);
         assert_eq!(seen, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn grouping_by_length_changes_the_order_of_no_flow(datagrams in vec((0..4_u32, 0..5_u32, 2..5_usize), 0..300)) {
+            let mut batch = Batch::new();
+            for (number, &(bucket, flow, len)) in (0_u16..).zip(&datagrams) {
+                let [high, low] = number.to_be_bytes();
+                let bytes = &[high, low, 0, 0][..len];
+                // Flows 3 and 67 share a bit.
+                let flow = FlowHash(if flow == 4 { 67 } else { flow });
+                batch.push(0, &WireFrame { flow, ..frame(bytes) }, bucket, false).unwrap();
+            }
+            batch.group_by_bucket();
+            let before = batch.datagrams().to_vec();
+            batch.group_by_length();
+            let after = batch.datagrams().to_vec();
+
+            prop_assert!(after.is_sorted_by_key(|datagram| datagram.bucket));
+            let of_flow = |all: &[Datagram], flow, bucket| -> Vec<Datagram> {
+                all.iter().filter(|one| (one.flow, one.bucket) == (flow, bucket)).copied().collect()
+            };
+            for one in &before {
+                prop_assert_eq!(of_flow(&before, one.flow, one.bucket), of_flow(&after, one.flow, one.bucket));
+            }
+        }
+    }
+
+    #[test]
+    fn flows_in_step_are_grouped_by_length() {
+        let mut batch = Batch::new();
+        for (flow, len) in [(1, 60), (1, 90), (2, 60), (3, 90), (2, 90), (3, 60), (1, 60)] {
+            batch.push(0, &WireFrame { flow: FlowHash(flow), ..frame(&[0; 99][..len]) }, 0, false).unwrap();
+        }
+        batch.group_by_length();
+        let seen: Vec<_> = batch.datagrams().iter().map(|datagram| (datagram.flow.0, datagram.len)).collect();
+        assert_eq!(seen, [(1, 60), (2, 60), (1, 90), (3, 90), (2, 90), (3, 60), (1, 60)]);
     }
 
     #[test]

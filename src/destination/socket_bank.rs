@@ -88,6 +88,10 @@ impl<S: DatagramSocket> SocketBank<S> {
 impl<S: DatagramSocket> Transmit for SocketBank<S> {
     fn send(&mut self, batch: &mut Batch, patience: Patience, account: &mut DestinationLedger) {
         batch.group_by_bucket();
+        // One socket alone keeps all datagrams in one order; several promise it only for each flow.
+        if self.sockets.len() > 1 && self.runs.longest() > 0 {
+            batch.group_by_length();
+        }
         for bucket in batch.datagrams().chunk_by(|one, next| one.bucket == next.bucket) {
             let socket = &mut self.sockets[bucket[0].bucket as usize];
             send_bucket(socket, batch, bucket, patience, (&mut self.runs, &mut self.errors), account);
@@ -253,6 +257,8 @@ mod tests {
     use super::super::testing::{frame, plan, underlay, vxlan};
     use super::*;
     use crate::config::plan::{Fit, Gso, TunnelPlan};
+    use crate::flow::FlowHash;
+    use crate::frame::WireFrame;
     use crate::kernel::underlay::NextHop;
 
     /// What the scripted kernel does with one call of `send`.
@@ -277,7 +283,9 @@ mod tests {
 
     impl DatagramSocket for Scripted {
         fn send(&mut self, runs: &[&[IoSlice<'_>]]) -> io::Result<usize> {
-            runs.iter().for_each(|run| assert_is_a_run(run));
+            for run in runs {
+                assert_is_a_run(run);
+            }
             self.longest_run = runs.iter().map(|run| run.len()).chain([self.longest_run]).max().unwrap();
             let mut taken = match self.answers.pop_front().unwrap_or(Answer::Takes(usize::MAX)) {
                 Answer::Takes(count) => count.min(runs.len()),
@@ -316,6 +324,7 @@ mod tests {
         }
     }
 
+    const FLOWS: usize = 3;
     const OUTER: usize = 28;
     const MTU: usize = 1500;
 
@@ -336,13 +345,14 @@ mod tests {
         batch_of(&buckets.iter().map(|&bucket| (bucket, 2)).collect::<Vec<_>>())
     }
 
-    /// The same with datagrams of these lengths in these buckets.
+    /// The same with datagrams of these lengths in these buckets, of three flows in turn.
     fn batch_of(datagrams: &[(u32, usize)]) -> (Batch, DestinationLedger) {
         let mut batch = Batch::new();
         for (number, &(bucket, len)) in datagrams.iter().enumerate() {
             let mut bytes = vec![0; len];
             bytes[..2].copy_from_slice(&u16::try_from(number).unwrap().to_be_bytes());
-            batch.push(0, &frame(&bytes), bucket, false).unwrap();
+            let flow = FlowHash(u32::try_from(number % FLOWS).unwrap());
+            batch.push(0, &WireFrame { flow, ..frame(&bytes) }, bucket, false).unwrap();
         }
         let in_flight = datagrams.len() as u64;
         (batch, DestinationLedger { assigned: in_flight, in_flight, ..DestinationLedger::default() })
@@ -367,7 +377,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the kernel answers: every datagram has one fate, `sent` is what was taken, order is kept.
+        /// Whatever the kernel answers: every datagram has one fate, `sent` is what was taken, each flow keeps its order.
         #[test]
         fn every_datagram_finds_its_fate(
             scripts in vec(vec(answers(), 0..60), 4),
@@ -397,7 +407,10 @@ mod tests {
             prop_assert_eq!(account.bytes, taken.iter().flatten().map(|bytes| (OUTER + bytes.len()) as u64).sum::<u64>());
             for (bucket, taken) in (0..).zip(&taken) {
                 let numbers: Vec<_> = taken.iter().map(|bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]]))).collect();
-                prop_assert!(numbers.is_sorted_by(|one, next| one < next), "each once and in order: {numbers:?}");
+                for flow in 0..FLOWS {
+                    let numbers: Vec<_> = numbers.iter().filter(|&number| number % FLOWS == flow).collect();
+                    prop_assert!(numbers.is_sorted_by(|one, next| one < next), "each once and in order: {numbers:?}");
+                }
                 for (&number, bytes) in numbers.iter().zip(taken) {
                     prop_assert_eq!(datagrams[number], (bucket, bytes.len()));
                 }
