@@ -57,6 +57,12 @@ const WRONG_LINES: &[(&str, &[&str])] = &[
     ("mirror -i eth0 --to vxlan://h?vni=1&analyzer=bro", &["not a known analyzer", "zeek"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&transmit=xdp", &["not a way to transmit", "pcap:FILE"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&udp_checksum=no", &["UDP checksum", "auto, on or off"]),
+    ("mirror -i eth0 --to vxlan://h?vni=1&gso=yes", &["UDP GSO", "auto, on or off"]),
+    (
+        "mirror -i eth0 --to vxlan://h?vni=1&gso=on&udp_checksum=off",
+        &["needs the UDP checksum", "`udp_checksum` at auto"],
+    ),
+    ("mirror -i eth0 --to gre://h --gso on", &["`gso` means nothing to any"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&source=ids", &["not a source address", "an address of this host"]),
     ("mirror -i eth0 --to vxlan://192.0.2.1?vni=1&source=::1", &["one is IPv4, the other IPv6"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&name=A_1", &["`A_1` is not a name", "`a-1` would do"]),

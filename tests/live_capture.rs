@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use farspan::config::defaults;
 use farspan::config::plan::{
-    DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Host, Ids, LivePlan, NormalisePlan, SessionPlan,
+    DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Gso, Host, Ids, LivePlan, NormalisePlan, SessionPlan,
     SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
 };
 use farspan::error::ExitCode;

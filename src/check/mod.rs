@@ -8,6 +8,7 @@ pub mod analyzer;
 pub mod capture;
 pub mod facts;
 pub mod finding;
+pub mod gso;
 pub mod mtu;
 pub mod network;
 pub mod privileges;
@@ -72,8 +73,8 @@ fn missing_ids(plan: &SessionPlan, interfaces: &[String]) -> Vec<Box<dyn Explain
 
 /// What there is to say about `plan` on a host with these facts.
 fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
-    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 5] =
-        [capture::findings, mtu::findings, network::findings, privileges::findings, analyzer::findings];
+    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 6] =
+        [capture::findings, mtu::findings, network::findings, gso::findings, privileges::findings, analyzer::findings];
     let mut findings: Vec<Finding> = rules.iter().flat_map(|rule| rule(plan, facts)).collect();
     findings.sort_by_key(|finding| finding.severity);
     Report { session: plan.name.clone(), statements: words::statements(plan, facts), findings }

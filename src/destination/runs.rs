@@ -46,6 +46,8 @@ impl Runs {
             Gso::On => State::Always,
             Gso::Auto | Gso::Off => State::WhereTheyAreCut,
         };
+        let (remote, is_on) = (underlay.remote(), if state == State::Never { "off" } else { "on" });
+        tracing::debug!("UDP GSO to {remote} is {is_on}: gso={}, runs are cut {}", plan.gso, underlay.runs_are_cut());
         Self { state, underlay: Arc::clone(underlay), outer_len }
     }
 

@@ -1,5 +1,7 @@
 //! Where on the way out the kernel cuts runs of UDP datagrams (UDP GSO).
 
+use std::fmt;
+
 use futures_util::stream::TryStreamExt as _;
 use rtnetlink::packet_route::tc::TcAttribute;
 
@@ -20,6 +22,17 @@ pub enum RunsAreCut {
     InTheQueue,
     /// Nobody knows.
     Unknown,
+}
+
+impl fmt::Display for RunsAreCut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BeforeTheDevice => "by the kernel, before the interface",
+            Self::ByTheDevice => "by the interface, or not at all",
+            Self::InTheQueue => "by a queueing discipline",
+            Self::Unknown => "nobody knows where",
+        })
+    }
 }
 
 /// Queueing disciplines that hold a run as one packet, and take or refuse it as a whole. Others cut it first (`tbf`,
@@ -72,5 +85,41 @@ impl Netlink {
             }
         }
         Ok(kinds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::namespace::Namespace;
+    use super::*;
+
+    fn asked(namespace: &Namespace, device: &str) -> RunsAreCut {
+        let device = device.to_owned();
+        namespace.run_async(async move {
+            let netlink = Netlink::open().unwrap();
+            let links = netlink.links().await.unwrap();
+            let link = links.iter().find(|link| link.name == device).unwrap();
+            netlink.runs_are_cut(link.index).await
+        })
+    }
+
+    #[test]
+    #[ignore = "needs root: run scripts/test"]
+    fn the_feature_of_the_interface_and_its_queues_decide() {
+        let (near, _far) = Namespace::pair();
+        assert_eq!(asked(&near, "fke0"), RunsAreCut::ByTheDevice);
+        assert_eq!(asked(&near, "lo"), RunsAreCut::ByTheDevice);
+        near.output("ethtool -K fke0 tx-udp-segmentation off");
+        assert_eq!(asked(&near, "fke0"), RunsAreCut::BeforeTheDevice);
+
+        near.output("tc qdisc add dev fke0 root handle 1: htb default 1");
+        near.output("tc class add dev fke0 parent 1: classid 1:1 htb rate 20mbit");
+        assert_eq!(asked(&near, "fke0"), RunsAreCut::BeforeTheDevice);
+        near.output("tc qdisc add dev fke0 parent 1:1 tbf rate 20mbit burst 3000 limit 20000");
+        assert_eq!(asked(&near, "fke0"), RunsAreCut::InTheQueue);
+        // Only its own queues count.
+        near.output("tc qdisc del dev fke0 root");
+        near.output("tc qdisc add dev lo root tbf rate 20mbit burst 3000 limit 20000");
+        assert_eq!(asked(&near, "fke0"), RunsAreCut::BeforeTheDevice);
     }
 }

@@ -253,6 +253,20 @@ mod tests {
 
     #[test]
     #[ignore = "needs root: run scripts/test"]
+    fn an_interface_that_takes_runs_uncut_from_now_on_is_noticed() {
+        let (tapped, _analyzer) = Namespace::pair();
+        tapped.output("ethtool -K fke0 tx-udp-segmentation off");
+        let underlay = Arc::into_inner(way(NextHop::Resolving)).unwrap().with_runs_cut(RunsAreCut::BeforeTheDevice);
+        let underlay = Arc::new(underlay);
+        watch_until(&tapped, &underlay, || {}, |underlay| underlay.next_hop() == NextHop::Usable);
+        assert_eq!(underlay.runs_are_cut(), RunsAreCut::BeforeTheDevice);
+
+        tapped.output("ethtool -K fke0 tx-udp-segmentation on");
+        watch_until(&tapped, &underlay, || {}, |underlay| underlay.runs_are_cut() == RunsAreCut::Unknown);
+    }
+
+    #[test]
+    #[ignore = "needs root: run scripts/test"]
     fn a_route_that_goes_and_comes_back_by_another_device_is_followed() {
         let (tapped, _analyzer) = Namespace::pair();
         let underlay = way(NextHop::Resolving);

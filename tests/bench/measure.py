@@ -67,6 +67,8 @@ class Lab:
             self.on(role, "ip", "link", "set", link, "up")
         for role, link in (("host", "u0"), ("analyzer", "a0")):
             self.on(role, "ethtool", "-K", link, "tx", "off", "tso", "off", "gso", "off", "gro", "off")
+        # What leaves is what a wire would carry: a veth would hand runs of datagrams on uncut.
+        self.on("host", "ethtool", "-K", "u0", "tx-udp-segmentation", "off")
         # Nobody's address: the analyzer's kernel counts a frame that is not for it and drops it at once, as it does
         # beside a sniffing IDS, instead of looking for a route.
         self.on("host", "ip", "neigh", "replace", ANALYZER, "lladdr", "02:00:00:00:00:99", "dev", "u0", "nud", "permanent")

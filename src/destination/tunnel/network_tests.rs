@@ -10,8 +10,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::super::testing::{encapsulations, frame, ledger, plan, udp_frame, vxlan, way};
 use super::super::{Destination, Destinations};
 use super::*;
-use crate::config::plan::{End, FilePath, UdpChecksum};
+use crate::config::plan::{End, FilePath, Gso, UdpChecksum};
 use crate::kernel::namespace::Namespace;
+use crate::kernel::resolve::locate;
 use crate::kernel::underlay::NextHop;
 use crate::quantity::{Dscp, Ttl};
 use crate::wire::layers::{Fragment, GRE, IpVersion, Layers, UDP};
@@ -96,6 +97,120 @@ fn behind_a_slow_interface_what_is_sent_arrives_and_the_rest_is_device_busy() {
         assert!(account.sent > 0 && account.dropped[DropReason::DeviceBusy] > 0, "{account:?}");
         assert_eq!(account.sent + account.dropped[DropReason::DeviceBusy], 500);
     }
+}
+
+/// Opens a tunnel over the way that the kernel itself shows, with what it says about runs of datagrams.
+fn open_located(near: &Namespace, gso: Gso) -> Tunnel {
+    let (destination, plan) = plan(vxlan(4789), FAR.parse().unwrap(), Fit::Split);
+    let plan = TunnelPlan { gso, ..plan };
+    let (mut ways, problems) = near.run_async(async move { locate(&[destination]).await });
+    assert!(problems.is_empty());
+    open_planned(near, plan, ways.remove(0).unwrap(), Patience::Drop)
+}
+
+/// Mirrors 200 frames of two lengths in 50 flows, and returns what the far host sees: every outer frame on the wire,
+/// and every datagram in a socket.
+fn mirror_200(near: &Namespace, far: &Namespace, tunnel: &mut Tunnel) -> (Vec<Vec<u8>>, u64) {
+    let (wire, sink) = (packet_socket(far), sink(far, FAR, &vxlan(4789)));
+    setsockopt(&wire, sockopt::RcvBufForce, &(16 << 20)).unwrap();
+    let mut account = DestinationLedger::default();
+    for number in 0..200 {
+        offer(tunnel, &udp_frame(number % 50, if number % 4 < 3 { 1000 } else { 100 }), &mut account);
+    }
+    tunnel.finish(Instant::now(), &mut account);
+    assert_eq!((account.sent, account.datagrams, account.dropped.total()), (200, 200, 0));
+    near.output("ping -c 1 -w 5 192.0.2.2"); // behind everything else
+    let mut seen = Vec::new();
+    let mut buffer = vec![0; 65_536];
+    wire.set_nonblocking(true).unwrap();
+    while let Ok(len) = (&wire).read(&mut buffer) {
+        if Layers::parse(&buffer[..len]).ip.is_some_and(|ip| ip.protocol == UDP) {
+            seen.push(buffer[..len].to_vec());
+        }
+    }
+    (seen, arrived(&sink))
+}
+
+/// The outer UDP checksum, and whether it is right, as another decoder sees it.
+fn outer_checksum(frame: &[u8]) -> (u16, bool) {
+    let sliced = etherparse::SlicedPacket::from_ethernet(frame).unwrap();
+    let (Some(etherparse::NetSlice::Ipv4(ip)), Some(etherparse::TransportSlice::Udp(udp))) =
+        (&sliced.net, &sliced.transport)
+    else {
+        panic!("not UDP over IPv4")
+    };
+    let right = udp.to_header().calc_checksum_ipv4(&ip.header().to_header(), udp.payload()).unwrap();
+    (udp.checksum(), udp.checksum() == right)
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn where_the_kernel_cuts_runs_every_frame_arrives_by_itself_with_a_right_checksum() {
+    let (near, far) = Namespace::pair();
+    meet(&near);
+    near.output("ethtool -K fke0 tx off");
+    near.output("ethtool -K fke0 tx-udp-segmentation off");
+    let (seen, delivered) = mirror_200(&near, &far, &mut open_located(&near, Gso::Auto));
+    assert_eq!((seen.len(), delivered), (200, 200));
+    for frame in &seen {
+        assert!(frame.len() <= 14 + 1500);
+        assert!(matches!(outer_checksum(frame), (1.., true)), "{:?}", outer_checksum(frame));
+    }
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn where_the_interface_may_pass_runs_on_uncut_auto_sends_none_and_on_lets_packet_sockets_see_them() {
+    let (near, far) = Namespace::pair();
+    meet(&near);
+    let (seen, delivered) = mirror_200(&near, &far, &mut open_located(&near, Gso::Auto));
+    assert_eq!((seen.len(), delivered), (200, 200));
+    assert!(seen.iter().all(|frame| frame.len() <= 14 + 1500 && outer_checksum(frame).0 == 0));
+
+    // A veth: sockets get each datagram, but who captures there sees fewer and longer frames.
+    let (seen, delivered) = mirror_200(&near, &far, &mut open_located(&near, Gso::On));
+    assert_eq!(delivered, 200);
+    assert!(seen.len() < 200 && seen.iter().any(|frame| frame.len() > 14 + 1500), "{} frames", seen.len());
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_full_queue_that_counts_packets_refuses_runs_as_a_whole() {
+    let (near, far) = Namespace::pair();
+    meet(&near);
+    near.output("ethtool -K fke0 tx-udp-segmentation off");
+    near.output("tc qdisc add dev fke0 root handle 1: htb default 1");
+    near.output("tc class add dev fke0 parent 1: classid 1:1 htb rate 100mbit");
+    near.output("tc qdisc add dev fke0 parent 1:1 handle 2: pfifo limit 3");
+    let sink = sink(&far, FAR, &vxlan(4789));
+    let mut tunnel = open_located(&near, Gso::Auto);
+    let mut account = DestinationLedger::default();
+    for number in 0..1000 {
+        offer(&mut tunnel, &udp_frame(number % 50, 1000), &mut account);
+    }
+    tunnel.finish(Instant::now(), &mut account);
+    await_empty_queue(&near);
+    assert_eq!(arrived(&sink), account.sent);
+    assert_eq!(account.sent + account.dropped[DropReason::DeviceBusy], 1000);
+    assert!(account.sent > 0 && account.dropped.total() > 0, "{account:?}");
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn runs_stop_when_the_path_becomes_narrower_and_no_datagram_is_lost_for_it() {
+    let (near, far) = Namespace::pair();
+    meet(&near);
+    near.output("ethtool -K fke0 tx-udp-segmentation off");
+    let sink = sink(&far, FAR, &vxlan(4789));
+    let mut tunnel = open_located(&near, Gso::Auto);
+    near.ip("link set fke0 mtu 1000");
+    let (mut account, now) = (DestinationLedger::default(), Instant::now());
+    for number in 0..100 {
+        offer(&mut tunnel, &udp_frame(number % 50, if number % 2 == 0 { 1200 } else { 500 }), &mut account);
+    }
+    tunnel.finish(now, &mut account);
+    assert_eq!((account.sent, account.dropped[DropReason::Oversize], account.dropped.total()), (50, 50, 50));
+    assert_eq!(arrived(&sink), 50);
 }
 
 #[test]
