@@ -309,7 +309,6 @@ mod tests {
         direction: None,
         interface: InterfaceId(0),
         offload: Offload::Whole,
-        has_restored_tag: false,
     };
 
     /// A busy interface: as many frames as anybody takes, and five lost by the kernel.
