@@ -8,7 +8,8 @@
 //! Each step is a module, in the order in which a frame meets them. One worker thread takes it all the way
 //! (`session/worker.rs`, `session/path.rs`); nothing on that way allocates, locks, reads a clock or logs.
 //!
-//! 1. [`source`] lends a [`Frame`](frame::Frame): bytes that belong to libpcap, and what is known about them.
+//! 1. [`source`] lends a [`Frame`](frame::Frame): bytes that belong to the capture buffer, and what is known about
+//!    them.
 //! 2. [`select`] decides whether it goes on, and changes nothing.
 //! 3. [`normalise`] turns what the host's offloads left unfinished into what the wire carried: one frame becomes any
 //!    number of [`WireFrame`](frame::WireFrame)s, each a rewritten head and a borrowed body.

@@ -14,7 +14,7 @@ use crate::ledger::{KernelDrops, Ledger, Published};
 use crate::source::{Readiness, Source};
 
 /// Frames that one source may hand over before the batches are flushed and the others get their turn.
-const BUDGET: usize = 512;
+const BUDGET: usize = 1024;
 /// Longest sleep: so often an idle session looks at the kernel's counters.
 const IDLE_TURN: Duration = Duration::from_secs(1);
 /// How often the kernel is asked for its counters: each time costs system calls.
