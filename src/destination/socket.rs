@@ -29,7 +29,7 @@ pub(super) struct TunnelSocket {
 
 /// Bytes that may wait in one socket, as the kernel counts them: enough for a batch, so that a busy device says so
 /// (`ENOBUFS`) before the socket does (`EAGAIN`).
-const SEND_BUFFER: usize = 1 << 20;
+const SEND_BUFFER: usize = 2 << 20;
 
 /// How long a replay naps when the device's queue is full: some hundred kilobytes at 10 Gbit/s.
 const NAP: Duration = Duration::from_micros(500);

@@ -129,20 +129,14 @@ fn send_bucket<S: DatagramSocket>(
         let mut messages: [&[IoSlice<'_>]; mmsg::MOST] = [&[]; mmsg::MOST];
         let count = runs::cut(&slices[..count], alone, runs.longest(), &mut messages);
         let messages = &messages[..count];
-        let settled = match socket.send(messages) {
-            // Taking none and reporting no error would be a kernel's fault; it counts as an error so that the loop ends.
-            Ok(0) => Err(ErrorKind::WriteZero.into()),
-            Ok(taken) => Ok(messages.iter().take(taken).map(|run| run.len()).sum()),
-            Err(error) => Err(error),
-        };
-        let settled = match settled {
+        let settled = match socket.send(messages).and_then(some) {
             Ok(taken) => {
-                let (gone, _) = rest.split_at(taken);
-                for datagram in gone {
+                let gone = messages.iter().take(taken).map(|run| run.len()).sum();
+                for datagram in rest.iter().take(gone) {
                     count_sent(account, datagram, errors.outer_len);
                 }
                 errors.may_wait = true;
-                taken
+                gone
             }
             Err(error) => {
                 errors.collect(socket, account);
@@ -175,6 +169,11 @@ fn send_bucket<S: DatagramSocket>(
             rest = &rest[settled..];
         }
     }
+}
+
+/// Taking none and reporting no error would be a kernel's fault; it counts as an error so that the loop ends.
+fn some(taken: usize) -> io::Result<usize> {
+    if taken == 0 { Err(ErrorKind::WriteZero.into()) } else { Ok(taken) }
 }
 
 impl Errors {

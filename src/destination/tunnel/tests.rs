@@ -13,7 +13,7 @@ use super::super::transmit::count_sent;
 use super::super::{Destination, Destinations};
 use super::*;
 use crate::config::defaults::{NEXT_HOP_PATIENCE, VXLAN_PORT};
-use crate::config::plan::Ids;
+use crate::config::plan::{Gso, Ids};
 use crate::error::{ExitCode, Explain};
 use crate::kernel::underlay::NextHop;
 use crate::ledger::Ledger;
@@ -191,10 +191,15 @@ fn the_path_mtu_bounds_what_leaves_from_the_next_turn_on() {
 
 /// Opens a tunnel to `receiver` over loopback.
 fn to_loopback(receiver: &UdpSocket, ports: &str) -> Tunnel {
+    with_gso(receiver, ports, Gso::Auto)
+}
+
+fn with_gso(receiver: &UdpSocket, ports: &str, gso: Gso) -> Tunnel {
     let address = receiver.local_addr().unwrap();
     let underlay = underlay(&address.ip().to_string(), 65_536, NextHop::Usable);
     let (destination, mut plan) = plan(vxlan(address.port()), address.ip(), Fit::Split);
     plan.ports = ports.parse().unwrap();
+    plan.gso = gso;
     let files = &mut DryRunFiles::default();
     Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, files).unwrap()
 }
@@ -208,9 +213,9 @@ fn receiver(address: &str) -> UdpSocket {
 #[test]
 fn frames_arrive_behind_a_vxlan_header_from_one_of_our_ports_with_each_flow_in_order() {
     const FLOWS: u16 = 20;
-    for address in ["127.0.0.1:0", "[::1]:0"] {
+    for (address, gso) in ["127.0.0.1:0", "[::1]:0"].into_iter().flat_map(|a| [(a, Gso::Off), (a, Gso::On)]) {
         let receiver = receiver(address);
-        let mut tunnel = to_loopback(&receiver, "49152-65535");
+        let mut tunnel = with_gso(&receiver, "49152-65535", gso);
         let Some(OwnTunnel { carrier: Carrier::Udp { sources, destination }, .. }) = tunnel.own_tunnel().cloned()
         else {
             panic!("VXLAN is carried by UDP")
@@ -219,7 +224,7 @@ fn frames_arrive_behind_a_vxlan_header_from_one_of_our_ports_with_each_flow_in_o
         assert_eq!(sources.len(), SOURCE_PORTS as usize);
 
         let mut account = DestinationLedger::default();
-        let frames: Vec<Vec<u8>> = (0..100).map(|number| udp_frame(number % FLOWS, usize::from(number))).collect();
+        let frames: Vec<Vec<u8>> = (0..100).map(|number| udp_frame(number % FLOWS, usize::from(number % 7))).collect();
         for bytes in &frames {
             tunnel.offer(&frame(bytes), &mut account);
         }
@@ -284,19 +289,21 @@ fn ports_in_use_are_passed_over_and_a_range_without_a_free_one_is_an_error() {
 
 #[test]
 fn one_port_keeps_the_order_of_all_flows() {
-    let receiver = receiver("127.0.0.1:0");
-    let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut tunnel = to_loopback(&receiver, &free.to_string());
-    let mut account = DestinationLedger::default();
-    let frames: Vec<Vec<u8>> = (0..50).map(|number| udp_frame(number, 10)).collect();
-    for bytes in &frames {
-        tunnel.offer(&frame(bytes), &mut account);
-    }
-    tunnel.flush(Instant::now(), &mut account);
-    let mut buffer = [0; 256];
-    for bytes in &frames {
-        let len = receiver.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[8..len], bytes);
+    for gso in [Gso::Off, Gso::On] {
+        let receiver = receiver("127.0.0.1:0");
+        let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut tunnel = with_gso(&receiver, &free.to_string(), gso);
+        let mut account = DestinationLedger::default();
+        let frames: Vec<Vec<u8>> = (0..50).map(|number| udp_frame(number, usize::from(number / 3 % 2))).collect();
+        for bytes in &frames {
+            tunnel.offer(&frame(bytes), &mut account);
+        }
+        tunnel.flush(Instant::now(), &mut account);
+        let mut buffer = [0; 256];
+        for bytes in &frames {
+            let len = receiver.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[8..len], bytes);
+        }
     }
 }
 
