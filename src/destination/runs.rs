@@ -120,3 +120,51 @@ fn run_len(datagrams: &[IoSlice<'_>], longest: usize) -> usize {
     let ends_shorter = equal < most && datagrams.get(equal).is_some_and(|last| (1..size).contains(&last.len()));
     equal + usize::from(ends_shorter)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{plan, vxlan};
+    use super::*;
+    use crate::config::plan::Fit;
+    use crate::kernel::underlay::NextHop;
+    use crate::quantity::Mtu;
+
+    /// A way of 1500 bytes, and a tunnel over it.
+    fn tunnel(gso: Gso, udp_checksum: UdpChecksum, runs_are_cut: RunsAreCut) -> (TunnelPlan, Arc<Underlay>) {
+        let (local, remote) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let way = Underlay::new(remote, local, None, Mtu::ETHERNET, NextHop::Usable).with_runs_cut(runs_are_cut);
+        let (_, plan) = plan(vxlan(4789), remote, Fit::Split);
+        (TunnelPlan { gso, udp_checksum, ..plan }, Arc::new(way))
+    }
+
+    #[test]
+    fn auto_needs_a_kernel_that_cuts_and_a_checksum_that_is_not_off() {
+        use RunsAreCut::{BeforeTheDevice, ByTheDevice, InTheQueue, Unknown};
+        for (gso, checksum, way, expected) in [
+            (Gso::Auto, UdpChecksum::Auto, BeforeTheDevice, true),
+            (Gso::Auto, UdpChecksum::On, BeforeTheDevice, true),
+            (Gso::Auto, UdpChecksum::Off, BeforeTheDevice, false),
+            (Gso::Auto, UdpChecksum::Auto, ByTheDevice, false),
+            (Gso::Auto, UdpChecksum::Auto, InTheQueue, false),
+            (Gso::Auto, UdpChecksum::Auto, Unknown, false),
+            (Gso::On, UdpChecksum::Auto, Unknown, true),
+            (Gso::Off, UdpChecksum::On, BeforeTheDevice, false),
+        ] {
+            let (plan, way) = tunnel(gso, checksum, way);
+            assert_eq!(leave_in_runs(&plan, &way), expected, "{gso} {checksum} {way:?}");
+            let longest = if expected { 1472 } else { 0 };
+            assert_eq!(Runs::new(&plan, &way, 28).longest(), longest, "{gso} {checksum} {way:?}");
+        }
+    }
+
+    #[test]
+    fn auto_sends_no_more_runs_once_the_way_has_changed_and_on_goes_on() {
+        for (gso, afterwards) in [(Gso::Auto, 0), (Gso::On, 1472)] {
+            let (plan, way) = tunnel(gso, UdpChecksum::Auto, RunsAreCut::BeforeTheDevice);
+            let mut runs = Runs::new(&plan, &way, 28);
+            assert_eq!(runs.longest(), 1472);
+            way.forget_where_runs_are_cut();
+            assert_eq!(runs.longest(), afterwards);
+        }
+    }
+}
