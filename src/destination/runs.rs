@@ -1,4 +1,4 @@
-//! UDP GSO: consecutive datagrams of a bucket that pass the kernel's stack once, together, and are cut apart at its end.
+//! UDP GSO: datagrams of a bucket that pass the kernel's stack once, together, and are cut apart at its end.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -82,8 +82,8 @@ impl Runs {
     }
 }
 
-/// Whether `error`, which stayed with a run, says that the kernel or the device cannot do them: without the option, without
-/// checksums in the device (kernels before 6.11), or with less room than it says.
+/// Whether `error`, which stayed with a run, says that the kernel or the device cannot do them: without the option,
+/// without checksums in the device (kernels before 6.11), or with less room than it says.
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EOPNOTSUPP))
 }
@@ -134,7 +134,7 @@ mod tests {
         let (local, remote) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
         let way = Underlay::new(remote, local, None, Mtu::ETHERNET, NextHop::Usable).with_runs_cut(runs_are_cut);
         let (_, plan) = plan(vxlan(4789), remote, Fit::Split);
-        (TunnelPlan { gso, udp_checksum, ..plan }, Arc::new(way))
+        (TunnelPlan { udp_checksum, gso, ..plan }, Arc::new(way))
     }
 
     #[test]

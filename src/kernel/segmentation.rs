@@ -14,11 +14,11 @@ use crate::sys::ethtool;
 pub enum RunsAreCut {
     /// By the kernel, between the interface's queue and its driver: nobody sees a run behind that.
     BeforeTheDevice,
-    /// By the interface or by nobody: a network card cuts it, but a veth, a bridge and the interfaces of virtual machines
-    /// pass it on as it is, and a packet socket at their other end sees one frame that was never sent so.
+    /// By the interface or by nobody: a network card cuts it, but a veth, a bridge and the interfaces of virtual
+    /// machines pass it on as it is, and a packet socket at their other end sees one frame that was never sent so.
     ByTheDevice,
-    /// By the interface's queueing discipline, which does not say when only some of the datagrams find room in it, or has
-    /// less room than a run needs.
+    /// By the interface's queueing discipline, which does not say when only some of the datagrams find room in it, or
+    /// has less room than a run needs.
     InTheQueue,
     /// Nobody knows.
     Unknown,

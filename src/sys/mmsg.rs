@@ -47,8 +47,8 @@ pub fn send_each(socket: BorrowedFd<'_>, runs: &[&[IoSlice<'_>]]) -> io::Result<
     // elements of a slice in `runs`, which is borrowed for longer than the call with everything it refers to, and the
     // kernel keeps none of it; msg_name is null, as it may be on a connected socket. msg_control is null or, as
     // sendmsg(2) says, "points to a buffer" of msg_controllen bytes: one element of `sizes`, laid out as cmsg(3) says
-    // (see `SegmentSize`), which outlives the call. The kernel writes only msg_len, inside `messages`. The descriptor is
-    // open because it is borrowed.
+    // (see `SegmentSize`), which outlives the call. The kernel writes only msg_len, inside `messages`. The descriptor
+    // is open because it is borrowed.
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
