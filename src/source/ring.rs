@@ -23,13 +23,12 @@ use crate::sys;
 use crate::sys::packet_socket::{PacketSocket, RingShape};
 use crate::sys::tpacket::Ring;
 
-/// Bytes of one block when the buffer has room for several: few hand-overs at speed. The largest frame that Linux
-/// makes fits four times.
-const BLOCK: u32 = 1 << 20;
-/// Bytes of one block of a small buffer.
-const SMALL_BLOCK: u32 = 1 << 18;
-/// A ring needs so many blocks at least: one is filled while another is read.
-const LEAST_BLOCKS: u64 = 8;
+/// Bytes of one block. The largest frame that Linux makes fits (BIG TCP, just under 200 KiB). Not more: a block that is
+/// handed over after the delay counts as used, however little is in it, so it is the number of blocks that says how long
+/// the worker may be kept from its core.
+const BLOCK: u32 = 1 << 18;
+/// One is filled while another is read.
+const LEAST_BLOCKS: u32 = 2;
 
 /// One capture on one Ethernet interface.
 pub(super) struct RingCapture {
@@ -53,7 +52,7 @@ impl RingCapture {
         buffer: u64,
     ) -> Result<Option<Self>, SourceError> {
         // libpcap knows why an interface cannot be captured, and writes its filter for a capture that is open.
-        let mut judge = live::activate(plan, name, u64::from(SMALL_BLOCK))?;
+        let mut judge = live::activate(plan, name, u64::from(BLOCK))?;
         if judge.get_datalink() != pcap::Linktype::ETHERNET {
             return Ok(None);
         }
@@ -140,11 +139,9 @@ fn reject() -> SockFilter {
 }
 
 fn shape(buffer: u64, plan: &LivePlan) -> RingShape {
-    let block_size = if buffer / u64::from(BLOCK) >= LEAST_BLOCKS { BLOCK } else { SMALL_BLOCK };
-    let blocks = (buffer / u64::from(block_size)).max(2);
     RingShape {
-        block_size,
-        block_count: u32::try_from(blocks).unwrap_or(u32::MAX),
+        block_size: BLOCK,
+        block_count: u32::try_from(buffer / u64::from(BLOCK)).unwrap_or(u32::MAX).max(LEAST_BLOCKS),
         retire_after: u32::try_from(plan.delay.as_millis()).unwrap_or(u32::MAX).max(1),
     }
 }
