@@ -2,9 +2,11 @@
 //!
 //! What we build (`vxlan`, `geneve`, `gre`, `erspan`) is a plain struct of typed fields with `LEN` or `header_len()`, a
 //! `write` that cannot fail, and a `parse`; [`outer`] writes what the kernel writes on sockets. What we edit
-//! in place is [`edit`], with [`segment`] and [`ip_fragment`] on top. What we only read is [`layers`].
+//! in place is [`edit`], with [`segment`] and [`ip_fragment`] on top. What we only read is [`layers`], and other
+//! people's tunnels: [`decapsulate`], with [`reassembly`] before it.
 
 pub mod checksum;
+pub mod decapsulate;
 pub mod edit;
 pub mod erspan;
 pub mod ethernet;
@@ -17,6 +19,7 @@ pub mod nested;
 pub(crate) mod oracle;
 pub mod outer;
 pub mod pcap;
+pub mod reassembly;
 pub mod segment;
 pub mod vxlan;
 
