@@ -21,6 +21,7 @@ pub mod outer;
 pub mod pcap;
 pub mod reassembly;
 pub mod segment;
+pub mod sequence;
 pub mod vxlan;
 
 /// Why bytes are not the header they should be.
