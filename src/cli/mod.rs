@@ -8,14 +8,18 @@ mod mirror;
 mod output;
 mod probe;
 mod progress;
+mod receive;
+mod running;
 mod runtime;
 mod session_arguments;
+mod source_arguments;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::{ExitCode, Problems};
 use log::LogArguments;
 use session_arguments::SessionArguments;
+use source_arguments::AllSourceArguments;
 
 /// A SPAN port made of software: mirrors this host's traffic, wire-true, to remote analyzers over VXLAN, GRE, ERSPAN
 /// or Geneve
@@ -34,6 +38,8 @@ Examples:
       mirror eth0 to a Suricata or Zeek box, without the administrator's own SSH
   farspan check -i eth0 --to 'vxlan://192.0.2.10?vni=42'
       what would happen: MTU, route, privileges, bandwidth; sends nothing
+  farspan receive --from vxlan://0.0.0.0 --to pcap:- | tshark -r -
+      look at what somebody else mirrors to this host
   farspan mirror -r incident.pcapng --rate 20kpps --to 'erspan2://192.0.2.10?session=7'
       replay a capture file to an appliance";
 
@@ -42,9 +48,12 @@ enum Command {
     /// Mirror interfaces or a capture file to analyzers
     #[command(after_help = mirror::EXAMPLES, override_usage = mirror::USAGE)]
     Mirror(mirror::MirrorArguments),
+    /// Receive what others mirror: to a capture file, or relayed to analyzers
+    #[command(after_help = receive::EXAMPLES, override_usage = receive::USAGE)]
+    Receive(receive::ReceiveArguments),
     /// Say what mirroring would do, and find every mistake, without sending anything
     #[command(after_help = check::EXAMPLES, override_usage = check::USAGE)]
-    Check(SessionArguments),
+    Check(SessionArguments<AllSourceArguments>),
     /// Send a harmless exchange through the tunnel, and print the IDS rule that proves it arrived
     #[command(after_help = probe::EXAMPLES)]
     Probe(probe::ProbeArguments),
@@ -58,6 +67,7 @@ pub fn run() -> ExitCode {
     log.start();
     let done = match command {
         Command::Mirror(arguments) => mirror::run(&arguments, log.quiet),
+        Command::Receive(arguments) => receive::run(&arguments, log.quiet),
         Command::Check(arguments) => check::run(&arguments),
         Command::Probe(arguments) => probe::run(&arguments, log.quiet),
         Command::Generate(arguments) => generate::run(&arguments, Arguments::command()),

@@ -14,7 +14,7 @@ use super::mistake::{Mistake, What};
 use super::plan::{
     DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, TransmitPlan,
 };
-use super::words;
+use super::{tunnels, words};
 use crate::error::Problems;
 use crate::quantity::{Mtu, Rate};
 
@@ -63,29 +63,46 @@ fn session_keys(written: &SessionWritten) -> Keys<'_> {
     Keys::new(path, &written.keys)
 }
 
+/// The kinds of source: the key that names one, every key it has beside, and what it is called.
+const KINDS: [(&str, &[&str], &str, &str); 3] = [
+    ("interface", &["direction", "engine", "buffer", "delay", "promiscuous"], "interfaces", "an interface"),
+    ("file", &["pace", "rate"], "capture files", "a capture file"),
+    (
+        "tunnel",
+        &["allow", "strict", "decap", "tag", "reorder", "buffer", "pace", "rate"],
+        "tunnels",
+        "a tunnel endpoint",
+    ),
+];
+
 fn source(session: &Keys<'_>, mistakes: &mut Mistakes) -> Option<SourcePlan> {
-    const LIVE: &[&str] = &["direction", "engine", "buffer", "delay", "promiscuous"];
-    const FILE: &[&str] = &["pace", "rate"];
     let keys = session.table("source", mistakes);
-    keys.only(&[&["interface", "file"], LIVE, FILE].concat(), mistakes);
-    let live = live(&keys, mistakes);
-    let file = file(&keys, mistakes);
-    let (source, foreign, wanted, found) = match (keys.written("interface"), keys.written("file")) {
-        (None, None) => {
-            mistakes.push(session.missing("source", What::NoSource));
-            return None;
+    let mut known: Vec<&str> = KINDS.iter().map(|&(name, ..)| name).collect();
+    for &key in KINDS.iter().flat_map(|&(_, keys, ..)| keys) {
+        if !known.contains(&key) {
+            known.push(key);
         }
-        (Some(_), Some(_)) => {
-            mistakes.push(keys.mistake("file", What::TwoSources));
-            return None;
+    }
+    keys.only(&known, mistakes);
+    let (live, file) = (live(&keys, mistakes), file(&keys, mistakes));
+    let tunnels = tunnels::resolve(&keys, mistakes);
+    let mut written = KINDS.iter().filter(|&&(name, ..)| keys.written(name).is_some());
+    let (Some(&(name, own, _, found)), None) = (written.next(), written.next()) else {
+        match KINDS.iter().rev().find(|&&(name, ..)| keys.written(name).is_some()) {
+            None => mistakes.push(session.missing("source", What::NoSource)),
+            Some(&(name, ..)) => mistakes.push(keys.mistake(name, What::TwoSources)),
         }
-        (Some(_), None) => (live.map(SourcePlan::Live), FILE, "capture files", "an interface"),
-        (None, Some(_)) => (file.map(SourcePlan::File), LIVE, "interfaces", "a capture file"),
+        return None;
     };
-    for &key in foreign.iter().filter(|key| keys.written(key).is_some()) {
+    for &key in known.iter().filter(|&&key| key != name && !own.contains(&key) && keys.written(key).is_some()) {
+        let wanted = KINDS.iter().find(|(_, keys, ..)| keys.contains(&key)).map_or("", |&(_, _, wanted, _)| wanted);
         mistakes.push(keys.mistake(key, What::OtherSource { key, wanted, found }));
     }
-    source
+    match name {
+        "interface" => live.map(SourcePlan::Live),
+        "file" => file.map(SourcePlan::File),
+        _ => tunnels.map(SourcePlan::Tunnels),
+    }
 }
 
 fn live(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<LivePlan> {
@@ -104,17 +121,22 @@ fn live(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<LivePlan> {
 }
 
 fn file(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<FilePlan> {
-    let pace = keys.read("pace", mistakes, words::pace);
-    let rate = keys.read("rate", mistakes, str::parse::<Rate>);
-    if keys.written("pace").is_some() && keys.written("rate").is_some() {
-        mistakes.push(keys.mistake("rate", What::PaceAndRate));
-    }
     let path = keys.word("file", mistakes)?;
     let Ok(file) = path.parse::<FilePath>() else {
         mistakes.push(keys.mistake("file", What::Shape { key: "file".to_owned(), expected: "a path, or -" }));
         return None;
     };
-    Some(FilePlan { file, pace: rate.map(Pace::Rate).or(pace).unwrap_or(Pace::Unpaced) })
+    Some(FilePlan { file, pace: pace(keys, mistakes) })
+}
+
+/// How fast a file is replayed.
+pub(super) fn pace(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Pace {
+    let pace = keys.read("pace", mistakes, words::pace);
+    let rate = keys.read("rate", mistakes, str::parse::<Rate>);
+    if keys.written("pace").is_some() && keys.written("rate").is_some() {
+        mistakes.push(keys.mistake("rate", What::PaceAndRate));
+    }
+    rate.map(Pace::Rate).or(pace).unwrap_or(Pace::Unpaced)
 }
 
 fn normalise(session: &Keys<'_>, source: Option<&SourcePlan>, mistakes: &mut Mistakes) -> NormalisePlan {
@@ -128,8 +150,10 @@ fn normalise(session: &Keys<'_>, source: Option<&SourcePlan>, mistakes: &mut Mis
                 let found = "an interface, which knows its own";
                 mistakes.push(keys.mistake("mtu", What::OtherSource { key: "mtu", wanted: "capture files", found }));
             }
-            SourcePlan::File(_) if !enabled => mistakes.push(keys.mistake("mtu", What::MtuWithoutNormalise)),
-            SourcePlan::File(_) => {}
+            SourcePlan::File(_) | SourcePlan::Tunnels(_) if !enabled => {
+                mistakes.push(keys.mistake("mtu", What::MtuWithoutNormalise));
+            }
+            SourcePlan::File(_) | SourcePlan::Tunnels(_) => {}
         }
     }
     NormalisePlan {
@@ -179,6 +203,7 @@ fn interfaces_by_name(source: Option<&SourcePlan>) -> Vec<String> {
             live.interfaces.iter().filter(|name| !name.contains(['*', '?', '['])).cloned().collect()
         }
         Some(SourcePlan::File(file)) => vec![file.file.to_string()],
+        Some(SourcePlan::Tunnels(tunnels)) => tunnels.names(),
         None => Vec::new(),
     }
 }
@@ -187,8 +212,8 @@ fn interfaces_by_name(source: Option<&SourcePlan>) -> Vec<String> {
 /// frames of several tunnels in one.
 fn contested_file(plan: &DestinationPlan, earlier: &[DestinationPlan], source: Option<&SourcePlan>) -> Option<What> {
     let file = written_file(plan)?;
-    if let (Some(SourcePlan::File(FilePlan { file: read, .. })), FilePath::Path(path)) = (source, file)
-        && is_one_file(&read_from(read), path)
+    if let (Some(read), FilePath::Path(path)) = (source.and_then(SourcePlan::file), file)
+        && is_one_file(&read_from(&read.file), path)
     {
         return Some(What::Overwritten(path.display().to_string()));
     }

@@ -118,8 +118,16 @@ impl Worker {
                 break;
             }
         }
+        for tap in &mut self.taps {
+            let Self { path, count, .. } = self;
+            tap.source.finish(&mut |frame| {
+                if path.ledger.captured < *count {
+                    path.take(frame);
+                }
+            });
+        }
         self.path.destinations.finish(now, &mut self.path.ledger);
-        self.ask_kernel();
+        self.ask_kernel(true);
         self.published.update(&self.path.ledger);
         let unwritten = self.path.destinations.failures(&self.path.ledger);
         self.failures.extend(unwritten.map(|problem| Box::new(problem) as _));
@@ -179,7 +187,7 @@ impl Worker {
     /// could take, because a pipe does not say whether the next read will wait.
     fn settle(&mut self, now: Instant, found: u64) {
         if is_due(&mut self.asked_kernel_at, now, KERNEL_INTERVAL) {
-            self.ask_kernel();
+            self.ask_kernel(false);
         }
         debug_assert_eq!(self.path.ledger.balance(), Ok(()));
         if is_due(&mut self.published_at, now, PUBLISH_INTERVAL) || found < BUDGET as u64 {
@@ -187,8 +195,8 @@ impl Worker {
         }
     }
 
-    /// Takes the kernel's own counters into the ledger.
-    fn ask_kernel(&mut self) {
+    /// Takes the kernel's own counters into the ledger, and what sources tell about senders.
+    fn ask_kernel(&mut self, end: bool) {
         for tap in self.taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             tap.kernel_drops = tap.source.kernel_drops();
         }
@@ -196,6 +204,7 @@ impl Worker {
             buffer_full: sum.buffer_full + tap.kernel_drops.buffer_full,
             interface: sum.interface + tap.kernel_drops.interface,
         });
+        self.path.ledger.senders.update(|all| self.taps.iter_mut().for_each(|tap| tap.source.senders(end, all)));
     }
 
     /// Whether there is nothing left to do.
@@ -303,6 +312,7 @@ mod tests {
 
     const FRAME: Frame<'_> = Frame {
         has_restored_tag: false,
+        refused: None,
         bytes: &[2; 60],
         wire_len: 60,
         timestamp: Timestamp::from_nanos(0),

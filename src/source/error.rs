@@ -107,6 +107,9 @@ pub enum SourceError {
         #[source]
         cause: pcap::Error,
     },
+    /// libpcap does not compile any filter.
+    #[error("cannot compile a filter")]
+    NoCompiler(#[source] pcap::Error),
     /// A link type whose frames are neither Ethernet nor can become it.
     #[error("{place} has link type {link_type}, of which no Ethernet frames can be made")]
     UnsupportedLinkType {
@@ -259,7 +262,7 @@ impl Explain for SourceError {
             Self::Damaged { .. } => {
                 Some("the frames before were mirrored; the rest of the file cannot be trusted".to_owned())
             }
-            Self::NoList(_) | Self::CannotOpen { .. } | Self::CannotWait { .. } => None,
+            Self::NoList(_) | Self::NoCompiler(_) | Self::CannotOpen { .. } | Self::CannotWait { .. } => None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Where frames come from: live interfaces through libpcap, and capture files.
+//! Where frames come from: live interfaces, capture files, and the tunnels of other mirrors.
 //!
 //! A source lends each frame to a closure and takes it back when the closure returns, so that a slow destination can
 //! never pin the source's memory. Sources know nothing of what happens to a frame.
@@ -14,9 +14,11 @@ mod link_type;
 mod live;
 mod pace;
 mod ring;
+mod tunnel;
 
 pub use error::{ForeignKind, SourceError};
 pub use file::Progress;
+pub use tunnel::TunnelError;
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -31,7 +33,7 @@ use crate::config::defaults::LEAST_BUFFER;
 use crate::config::plan::{Engine, LivePlan, SessionPlan, SourcePlan};
 use crate::error::{Explain, Problems};
 use crate::frame::{Frame, InterfaceId};
-use crate::ledger::KernelDrops;
+use crate::ledger::{KernelDrops, SenderLedger};
 use crate::quantity::{Directions, Mtu, Timestamp};
 
 /// What a source has after a [`drain`](Source::drain).
@@ -68,6 +70,13 @@ pub trait Source: Send {
     /// What the kernel dropped before us since the source was opened: rising totals. Takes a few system calls, in which
     /// a source also notices what changed about its interface: for once a second and for the end, not for every turn.
     fn kernel_drops(&mut self) -> KernelDrops;
+
+    /// Appends what came from whom, for a source that receives tunnels. At the `end` of the session nothing more is
+    /// expected, and what is missing is lost. For once a second, like [`kernel_drops`](Self::kernel_drops).
+    fn senders(&mut self, _end: bool, _all: &mut Vec<SenderLedger>) {}
+
+    /// Lends what the source still holds back, at the end of the session.
+    fn finish(&mut self, _each: &mut dyn FnMut(&Frame<'_>)) {}
 }
 
 /// What a session captures from.
@@ -80,14 +89,15 @@ pub struct Opened {
     pub progress: Option<Progress>,
 }
 
-/// An interface of this host, or a capture file, which is one interface of its own name.
+/// An interface of this host; or a capture file or the socket of a tunnel endpoint, which is one interface of its own
+/// name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// Its MTU when it was opened; `None` for a file and for `any`.
+    /// Its MTU when it was opened; `None` for a file, for `any` and for a tunnel endpoint.
     pub mtu: Option<Mtu>,
-    /// What captures it; `None` for a file.
+    /// What captures it; `None` for a file and for a tunnel endpoint.
     pub engine: Option<Engine>,
 }
 
@@ -104,6 +114,7 @@ pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
             let progress = file.progress();
             Ok(Opened { sources: vec![Box::new(file)], interfaces, progress })
         }
+        SourcePlan::Tunnels(tunnels) => tunnel::open(tunnels, plan),
     }
 }
 

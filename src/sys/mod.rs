@@ -6,5 +6,6 @@ pub mod interface;
 pub mod mmap;
 pub mod mmsg;
 pub mod packet_socket;
+pub mod recvmmsg;
 pub mod socket_option;
 pub mod tpacket;

@@ -162,16 +162,13 @@ impl Window {
     fn move_to(&mut self, first: u32, second: u32, counts: &mut Counts) {
         let highest = if second.wrapping_sub(first) < WINDOW { second } else { first };
         // Senders begin at 0 (RFC 2890 section 2.2). A wrap comes step by step, so who suddenly is there began anew.
-        match self.ahead(highest).filter(|_| first.min(second) >= WINDOW) {
-            Some(distance) => {
-                counts.lost += self.advance(distance);
-                self.see(highest);
-            }
-            None => {
-                counts.lost += self.missing();
-                counts.restarts += 1;
-                *self = Self::beginning_at(highest);
-            }
+        if let Some(distance) = self.ahead(highest).filter(|_| first.min(second) >= WINDOW) {
+            counts.lost += self.advance(distance);
+            self.see(highest);
+        } else {
+            counts.lost += self.missing();
+            counts.restarts += 1;
+            *self = Self::beginning_at(highest);
         }
         if first == second {
             return;
@@ -331,7 +328,9 @@ mod tests {
     #[test]
     fn what_may_still_come_is_not_lost_yet() {
         let mut stream = Stream::default();
-        [0, 1, 3].into_iter().for_each(|number| stream.receive(number));
+        for number in [0, 1, 3] {
+            stream.receive(number);
+        }
         assert_eq!(stream.counts(), Counts { received: 3, ..Counts::default() });
         stream.receive(2);
         assert_eq!(stream.counts(), Counts { received: 4, reordered: 1, ..Counts::default() });
