@@ -21,4 +21,5 @@ mod frame_types;
 mod ids;
 mod law;
 mod own_traffic;
+mod receive;
 mod resources;
