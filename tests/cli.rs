@@ -209,7 +209,7 @@ fn a_session_must_be_there_and_be_chosen() {
 
 #[test]
 fn each_command_s_help_teaches_with_three_examples() {
-    for command in ["", "mirror ", "check ", "probe "] {
+    for command in ["", "mirror ", "receive ", "check ", "probe "] {
         let output = farspan(Path::new("/"), &format!("{command}--help"));
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(0));

@@ -39,9 +39,7 @@ Examples:
   farspan check -i eth0 --to 'vxlan://192.0.2.10?vni=42'
       what would happen: MTU, route, privileges, bandwidth; sends nothing
   farspan receive --from vxlan://0.0.0.0 --to pcap:- | tshark -r -
-      look at what somebody else mirrors to this host
-  farspan mirror -r incident.pcapng --rate 20kpps --to 'erspan2://192.0.2.10?session=7'
-      replay a capture file to an appliance";
+      look at what somebody else mirrors to this host";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -18,9 +18,7 @@ Examples:
   farspan receive --from erspan://0.0.0.0 --to pcap:- | tshark -r -
       look at them while they come
   farspan receive --from 'erspan3://0.0.0.0?session=7' --to 'vxlan://192.0.2.10?vni=7'
-      relay ERSPAN III, which Suricata does not read, as VXLAN, which it does
-  farspan receive --from file:underlay.pcap --to pcap:inner.pcap
-      take the frames out of the tunnels in a capture file";
+      relay ERSPAN III, which Suricata does not read, as VXLAN, which it does";
 
 /// Arguments of `farspan receive`.
 #[derive(Debug, Args)]

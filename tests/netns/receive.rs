@@ -58,11 +58,11 @@ fn everything_comes_back(encapsulation: &Encapsulation, underlay: Underlay) {
     frames.extend(traffic::twelve_types().into_iter().map(|(_, frame)| frame));
     let refusals = Capture::start(&lab, &lab.analyzer, "a0", UNREACHABLE);
     let received = lab.path("received.pcap");
-    let receiver = receive_to(&lab, &[&encapsulation.endpoint(underlay)], &received);
+    let farspan = receive_to(&lab, &[&encapsulation.endpoint(underlay)], &received);
 
     let sent = mirror(&lab, &frames, &encapsulation.url(underlay));
     await_frames(&received, frames.len());
-    let ledger = receiver.stop();
+    let ledger = farspan.stop();
     ledger.assert_lossless();
     assert_eq!(ledger.captured, sent.only().sent);
 
@@ -93,14 +93,14 @@ fn one_process_takes_every_encapsulation_over_both_families() {
         .flat_map(|scheme| [format!("{scheme}://0.0.0.0"), format!("{scheme}://[::]")])
         .collect();
     let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
-    let receiver = receive_to(&lab, &endpoints, &received);
+    let farspan = receive_to(&lab, &endpoints, &received);
     for encapsulation in ALL {
         for underlay in [Underlay::V4, Underlay::V6] {
             mirror(&lab, &frames, &encapsulation.url(underlay));
         }
     }
     await_frames(&received, frames.len() * ALL.len() * 2);
-    let ledger = receiver.stop();
+    let ledger = farspan.stop();
     ledger.assert_lossless();
     assert_eq!(ledger.captured, frames.len() as u64 * ALL.len() as u64 * 2);
     assert_eq!(ledger.senders.len(), ALL.len() * 2);
@@ -114,11 +114,11 @@ fn outer_fragments_come_back_whole() {
     let frames: Vec<_> = (0..100).map(|number| traffic::udp_frame(number, 1, 1514)).collect();
     for (encapsulation, underlay) in [(VXLAN, Underlay::V4), (VXLAN, Underlay::V6), (ERSPAN_2, Underlay::V4)] {
         let received = lab.path("received.pcap");
-        let receiver = receive_to(&lab, &[&encapsulation.endpoint(underlay)], &received);
+        let farspan = receive_to(&lab, &[&encapsulation.endpoint(underlay)], &received);
         let outer = Capture::start(&lab, &lab.analyzer, "a0", underlay.tunnel_filter());
         mirror(&lab, &frames, &encapsulation.url_with(underlay, "fit=fragment"));
         await_frames(&received, frames.len());
-        receiver.stop().assert_lossless();
+        farspan.stop().assert_lossless();
         let outer = outer.stop();
         assert!(frames_of(&received) == frames);
 
@@ -142,14 +142,14 @@ fn outer_fragments_come_back_whole() {
 fn the_kernels_vxlan_device_is_received() {
     let lab = Lab::with_underlay_mtu(WIDE_MTU);
     let received = lab.path("received.pcap");
-    let receiver = receive_to(&lab, &["vxlan://0.0.0.0?vni=42"], &received);
+    let farspan = receive_to(&lab, &["vxlan://0.0.0.0?vni=42"], &received);
     lab.host.run(&format!("ip link add vx0 type vxlan id 42 dstport 4789 local {UNDERLAY_HOST} remote {ANALYZER}"));
     lab.host.run("ip link set vx0 mtu 9000 addrgenmode none arp off up");
     let frames: Vec<_> = (0..500).map(|number| traffic::udp_frame(number, 16, 60 + number as usize * 2)).collect();
     let file = lab.write("sent.pcap", traffic::capture_file(&frames));
     lab.host.run(&format!("tcpreplay -q -i vx0 --pps 5000 {}", file.display()));
     await_frames(&received, frames.len());
-    receiver.stop().assert_lossless();
+    farspan.stop().assert_lossless();
     assert!(sorted(traffic::of_stranger(frames_of(&received))) == sorted(frames));
 }
 
@@ -181,7 +181,7 @@ mod what_open_vswitch_mirrors_is_received {
 fn what_open_vswitch_mirrors(endpoint: &str, tunnel: &str, encapsulation: &str) {
     let lab = Lab::with_underlay_mtu(1700);
     let received = lab.path("received.pcap");
-    let receiver = receive_to(&lab, &[endpoint], &received);
+    let farspan = receive_to(&lab, &[endpoint], &received);
     let _switch = OpenVswitch::mirror(&lab, tunnel);
     let greeting: Vec<_> = (0..1000).map(|number| traffic::udp_frame(number, 1, 60)).collect();
     // The switch begins to mirror some time after it was told to.
@@ -198,7 +198,7 @@ fn what_open_vswitch_mirrors(endpoint: &str, tunnel: &str, encapsulation: &str) 
         sent += some.len();
         await_that("every frame", || traffic::of_stranger(frames_of(&received)).len() >= sent);
     }
-    let ledger = receiver.stop();
+    let ledger = farspan.stop();
     ledger.assert_lossless();
     let arrived = traffic::of_stranger(frames_of(&received));
     assert!(arrived[before..] == longest[..], "byte for byte and in order");
@@ -245,10 +245,10 @@ fn losses_are_told_exactly() {
     let script = lab.write("sender.py", NUMBERING_SENDER);
 
     let received = lab.path("received.pcap");
-    let receiver = receive_to(&lab, &["erspan://0.0.0.0?session=7"], &received);
+    let farspan = receive_to(&lab, &["erspan://0.0.0.0?session=7"], &received);
     lab.host.run(&format!("python3 {} {ANALYZER} {}", script.display(), file.display()));
     await_frames(&received, numbers.len());
-    let ledger = receiver.stop();
+    let ledger = farspan.stop();
     ledger.assert_lossless();
     assert_eq!(before, 4010);
     assert_eq!(
@@ -270,13 +270,13 @@ fn losses_are_told_exactly() {
     let ordered = lab.path("ordered.pcap");
     let to = format!("pcap:{}", ordered.display());
     let arguments = ["--from", "erspan://0.0.0.0", "--to", &to, "--reorder", "500ms"];
-    let receiver = Farspan::receive(&lab, &lab.analyzer, &arguments);
+    let farspan = Farspan::receive(&lab, &lab.analyzer, &arguments);
     let swapped: Vec<u32> = (0..1000).map(|n: u32| if n == 0 || n == 999 { n } else { (n - 1 ^ 1) + 1 }).collect();
     let words: Vec<String> = swapped.iter().map(ToString::to_string).collect();
     std::fs::write(&file, words.join(" ")).unwrap();
     lab.host.run(&format!("python3 {} {ANALYZER} {}", script.display(), file.display()));
     await_frames(&ordered, 1000);
-    receiver.stop().assert_lossless();
+    farspan.stop().assert_lossless();
     let seen: Vec<u32> =
         frames_of(&ordered).iter().map(|frame| u32::from_be_bytes(frame[14..18].try_into().unwrap())).collect();
     assert_eq!(seen, (0..1000).collect::<Vec<u32>>());
@@ -309,12 +309,12 @@ fn who_is_not_allowed_costs_a_counter() {
     let received = lab.path("received.pcap");
     let to = format!("pcap:{}", received.display());
     let others = ["--from", "vxlan://0.0.0.0", "--to", &to, "--allow", "198.51.100.0/24", "--allow", "2001:db8::/32"];
-    let receiver = Farspan::receive(&lab, &lab.analyzer, &others);
-    assert!(!receiver.log().contains("everybody"), "{}", receiver.log());
+    let farspan = Farspan::receive(&lab, &lab.analyzer, &others);
+    assert!(!farspan.log().contains("everybody"), "{}", farspan.log());
     let frames: Vec<_> = (0..300).map(|number| traffic::udp_frame(number, 4, 200)).collect();
     let sent = mirror(&lab, &frames, &VXLAN.url(Underlay::V4));
     sent.assert_lossless();
-    let ledger = receiver.stop();
+    let ledger = farspan.stop();
     assert_eq!((ledger.captured, ledger.dropped.get("not_allowed")), (300, Some(&300)));
     assert_eq!(ledger.only().sent, 0);
     assert!(ledger.senders.is_empty(), "{ledger:#?}");
@@ -327,14 +327,14 @@ fn what_does_not_fit_the_receive_buffer_is_counted() {
     let lab = Lab::new();
     let received = lab.path("received.pcap");
     let to = format!("pcap:{}", received.display());
-    let receiver =
+    let farspan =
         Farspan::receive(&lab, &lab.analyzer, &["--from", "vxlan://0.0.0.0", "--to", &to, "--buffer", "1MiB"]);
-    succeed(Command::new("kill").args(["-STOP", &receiver.id().to_string()]));
+    succeed(Command::new("kill").args(["-STOP", &farspan.id().to_string()]));
     let frames: Vec<_> = (0..4000).map(|number| traffic::udp_frame(number, 4, 1000)).collect();
     let sent = mirror(&lab, &frames, &VXLAN.url(Underlay::V4));
     sent.assert_lossless();
-    succeed(Command::new("kill").args(["-CONT", &receiver.id().to_string()]));
-    let ledger = receiver.stop();
+    succeed(Command::new("kill").args(["-CONT", &farspan.id().to_string()]));
+    let ledger = farspan.stop();
     assert!(ledger.kernel_dropped > 0, "{ledger:#?}");
     assert_eq!(ledger.captured + ledger.kernel_dropped, 4000, "{ledger:#?}");
 }
