@@ -11,6 +11,7 @@ use super::open_error::OpenError;
 use super::transmit::{Transmit, count_dropped, count_sent};
 use super::udp::checksum_is_computed;
 use crate::config::plan::{FilePath, Fit, TunnelPlan};
+use crate::frame::WireFrame;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason};
 use crate::wire::outer::{Addresses, Outer, TooLong, Transport};
@@ -35,6 +36,7 @@ impl DryRunFiles {
 /// Writes the outer frames of one destination.
 #[derive(Debug)]
 pub(super) struct DryRun {
+    batch: Batch,
     /// Everything of the outer headers that does not change from datagram to datagram.
     outer: Outer,
     /// The source port of each bucket; empty for GRE.
@@ -86,6 +88,7 @@ impl DryRun {
         };
         let underlay = Arc::clone(underlay);
         Ok(Self {
+            batch: Batch::new(),
             outer,
             sources,
             underlay,
@@ -100,7 +103,8 @@ impl DryRun {
     }
 
     /// Appends the records of one datagram: several when it is fragmented.
-    fn record(&mut self, datagram: &Datagram, bytes: &[u8]) -> Result<(), TooLong> {
+    fn record(&mut self, datagram: &Datagram) -> Result<(), TooLong> {
+        let bytes = self.batch.bytes_of(datagram);
         if let (Transport::Udp { source_port, .. }, Some(&port)) =
             (&mut self.outer.transport, self.sources.get(datagram.bucket as usize))
         {
@@ -130,13 +134,26 @@ fn append(records: &mut Vec<u8>, datagram: &Datagram, packet: &[u8]) {
 }
 
 impl Transmit for DryRun {
+    fn push(&mut self, header_len: usize, frame: &WireFrame<'_>, bucket: u32, cut: bool) -> Option<&mut [u8]> {
+        self.batch.push(header_len, frame, bucket, cut)
+    }
+
+    fn waiting(&self) -> usize {
+        self.batch.len()
+    }
+
+    fn each_header(&mut self, each: &mut dyn FnMut(&mut [u8])) {
+        self.batch.each_header(each);
+    }
+
     /// In the order in which the datagrams came, whatever their bucket.
-    fn send(&mut self, batch: &mut Batch, _: Patience, account: &mut DestinationLedger) {
+    fn send(&mut self, _: Patience, account: &mut DestinationLedger) {
         self.records.clear();
         self.recorded.clear();
-        for datagram in batch.datagrams() {
-            match self.record(datagram, batch.bytes_of(datagram)) {
-                Ok(()) => self.recorded.push(*datagram),
+        for position in 0..self.batch.len() {
+            let datagram = self.batch.datagrams()[position];
+            match self.record(&datagram) {
+                Ok(()) => self.recorded.push(datagram),
                 Err(TooLong(_)) => count_dropped(account, DropReason::Oversize, 1),
             }
         }
@@ -155,7 +172,11 @@ impl Transmit for DryRun {
                 self.write_failed = Some(error);
             }
         }
-        batch.clear();
+        self.batch.clear();
+    }
+
+    fn keep(&mut self, count: usize) -> usize {
+        self.batch.truncate(count)
     }
 
     fn collect_reports(&mut self, _: &mut DestinationLedger) -> Option<io::Error> {

@@ -12,6 +12,7 @@ mod notices;
 pub mod open_error;
 mod raw_ip;
 pub mod runs;
+pub mod sequence;
 mod socket;
 mod socket_bank;
 pub mod transmit;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Patience;
-use super::batch::Batch;
 use super::dry_run::{DryRun, DryRunFiles};
 use super::encapsulate::{Encapsulator, outer_len, udp_port};
 use super::fit::Fitter;
@@ -43,7 +42,6 @@ struct Outbox {
     encapsulator: Encapsulator,
     /// Outer IP and UDP in bytes.
     outer_len: usize,
-    batch: Batch,
     /// How many buckets the engine has: one a source port; 0 counts as 1.
     buckets: u32,
     engine: Box<dyn Transmit>,
@@ -91,6 +89,7 @@ impl Tunnel {
 
     /// Sends the batch, if the next hop can be reached; also takes in what came back since the last time.
     pub fn flush(&mut self, now: Instant, account: &mut DestinationLedger) {
+        self.outbox.engine.settle(now, account);
         self.outbox.release(Some(now), account);
         if self.notices.is_due(now) {
             let failure = self.outbox.engine.collect_reports(account);
@@ -103,6 +102,7 @@ impl Tunnel {
     pub fn finish(&mut self, now: Instant, account: &mut DestinationLedger) {
         self.outbox.release(Some(now), account);
         self.outbox.abandon(DropReason::Stopping, account);
+        self.outbox.engine.finish(account);
         let failure = self.outbox.engine.collect_reports(account);
         self.notices.say(now, account, failure);
     }
@@ -148,26 +148,36 @@ impl Outbox {
             count_dropped(account, DropReason::Oversize, 1);
             return;
         }
-        if !self.batch.has_room_for(datagram_len) {
+        if !self.try_push(frame, cut) {
             self.release(None, account);
+            if !self.try_push(frame, cut) {
+                // The engine is full of frames that are held for the next hop, or that the device has not sent yet.
+                let held = self.engine.waiting() > 0;
+                let reason = if held { DropReason::Unreachable } else { DropReason::DeviceBusy };
+                count_dropped(account, reason, 1);
+            }
         }
+    }
+
+    /// Gives the frame to the engine, if that has room.
+    fn try_push(&mut self, frame: &WireFrame<'_>, cut: bool) -> bool {
         let bucket = frame.flow.bucket(self.buckets);
-        match self.batch.push(self.encapsulator.header_len(), frame, bucket, cut) {
-            Some(header) => self.encapsulator.write(frame, header),
-            // Only while the first frames are held for the next hop, and these are large: the batch is full of them.
-            None => count_dropped(account, DropReason::Unreachable, 1),
-        }
+        let header = self.engine.push(self.encapsulator.header_len(), frame, bucket, cut);
+        header.map(|header| self.encapsulator.write(frame, header)).is_some()
     }
 
     /// Lets the batch go, keeps the beginning of it, or drops it, as the next hop allows.
     fn release(&mut self, now: Option<Instant>, account: &mut DestinationLedger) {
-        if self.batch.is_empty() {
+        if self.engine.waiting() == 0 {
             return;
         }
         match self.gate.as_mut().map_or(Passage::Open, |gate| gate.ask(now)) {
-            Passage::Open => self.engine.send(&mut self.batch, self.patience, account),
+            Passage::Open => {
+                self.encapsulator.number(&mut *self.engine);
+                self.engine.send(self.patience, account);
+            }
             Passage::Hold => {
-                let late = self.batch.truncate(NEXT_HOP_QUEUE);
+                let late = self.engine.keep(NEXT_HOP_QUEUE);
                 count_dropped(account, DropReason::Unreachable, late);
             }
             Passage::Shut => self.abandon(DropReason::Unreachable, account),
@@ -176,7 +186,7 @@ impl Outbox {
 
     /// Drops what is still in the batch.
     fn abandon(&mut self, reason: DropReason, account: &mut DestinationLedger) {
-        let left = self.batch.truncate(0);
+        let left = self.engine.keep(0);
         count_dropped(account, reason, left);
         if let Some(gate) = &mut self.gate {
             gate.clear();
@@ -196,7 +206,6 @@ impl Tunnel {
         let is_live = plan.transmit == TransmitPlan::Socket;
         let outbox = Outbox {
             outer_len: outer_len(&plan.encapsulation, underlay.remote()),
-            batch: Batch::new(),
             buckets: u32::try_from(sources.len()).unwrap_or(u32::MAX),
             engine,
             gate: is_live.then(|| NextHopGate::new(Arc::clone(underlay), patience)),

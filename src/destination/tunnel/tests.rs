@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::super::batch::Batch;
 use super::super::testing::{frame, ledger, plan, udp_frame, underlay, vxlan};
 use super::super::transmit::count_sent;
 use super::super::{Destination, Destinations};
@@ -23,18 +24,35 @@ use crate::select::own_traffic::Carrier;
 /// An engine that drops what its script says and counts what it "sent".
 #[derive(Debug, Default)]
 struct Scripted {
+    batch: Batch,
     fates: VecDeque<Option<DropReason>>,
 }
 
 impl Transmit for Scripted {
-    fn send(&mut self, batch: &mut Batch, _: Patience, account: &mut DestinationLedger) {
-        for datagram in batch.datagrams() {
+    fn push(&mut self, header_len: usize, frame: &WireFrame<'_>, bucket: u32, cut: bool) -> Option<&mut [u8]> {
+        self.batch.push(header_len, frame, bucket, cut)
+    }
+
+    fn waiting(&self) -> usize {
+        self.batch.len()
+    }
+
+    fn each_header(&mut self, each: &mut dyn FnMut(&mut [u8])) {
+        self.batch.each_header(each);
+    }
+
+    fn send(&mut self, _: Patience, account: &mut DestinationLedger) {
+        for datagram in self.batch.datagrams() {
             match self.fates.pop_front().flatten() {
                 Some(reason) => count_dropped(account, reason, 1),
                 None => count_sent(account, datagram, 28),
             }
         }
-        batch.clear();
+        self.batch.clear();
+    }
+
+    fn keep(&mut self, count: usize) -> usize {
+        self.batch.truncate(count)
     }
 
     fn collect_reports(&mut self, _: &mut DestinationLedger) -> Option<io::Error> {
@@ -47,7 +65,7 @@ fn scripted(fit: Fit, fates: Vec<Option<DropReason>>, next_hop: NextHop) -> (Tun
     let underlay = underlay("192.0.2.1", 1500, next_hop);
     let (_, plan) = plan(vxlan(VXLAN_PORT), underlay.remote(), fit);
     let encapsulator = Encapsulator::new(&plan.encapsulation, &["eth0".into()]).unwrap();
-    let engine: Box<dyn Transmit> = Box::new(Scripted { fates: fates.into() });
+    let engine: Box<dyn Transmit> = Box::new(Scripted { fates: fates.into(), ..Scripted::default() });
     (Tunnel::assemble(&plan, &underlay, encapsulator, (engine, vec![49152, 49153]), Patience::Drop), underlay)
 }
 
