@@ -72,7 +72,7 @@ class Bench:
 
     def costs(self):
         """CPU ns a frame: the rows."""
-        rounds, seconds, megabytes = (5, 0.3, 40) if self.quick else (7, 1.0, 200)
+        rounds, seconds, megabytes = (5, 0.25, 30) if self.quick else (7, 1.0, 200)
         self.say(f"{'CPU ns a frame':34}{'tap':>7}{'baseline':>10}{'ratio':>8}{'goal':>8}{'traffic +':>12}{'lost':>8}")
         for (sink, size, encapsulation), bars in BARS.items():
             if sink not in self.chosen.sink or size not in self.sizes or encapsulation not in self.chosen.encap:
@@ -134,7 +134,7 @@ class Bench:
 
     def rates(self):
         """The highest loss-free rates."""
-        rounds, seconds, tries = (1, 0.3, 5) if self.quick else (5, 0.5, 6)
+        rounds, seconds, tries = (1, 0.25, 4) if self.quick else (5, 0.5, 6)
         self.found["rates"] = []
         self.say(f"{'highest loss-free rate, veth, vxlan':34}{'frames/s':>10}")
         for size in [size for size in self.sizes if size != "tcp" and (size == "imix" or not self.quick)]:
@@ -149,7 +149,7 @@ class Bench:
 
     def delays(self):
         """From the tapped interface to the analyzer's."""
-        rounds, seconds = (5, 0.5) if self.quick else (5, 2.0)
+        rounds, seconds = (5, 0.4) if self.quick else (5, 2.0)
         self.found["delays_ms"] = []
         self.say(f"{'delay in ms, imix, veth, vxlan':34}{'p50':>7}{'p99':>10}{'largest':>10}{'goal':>6}")
         for pace in PACES:
