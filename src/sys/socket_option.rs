@@ -1,9 +1,11 @@
-//! setsockopt(2) for whole-number options that neither socket2 nor nix knows.
+//! setsockopt(2) for options that neither socket2 nor nix knows.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::c_int;
+
+use super::{check, length_of};
 
 /// A socket option whose value is a C `int`: its level and its name.
 #[derive(Clone, Copy, Debug)]
@@ -32,13 +34,7 @@ impl IntOption {
     /// # Errors
     /// The kernel's, for instance `ENOPROTOOPT` from a socket of another family.
     pub fn set(self, socket: BorrowedFd<'_>, value: c_int) -> io::Result<()> {
-        #[allow(clippy::cast_possible_truncation, reason = "an int has four bytes")]
-        let length = size_of::<c_int>() as libc::socklen_t;
-        // SAFETY: setsockopt(2): "The arguments optval and optlen are used to access option values": they describe
-        // `value`, which outlives the call; the kernel copies it. The descriptor is open because it is borrowed.
-        let done =
-            unsafe { libc::setsockopt(socket.as_raw_fd(), self.0, self.1, std::ptr::from_ref(&value).cast(), length) };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        set_option(socket, self.0, self.1, &value)
     }
 }
 
@@ -53,12 +49,11 @@ pub fn dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const DROPS: usize = 8;
     const COUNTERS: usize = 9;
     let mut counters = [0_u32; COUNTERS];
-    #[allow(clippy::cast_possible_truncation, reason = "36 bytes")]
-    let mut length = size_of_val(&counters) as libc::socklen_t;
+    let mut length = length_of::<[u32; COUNTERS]>();
     // SAFETY: getsockopt(2): optval and optlen "identify a buffer in which the value for the requested option(s) are to
     // be returned"; "optlen is a value-result argument, initially containing the size of the buffer": they describe
     // `counters`, plain integers that outlive the call. The descriptor is open because it is borrowed.
-    let done = unsafe {
+    check(unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
@@ -66,8 +61,21 @@ pub fn dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
             counters.as_mut_ptr().cast(),
             &raw mut length,
         )
-    };
-    if done == 0 { Ok(counters[DROPS]) } else { Err(io::Error::last_os_error()) }
+    })?;
+    Ok(counters[DROPS])
+}
+
+/// Sets an option whose value is any C structure.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &T) -> io::Result<()> {
+    // SAFETY: setsockopt(2): "The arguments optval and optlen are used to access option values": they describe `value`,
+    // which outlives the call; the kernel copies it. The descriptor is open because it is borrowed.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length_of::<T>())
+    })?;
+    Ok(())
 }
 
 #[cfg(test)]
