@@ -13,6 +13,8 @@ pub mod open_error;
 mod raw_ip;
 pub mod runs;
 pub mod sequence;
+pub mod shared;
+pub mod shared_file;
 mod socket;
 mod socket_bank;
 pub mod transmit;
@@ -69,6 +71,14 @@ impl Explain for Unwritten {
     }
 }
 
+impl Unwritten {
+    /// The destination of `account`, which is a capture file, if it lacks frames.
+    pub fn of(account: &DestinationLedger) -> Option<Self> {
+        let frames = account.dropped[DropReason::WriteFailed];
+        (frames > 0).then(|| Self { to: Arc::clone(&account.to), frames })
+    }
+}
+
 impl Destinations {
     /// In the order of the plan, which is the order of the ledger's accounts.
     pub fn new(destinations: Vec<Destination>) -> Self {
@@ -108,18 +118,6 @@ impl Destinations {
         self.0.iter().all(|destination| match destination {
             Destination::Tunnel(tunnel) => tunnel.is_closed(),
             Destination::File(file) => file.is_closed(),
-        })
-    }
-
-    /// The capture files, dry runs among them, that lack frames because they could not be written.
-    pub fn failures(&self, ledger: &Ledger) -> impl Iterator<Item = Unwritten> {
-        self.0.iter().zip(&ledger.destinations).filter_map(|(destination, account)| {
-            let is_file = match destination {
-                Destination::Tunnel(tunnel) => tunnel.own_tunnel().is_none(),
-                Destination::File(_) => true,
-            };
-            let frames = account.dropped[DropReason::WriteFailed];
-            (is_file && frames > 0).then(|| Unwritten { to: Arc::clone(&account.to), frames })
         })
     }
 

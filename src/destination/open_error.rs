@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
+use super::shared_file::CannotCreate;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::setcap_line;
 use crate::quantity::PortRange;
@@ -97,14 +98,8 @@ pub enum OpenError {
         cause: io::Error,
     },
     /// The dry run's file cannot be made.
-    #[error("cannot write {file}")]
-    File {
-        /// The file as the operator wrote it.
-        file: String,
-        /// The kernel's words.
-        #[source]
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] CannotCreate),
 }
 
 impl OpenError {
@@ -119,7 +114,7 @@ impl OpenError {
             Self::NotLocal { .. } => Some("source"),
             Self::Device { .. } => Some("device"),
             Self::NoFreePort { .. } => Some("ports"),
-            Self::File { .. } => Some("transmit"),
+            Self::File(_) => Some("transmit"),
             Self::NoId { .. } | Self::NotPermitted(_) | Self::Socket { .. } => None,
         }
     }
@@ -136,7 +131,7 @@ impl OpenError {
             Self::NotLocal { .. } => Some("`ip address` lists the addresses of this host".into()),
             Self::Device { .. } => Some("`ip link` lists the interfaces of this host".into()),
             Self::NoFreePort { .. } => Some("give a wider range with `ports`, or see who has them: ss -uanp".into()),
-            Self::File { .. } => Some("the dry run needs a directory that it may write to".into()),
+            Self::File(cannot) => cannot.hint(),
             Self::Socket { .. } => None,
         }
     }
@@ -146,9 +141,8 @@ impl OpenError {
             Self::NoId { .. } => ExitCode::Usage,
             Self::NotPermitted(_) => ExitCode::NotPermitted,
             Self::Device { .. } => ExitCode::NoInput,
-            Self::NotLocal { .. } | Self::NoFreePort { .. } | Self::Socket { .. } | Self::File { .. } => {
-                ExitCode::Failed
-            }
+            Self::File(cannot) => cannot.exit_code(),
+            Self::NotLocal { .. } | Self::NoFreePort { .. } | Self::Socket { .. } => ExitCode::Failed,
         }
     }
 }

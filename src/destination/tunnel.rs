@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Patience;
-use super::dry_run::{DryRun, DryRunFiles};
+use super::dry_run::DryRun;
 use super::encapsulate::{Encapsulator, outer_len, udp_port};
 use super::fit::Fitter;
 use super::next_hop::{NextHopGate, Passage};
 use super::notices::Notices;
 use super::open_error::{CannotOpen, OpenError};
 use super::runs::Runs;
+use super::shared::SharedEnds;
 use super::socket_bank::SocketBank;
 use super::transmit::{Transmit, count_dropped};
 use super::{raw_ip, udp};
@@ -55,7 +56,8 @@ const LARGEST_PACKET: usize = 65_535;
 
 impl Tunnel {
     /// Opens the sockets, or the dry run's file, of `destination`, whose tunnel is `plan`. Ids are resolved for
-    /// `interfaces`, the session's list. `files` are the session's dry runs so far: one file for all that name it.
+    /// `interfaces`, the session's list. `shared` is what the session's
+    /// destinations have in common.
     ///
     /// # Errors
     /// What the kernel does not permit or have, or an interface without an id.
@@ -65,11 +67,11 @@ impl Tunnel {
         underlay: &Arc<Underlay>,
         interfaces: &[String],
         patience: Patience,
-        files: &mut DryRunFiles,
+        shared: &mut SharedEnds,
     ) -> Result<Self, CannotOpen> {
         let encapsulator = Encapsulator::new(&plan.encapsulation, interfaces);
         encapsulator
-            .and_then(|encapsulator| Ok((encapsulator, open_engine(plan, underlay, files)?)))
+            .and_then(|encapsulator| Ok((encapsulator, open_engine(plan, underlay, shared)?)))
             .map(|(encapsulator, engine)| Self::assemble(plan, underlay, encapsulator, engine, patience))
             .map_err(|error| CannotOpen { destination: destination.place(), error })
     }
@@ -229,14 +231,14 @@ impl Tunnel {
 fn open_engine(
     plan: &TunnelPlan,
     underlay: &Arc<Underlay>,
-    files: &mut DryRunFiles,
+    shared: &mut SharedEnds,
 ) -> Result<(Box<dyn Transmit>, Vec<u16>), OpenError> {
     let outer_len = outer_len(&plan.encapsulation, underlay.remote());
     let bank = |sockets, runs| Box::new(SocketBank::new(sockets, runs, Arc::clone(underlay), outer_len));
     Ok(match (&plan.transmit, udp_port(&plan.encapsulation)) {
         (TransmitPlan::CaptureFile(path), _) => {
             let sources: Vec<u16> = udp::ports(plan.ports).take(SOURCE_PORTS as usize).collect();
-            (Box::new(DryRun::new(plan, underlay, sources.clone(), files.open(path)?)?), sources)
+            (Box::new(DryRun::new(plan, underlay, sources.clone(), shared.file(path)?)?), sources)
         }
         (TransmitPlan::Socket, Some(port)) => {
             let (sockets, sources) = udp::open(plan, underlay, port)?;

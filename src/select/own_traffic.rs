@@ -52,6 +52,24 @@ pub enum Carrier {
     },
 }
 
+impl OwnTunnel {
+    /// The tunnels of several workers, each a list in the order of the session's destinations, as one such list: a tunnel's
+    /// workers differ in their source ports only.
+    pub fn of_all_workers(workers: impl IntoIterator<Item = Vec<Self>>) -> Vec<Self> {
+        let join = |mut joined: Vec<Self>, worker: Vec<Self>| {
+            for (tunnel, other) in joined.iter_mut().zip(worker) {
+                if let (Carrier::Udp { sources, .. }, Carrier::Udp { sources: more, .. }) =
+                    (&mut tunnel.carrier, other.carrier)
+                {
+                    sources.extend(more);
+                }
+            }
+            joined
+        };
+        workers.into_iter().reduce(join).unwrap_or_default()
+    }
+}
+
 /// Recognises the session's own datagrams, their later fragments, and ICMP errors that quote them.
 #[derive(Debug, Default)]
 pub struct OwnTraffic {

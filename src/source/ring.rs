@@ -13,12 +13,13 @@ use socket2::{SockFilter, SockRef};
 
 use super::block::{Captured, Cursor};
 use super::error::SourceError;
+use super::fan_out::FanOut;
 use super::{Readiness, Source, filter, live};
 use crate::config::plan::{LivePlan, SessionPlan};
 use crate::error::Explain;
 use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::KernelDrops;
-use crate::quantity::{Directions, Ifindex, Mtu};
+use crate::quantity::{Directions, Ifindex, Mtu, Workers};
 use crate::sys;
 use crate::sys::packet_socket::{PacketSocket, RingShape};
 use crate::sys::tpacket::Ring;
@@ -40,17 +41,20 @@ pub(super) struct RingCapture {
     /// Whether what the offloads left unfinished is to be finished.
     normalise: bool,
     drops: KernelDrops,
+    /// Whether it says what all workers see of the interface.
+    speaks: bool,
 }
 
 impl RingCapture {
-    /// Captures frames of the plan's directions that the session's filter matches, through a ring of `buffer` bytes. `None`
-    /// when the interface is not Ethernet: then libpcap has to make frames of what it gives.
+    /// Captures frames of the plan's directions that the session's filter matches, through one ring of `buffer` bytes for
+    /// each of the plan's workers. `None` when the interface is not Ethernet: then libpcap has to make frames of what it
+    /// gives.
     pub(super) fn open(
         plan: &LivePlan,
         session: &SessionPlan,
         (interface, name): (InterfaceId, &str),
         buffer: u64,
-    ) -> Result<Option<Self>, SourceError> {
+    ) -> Result<Option<Vec<Self>>, SourceError> {
         // libpcap knows why an interface cannot be captured, and writes its filter for a capture that is open.
         let mut judge = live::activate(plan, name, u64::from(BLOCK))?;
         if judge.get_datalink() != pcap::Linktype::ETHERNET {
@@ -66,16 +70,17 @@ impl RingCapture {
             filter::program(&judge, directions, &session.filter).map_err(|cause| live::refusal(name, cause))?;
         drop(judge);
 
-        let ring = open_ring(plan, name, directions, &program, buffer)
-            .map_err(|cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause })?;
-        Ok(Some(Self {
+        let rings = open_rings(plan, name, directions, &program, buffer)?;
+        let captures = rings.into_iter().enumerate().map(|(worker, ring)| Self {
             ring,
             cursor: None,
             name: name.to_owned(),
             interface,
             normalise: session.normalise.enabled,
             drops: KernelDrops::default(),
-        }))
+            speaks: worker == 0,
+        });
+        Ok(Some(captures.collect()))
     }
 
     /// The interface's MTU.
@@ -90,7 +95,9 @@ impl RingCapture {
             Ok(None) => Ok(()),
             Ok(Some(cause)) | Err(cause) => match sys::interface::mtu(self.ring.as_fd(), &self.name) {
                 Ok(_) => {
-                    tracing::warn!("{}: {cause}; waiting for it", self.name);
+                    if self.speaks {
+                        tracing::warn!("{}: {cause}; waiting for it", self.name);
+                    }
                     Ok(())
                 }
                 Err(_) => Err(SourceError::InterfaceGone { interface: self.name.clone(), cause }),
@@ -99,19 +106,37 @@ impl RingCapture {
     }
 }
 
-/// The order matters: a socket of no protocol gets no frame, and a filter that rejects everything keeps it so until
-/// the real one is there.
-fn open_ring(
+/// One ring for each worker. The filter that lets frames in comes last, when every worker has joined: until then each
+/// socket would capture what is the others' too.
+fn open_rings(
     plan: &LivePlan,
     name: &str,
     directions: Directions,
     program: &[SockFilter],
     buffer: u64,
-) -> io::Result<Ring> {
+) -> Result<Vec<Ring>, SourceError> {
+    let cannot_open = |cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause };
+    let cannot_share = |cause| SourceError::CannotShare { interface: name.to_owned(), cause };
+    let mut group = (plan.workers > Workers::LEAST).then(|| FanOut::new(directions));
+    let mut rings = Vec::new();
+    for _ in 0..plan.workers.value() {
+        let ring = open_ring(plan, name, directions, buffer).map_err(cannot_open)?;
+        group.as_mut().map_or(Ok(()), |group| group.join(ring.as_fd())).map_err(cannot_share)?;
+        rings.push(ring);
+    }
+    for ring in &rings {
+        SockRef::from(ring).attach_filter(program).map_err(cannot_open)?;
+    }
+    Ok(rings)
+}
+
+/// The order matters: a socket of no protocol gets no frame, and a filter that rejects everything keeps it so until
+/// the real one is there.
+fn open_ring(plan: &LivePlan, name: &str, directions: Directions, buffer: u64) -> io::Result<Ring> {
     let index = nix::net::if_::if_nametoindex(name)?;
     let interface = Ifindex::new(u64::from(index)).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
     let ring = Ring::map(PacketSocket::open()?, shape(buffer, plan))?;
-    SockRef::from(&ring).attach_filter(&[reject()])?;
+    SockRef::from(&ring).attach_filter(&[filter::REJECT])?;
     ring.socket().bind(interface)?;
     if directions == Directions::In
         && let Err(error) = ring.socket().ignore_outgoing()
@@ -122,7 +147,6 @@ fn open_ring(
     if plan.promiscuous {
         ring.socket().promiscuous(interface)?;
     }
-    SockRef::from(&ring).attach_filter(program)?;
     Ok(ring)
 }
 
@@ -130,12 +154,6 @@ fn is_loopback(name: &str) -> bool {
     getifaddrs().is_ok_and(|mut interfaces| {
         interfaces.any(|one| one.interface_name == name && one.flags.contains(InterfaceFlags::IFF_LOOPBACK))
     })
-}
-
-/// `ret #0`: no byte of any frame.
-fn reject() -> SockFilter {
-    const RETURN: u16 = 0x06;
-    SockFilter::new(RETURN, 0, 0, 0)
 }
 
 fn shape(buffer: u64, plan: &LivePlan) -> RingShape {

@@ -30,7 +30,7 @@ fn open_planned(namespace: &Namespace, plan: TunnelPlan, way: Arc<Underlay>, pat
     namespace.run(move || {
         let to = "test".to_owned();
         let destination = DestinationPlan { name: "1".to_owned(), to, end: End::Tunnel(plan.clone()) };
-        Tunnel::open(&destination, &plan, &way, &["eth0".into()], patience, &mut DryRunFiles::default()).unwrap()
+        Tunnel::open(&destination, &plan, &way, &["eth0".into()], patience, &mut SharedEnds::default()).unwrap()
     })
 }
 

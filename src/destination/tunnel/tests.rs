@@ -218,8 +218,8 @@ fn with_gso(receiver: &UdpSocket, ports: &str, gso: Gso) -> Tunnel {
     let (destination, mut plan) = plan(vxlan(address.port()), address.ip(), Fit::Split);
     plan.ports = ports.parse().unwrap();
     plan.gso = gso;
-    let files = &mut DryRunFiles::default();
-    Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, files).unwrap()
+    let shared = &mut SharedEnds::default();
+    Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared).unwrap()
 }
 
 fn receiver(address: &str) -> UdpSocket {
@@ -297,8 +297,8 @@ fn ports_in_use_are_passed_over_and_a_range_without_a_free_one_is_an_error() {
     let underlay = underlay("127.0.0.1", 65_536, NextHop::Usable);
     let (destination, mut plan) = plan(vxlan(VXLAN_PORT), underlay.remote(), Fit::Split);
     plan.ports = port.to_string().parse::<PortRange>().unwrap();
-    let files = &mut DryRunFiles::default();
-    let Err(error) = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, files) else {
+    let shared = &mut SharedEnds::default();
+    let Err(error) = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared) else {
         panic!("the only port is taken")
     };
     assert_eq!(error.to_string(), format!("every UDP source port of {port}-{port} is in use at 127.0.0.1"));
@@ -329,15 +329,15 @@ fn one_port_keeps_the_order_of_all_flows() {
 fn an_interface_without_an_id_and_a_foreign_source_address_are_said_with_what_to_do() {
     let vni = Ids { by_interface: vec![("eth*".into(), crate::quantity::Vni::MAX)], out_by_interface: Vec::new() };
     let way = underlay("192.0.2.77", 1500, NextHop::Usable);
-    let files = &mut DryRunFiles::default();
+    let shared = &mut SharedEnds::default();
     let (destination, by_interface) = plan(Encapsulation::Vxlan { vni, port: VXLAN_PORT }, way.remote(), Fit::Split);
-    let error = Tunnel::open(&destination, &by_interface, &way, &["lo".into()], Patience::Drop, files).unwrap_err();
+    let error = Tunnel::open(&destination, &by_interface, &way, &["lo".into()], Patience::Drop, shared).unwrap_err();
     assert_eq!(error.to_string(), "interface \"lo\" has no VNI");
     assert_eq!(error.exit_code(), ExitCode::Usage);
     assert_eq!(error.hint().unwrap(), "the ids are given for eth*: add one for this interface, or for \"*\"");
 
     let (destination, plan) = plan(vxlan(VXLAN_PORT), way.remote(), Fit::Split);
-    let error = Tunnel::open(&destination, &plan, &way, &["lo".into()], Patience::Drop, files).unwrap_err();
+    let error = Tunnel::open(&destination, &plan, &way, &["lo".into()], Patience::Drop, shared).unwrap_err();
     assert_eq!(error.to_string(), "cannot send from 192.0.2.77");
     assert_eq!(error.exit_code(), ExitCode::Failed);
 }
