@@ -1,9 +1,9 @@
 //! How several workers share one interface: packet(7)'s fan-out, a group of sockets of which each frame meets one.
 //!
-//! The kernel chooses by its symmetric flow hash (`net/packet/af_packet.c:fanout_demux_hash`, which since Linux 4.7 asks
-//! `net/core/flow_dissector.c:__skb_get_hash_symmetric`): addresses, protocol and ports of the first IP header behind VLAN
-//! tags, of the inner one behind GRE; addresses alone for fragments; the protocol alone where there is no IP. So both
-//! directions of a flow meet one worker, and all fragments of one packet do.
+//! On Ethernet interfaces a program of our own chooses by the flow ([`flow_program`]). Elsewhere the kernel's symmetric hash
+//! does (`net/packet/af_packet.c:fanout_demux_hash`, which since Linux 4.7 asks
+//! `net/core/flow_dissector.c:__skb_get_hash_symmetric`). By either, both directions of a flow meet one worker, and so do
+//! all fragments of one packet.
 //!
 //! Not asked for: `DEFRAG`, which would mirror whole packets in the place of their fragments, and `ROLLOVER`, which would
 //! give the frames of a full ring to another worker and tear flows apart.
@@ -13,7 +13,9 @@ use std::os::fd::BorrowedFd;
 
 use libc::{c_int, c_uint};
 
+use super::flow_program;
 use crate::quantity::Directions;
+use crate::sys::packet_fanout;
 use crate::sys::socket_option::IntOption;
 
 /// One group in the making: its members are the workers' sockets, in the workers' order. Groups of one interface that
@@ -27,12 +29,13 @@ pub(super) struct FanOut {
 }
 
 impl FanOut {
-    /// A group without members, for frames of `directions`.
-    pub(super) fn new(directions: Directions) -> Self {
+    /// A group without members for an Ethernet interface or another one, for frames of `directions`.
+    pub(super) fn new(is_ethernet: bool, directions: Directions) -> Self {
+        let chosen_by = if is_ethernet { libc::PACKET_FANOUT_CBPF } else { libc::PACKET_FANOUT_HASH };
         // A group has its own answer to PACKET_IGNORE_OUTGOING. Kernels that do not know the flag ignore it, and leave it to
         // the filter.
         let ignored = if directions == Directions::In { libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING } else { 0 };
-        Self { mode: libc::PACKET_FANOUT_HASH | ignored, id: None }
+        Self { mode: chosen_by | ignored, id: None }
     }
 
     /// Makes `socket` the next member. It must be bound to the group's interface.
@@ -48,6 +51,9 @@ impl FanOut {
         IntOption::PACKET_FANOUT.set(socket, argument(unique, 0))?;
         let made = IntOption::PACKET_FANOUT.value_of(socket)?;
         self.id = Some(made.cast_unsigned() & 0xffff);
+        if self.mode & 0xff == libc::PACKET_FANOUT_CBPF {
+            packet_fanout::choose_by(socket, &flow_program::program())?;
+        }
         Ok(())
     }
 }

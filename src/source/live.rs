@@ -51,12 +51,13 @@ impl Live {
         if plan.workers == Workers::LEAST {
             return Ok(vec![Self::open_one(plan, session, interface, directions, buffer)?]);
         }
-        // Not told that outgoing frames are to be ignored: libpcap would not have told it to a single socket either.
-        let mut group = FanOut::new(Directions::InOut);
+        let mut group = None;
         let mut captures = Vec::new();
         for worker in 0..plan.workers.value() {
             let mut live = Self::open_one(plan, session, interface, directions, buffer)?;
             SockRef::from(&live.capture).attach_filter(&[filter::REJECT]).map_err(cannot_share)?;
+            // Not told to ignore what is sent: libpcap would not tell a single socket either.
+            let group = group.get_or_insert_with(|| FanOut::new(live.link.is_ethernet(), Directions::InOut));
             group.join(live.capture.as_fd()).map_err(cannot_share)?;
             live.tells_interface_drops = worker == 0;
             captures.push(live);

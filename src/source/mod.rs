@@ -9,6 +9,7 @@ mod error;
 mod fan_out;
 mod file;
 mod filter;
+mod flow_program;
 mod held;
 mod interfaces;
 mod link_type;

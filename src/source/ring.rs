@@ -117,7 +117,7 @@ fn open_rings(
 ) -> Result<Vec<Ring>, SourceError> {
     let cannot_open = |cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause };
     let cannot_share = |cause| SourceError::CannotShare { interface: name.to_owned(), cause };
-    let mut group = (plan.workers > Workers::LEAST).then(|| FanOut::new(directions));
+    let mut group = (plan.workers > Workers::LEAST).then(|| FanOut::new(true, directions));
     let mut rings = Vec::new();
     for _ in 0..plan.workers.value() {
         let ring = open_ring(plan, name, directions, buffer).map_err(cannot_open)?;
