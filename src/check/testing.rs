@@ -86,5 +86,6 @@ pub fn facts(path: Mtu) -> Facts {
         underlays: vec![Some(Arc::new(underlay))],
         capabilities: Capabilities::ALL,
         cloud: None,
+        cpus: 4,
     }
 }

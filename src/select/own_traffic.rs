@@ -346,6 +346,18 @@ mod tests {
     }
 
     #[test]
+    fn workers_differ_in_their_source_ports_only() {
+        let (local, remote) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let udp = |sources: &[u16]| Carrier::Udp { sources: sources.to_vec(), destination: 4789 };
+        let tunnels = |sources: &[u16]| {
+            [udp(sources), Carrier::Erspan1].map(|carrier| OwnTunnel { local, remote, carrier }).to_vec()
+        };
+        let workers = [&[49152, 49153], &[57344, 57345]].map(|sources| tunnels(sources));
+        assert_eq!(OwnTunnel::of_all_workers(workers), tunnels(&[49152, 49153, 57344, 57345]));
+        assert_eq!(OwnTunnel::of_all_workers([tunnels(&[7])]), tunnels(&[7]));
+    }
+
+    #[test]
     fn without_tunnels_nothing_is_ours() {
         let Hosts { local, remote, .. } = ipv4();
         assert!(!is_ours(&mut OwnTraffic::default(), &udp(local, remote, 50_000, 4789)));

@@ -148,7 +148,12 @@ mod tests {
     use crate::source::{Readiness, Source, SourceError};
 
     /// A source that gives one frame, and then does what it was made for.
-    struct Then(Option<fn() -> Result<Readiness, Box<dyn Explain>>>, bool);
+    struct Then {
+        gave: bool,
+        then: Option<End>,
+    }
+
+    type End = fn() -> Result<Readiness, Box<dyn Explain>>;
 
     impl Source for Then {
         fn drain(
@@ -157,11 +162,11 @@ mod tests {
             _: usize,
             each: &mut dyn FnMut(&Frame<'_>),
         ) -> Result<Readiness, Box<dyn Explain>> {
-            if !std::mem::replace(&mut self.1, true) {
+            if !std::mem::replace(&mut self.gave, true) {
                 each(&testing::FRAME);
                 return Ok(Readiness::Until(Instant::now()));
             }
-            self.0.map_or(Ok(Readiness::Waiting), |then| then())
+            self.then.map_or(Ok(Readiness::Waiting), |then| then())
         }
 
         fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -173,13 +178,9 @@ mod tests {
         }
     }
 
-    fn ready(
-        failures: &Failures,
-        then: Option<fn() -> Result<Readiness, Box<dyn Explain>>>,
-        cpu: Option<usize>,
-    ) -> Ready {
+    fn ready(failures: &Failures, then: Option<End>, cpu: Option<usize>) -> Ready {
         let contact = Contact { failures: failures.clone(), ..testing::contact() };
-        let worker = testing::worker(vec![Box::new(Then(then, false))], &contact, None);
+        let worker = testing::worker(vec![Box::new(Then { gave: false, then })], &contact, None);
         Ready { worker, contact, cpu }
     }
 

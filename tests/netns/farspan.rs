@@ -33,8 +33,8 @@ impl Farspan {
         let mut command = lab.host.command(binary());
         command
             .args(["mirror", "--json"])
-            .args(arguments)
             .args(engine())
+            .args(arguments)
             .stdout(File::create(&ledger).expect("the folder is writable"))
             .stderr(File::create(&log).expect("the folder is writable"));
         let mut farspan = Self { process: Process::start(command), ledger, log };

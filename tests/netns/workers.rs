@@ -152,6 +152,9 @@ fn inner_flows(capture: &Path) -> Vec<(u16, &'static str, String)> {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn under_load_every_flow_is_in_order_and_the_law_holds_for_all_workers_together() {
+    /// Outer Ethernet, IPv4, UDP and VXLAN.
+    const OUTER: usize = 14 + 20 + 8 + 8;
+
     let lab = Lab::with_underlay_mtu(1600);
     let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
     let farspan = Farspan::mirror(&lab, &["-i", "h0", "--workers", "2", "--to", "vxlan://192.0.2.2?vni=42"]);
@@ -164,8 +167,6 @@ fn under_load_every_flow_is_in_order_and_the_law_holds_for_all_workers_together(
     let arrived = frames_of(&capture);
     assert_eq!(arrived.len() as u64, account.sent, "sent is what arrived");
 
-    /// Outer Ethernet, IPv4, UDP and VXLAN.
-    const OUTER: usize = 14 + 20 + 8 + 8;
     let two = |frame: &[u8], at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
     let mut flows: BTreeMap<u16, (u16, Option<u32>, u32)> = BTreeMap::new();
     for frame in arrived.iter().filter(|frame| frame.get(OUTER + 6..OUTER + 12) == Some(&traffic::STRANGER)) {
