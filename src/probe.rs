@@ -274,8 +274,8 @@ mod tests {
     use super::*;
     use crate::config::plan::FilePath;
     use crate::destination::Destination;
+    use crate::destination::Shared;
     use crate::destination::capture_file::CaptureFile;
-    use crate::destination::shared::SharedEnds;
 
     const TOKEN: Token = Token(0x0123_4567_89ab_cdef);
 
@@ -320,7 +320,7 @@ mod tests {
     fn every_frame_of_the_exchange_has_its_fate() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("inner.pcap");
-        let destination = CaptureFile::open(&FilePath::Path(file.clone()), &mut SharedEnds::default()).unwrap();
+        let destination = CaptureFile::open(&FilePath::Path(file.clone()), &mut Shared::new(&[], 0)).unwrap();
         let mut destinations = Destinations::new(vec![Destination::File(destination)]);
         let mut ledger = Ledger::new([("1", "pcap:inner.pcap")]);
 

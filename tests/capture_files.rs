@@ -11,8 +11,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use farspan::config::plan::{EndPlan, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
+use farspan::destination::Shared;
 use farspan::destination::capture_file::CaptureFile;
-use farspan::destination::shared::SharedEnds;
 use farspan::error::{ExitCode, Explain};
 use farspan::flow::FlowHash;
 use farspan::frame::{InterfaceId, Offload, WireFrame};
@@ -431,7 +431,7 @@ fn a_full_disk_never_leaves_half_a_record() {
     run("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs"]);
 
     let path = disk.join("inner.pcap");
-    let mut file = CaptureFile::open(&FilePath::Path(path.clone()), &mut SharedEnds::default()).unwrap();
+    let mut file = CaptureFile::open(&FilePath::Path(path.clone()), &mut Shared::new(&[], 0)).unwrap();
     let (bytes, mut account) = (frame(&[], 1), DestinationLedger::default());
     let mut offer = |count, account: &mut DestinationLedger| {
         for nanos in 0..count {

@@ -165,6 +165,12 @@ pub enum What {
         /// The CPUs there are.
         present: Vec<usize>,
     },
+    /// Fragments are made by the kernel's IP stack, which AF_XDP passes by.
+    #[error("AF_XDP sends whole frames, and fit=fragment needs the kernel's IP stack")]
+    XdpWithFragments,
+    /// So are runs.
+    #[error("AF_XDP sends single frames, and gso=on asks for UDP GSO of the kernel's IP stack")]
+    XdpWithGso,
     /// A flag behind the filter expression.
     #[error("`{0}` stands behind the first word of the filter, so it would be part of the filter")]
     FlagInFilter(String),
@@ -241,6 +247,8 @@ impl Explain for Mistake {
                 let present: Vec<String> = present.iter().map(ToString::to_string).collect();
                 Some(format!("CPUs here are {}", present.join(", ")))
             }
+            What::XdpWithFragments => Some("choose another `fit`, or transmit=socket".to_owned()),
+            What::XdpWithGso => Some("leave `gso` out, or choose transmit=socket".to_owned()),
             What::FlagInFilter(_) => Some("put every option before the filter expression".to_owned()),
         }
     }

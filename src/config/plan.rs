@@ -167,7 +167,7 @@ impl DestinationPlan {
             End::File(file) => Some(file),
             End::Tunnel(tunnel) => match &tunnel.transmit {
                 TransmitPlan::CaptureFile(file) => Some(file),
-                TransmitPlan::Socket => None,
+                TransmitPlan::Socket | TransmitPlan::Xdp => None,
             },
         }
     }
@@ -219,6 +219,13 @@ pub struct TunnelPlan {
     pub gso: Gso,
     /// How datagrams leave.
     pub transmit: TransmitPlan,
+}
+
+impl TunnelPlan {
+    /// Whether datagrams leave this host, by whatever engine: it is no dry run.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.transmit, TransmitPlan::CaptureFile(_))
+    }
 }
 
 #[cfg(test)]
@@ -395,6 +402,8 @@ pub enum TransmitPlan {
     /// Through UDP and raw sockets.
     #[default]
     Socket,
+    /// As whole frames through an AF_XDP socket, past the kernel's IP stack, firewall and queueing disciplines.
+    Xdp,
     /// The dry run: outer frames are written to a capture file as they would leave.
     CaptureFile(FilePath),
 }

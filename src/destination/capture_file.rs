@@ -1,6 +1,6 @@
 //! A capture file of inner frames, or standard output: nanosecond pcap.
 
-use super::shared::SharedEnds;
+use super::Shared;
 use super::shared_file::{CannotCreate, SharedFile, whole_records};
 use crate::config::plan::FilePath;
 use crate::frame::WireFrame;
@@ -27,7 +27,7 @@ impl CaptureFile {
     ///
     /// # Errors
     /// When the file cannot be created or written.
-    pub fn open(path: &FilePath, shared: &mut SharedEnds) -> Result<Self, CannotCreate> {
+    pub fn open(path: &FilePath, shared: &mut Shared) -> Result<Self, CannotCreate> {
         shared.file(path).map(Self::writing)
     }
 
@@ -120,7 +120,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("inner.pcap");
         let mut account = DestinationLedger::default();
-        let mut file = CaptureFile::open(&FilePath::Path(path.clone()), &mut SharedEnds::default()).unwrap();
+        let mut file = CaptureFile::open(&FilePath::Path(path.clone()), &mut Shared::new(&[], 0)).unwrap();
         // More than the buffer holds, so that it is written in between too.
         for number in 0..20_000 {
             file.offer(&frame(1_700_000_000_123_456_789 + number), &mut account);
@@ -177,7 +177,7 @@ mod tests {
             ("/", "name a file inside the directory"),
             ("/dev/full", "make room on its disk, or choose another one"),
         ] {
-            let Err(error) = CaptureFile::open(&FilePath::Path(path.into()), &mut SharedEnds::default()) else {
+            let Err(error) = CaptureFile::open(&FilePath::Path(path.into()), &mut Shared::new(&[], 0)) else {
                 panic!("{path} is no file")
             };
             assert_eq!(error.to_string(), format!("cannot write the capture file `{path}`"));

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use super::Patience;
 use super::batch::{Batch, Datagram};
-use super::encapsulate::{outer_len, udp_port};
+use super::encapsulate::outer_len;
 use super::open_error::OpenError;
+use super::outer;
 use super::shared_file::SharedFile;
 use super::transmit::{Transmit, count_dropped, count_sent};
-use super::udp::checksum_is_computed;
-use crate::config::plan::{Fit, TunnelPlan};
+use crate::config::plan::TunnelPlan;
 use crate::frame::WireFrame;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason};
-use crate::wire::outer::{Addresses, Outer, TooLong, Transport};
+use crate::wire::outer::{Outer, TooLong, Transport};
 use crate::wire::pcap::RecordHeader;
 
 /// Writes the outer frames of one destination.
@@ -50,36 +50,17 @@ impl DryRun {
         sources: Vec<u16>,
         file: SharedFile,
     ) -> Result<Self, OpenError> {
-        let (local, remote) = (underlay.local(), underlay.remote());
-        let addresses = Addresses::between(local, remote)
-            .ok_or_else(|| OpenError::NotLocal { address: local, cause: io::ErrorKind::AddrNotAvailable.into() })?;
-        let (source_mac, destination_mac) = underlay.ethernet();
-        let transport = udp_port(&plan.encapsulation).map_or(Transport::Gre, |destination_port| Transport::Udp {
-            source_port: plan.ports.first(),
-            destination_port,
-            checksum: checksum_is_computed(plan, underlay),
-        });
-        let outer = Outer {
-            source_mac,
-            destination_mac,
-            addresses,
-            dscp: plan.dscp,
-            ttl: plan.ttl,
-            identification: 0,
-            dont_fragment: plan.fit != Fit::Fragment,
-            transport,
-        };
-        let underlay = Arc::clone(underlay);
+        let outer = outer::headers(plan, underlay)?;
         Ok(Self {
             batch: Batch::new(),
             outer,
             sources,
-            underlay,
+            underlay: Arc::clone(underlay),
             file,
             records: Vec::new(),
             recorded: Vec::new(),
             packet: Vec::new(),
-            outer_len: outer_len(&plan.encapsulation, remote),
+            outer_len: outer_len(&plan.encapsulation, underlay.remote()),
             closed: false,
         })
     }
@@ -94,7 +75,6 @@ impl DryRun {
         }
         let records = &mut self.records;
         if self.outer.dont_fragment {
-            // RFC 6864 section 4.1: a packet that cannot be fragmented needs no identification; Linux sends 0.
             self.packet.clear();
             self.outer.write(bytes, &mut self.packet)?;
             append(records, datagram, &self.packet);
@@ -141,7 +121,9 @@ impl Transmit for DryRun {
         }
         let written = self.file.append(&self.records);
         let stand = self.recorded.partition_point(|&(_, end)| end <= written.bytes);
-        self.recorded[..stand].iter().for_each(|(datagram, _)| count_sent(account, datagram, self.outer_len));
+        for (datagram, _) in &self.recorded[..stand] {
+            count_sent(account, self.outer_len + datagram.len(), datagram.cut);
+        }
         if let Some(reason) = written.lost {
             count_dropped(account, reason, self.recorded.len() - stand);
         }
@@ -171,15 +153,15 @@ mod tests {
 
     use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
-    use super::super::shared::SharedEnds;
+    use super::super::Shared;
     use super::super::testing::{frame, plan, udp_frame, underlay, vxlan};
     use super::super::tunnel::Tunnel;
     use super::*;
-    use crate::config::plan::{DestinationPlan, Encapsulation, FilePath, TransmitPlan};
+    use crate::config::plan::{DestinationPlan, Encapsulation, FilePath, Fit, TransmitPlan};
     use crate::kernel::underlay::NextHop;
 
     /// A destination of `fit` and `encapsulation` that is dry-run into `path`, over a path of 1500 bytes.
-    fn dry_run(path: &Path, encapsulation: Encapsulation, fit: Fit, shared: &mut SharedEnds) -> Tunnel {
+    fn dry_run(path: &Path, encapsulation: Encapsulation, fit: Fit, shared: &mut Shared) -> Tunnel {
         let (destination, plan) = planned(path, encapsulation, fit);
         // The next hop is of no interest: nothing leaves.
         let underlay = underlay("192.0.2.1", 1500, NextHop::Failed);
@@ -206,7 +188,7 @@ mod tests {
     fn outer_frames_are_written_as_they_would_leave() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("dry.pcap");
-        let mut tunnel = dry_run(&path, vxlan(4789), Fit::Split, &mut SharedEnds::default());
+        let mut tunnel = dry_run(&path, vxlan(4789), Fit::Split, &mut Shared::new(&[], 0));
         let mut account = DestinationLedger::default();
         let inner = [udp_frame(1, 10), udp_frame(2, 1000)];
         for bytes in &inner {
@@ -236,7 +218,7 @@ mod tests {
     fn fit_fragment_writes_outer_fragments_that_are_the_datagram_together() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("fragments.pcap");
-        let mut tunnel = dry_run(&path, vxlan(4789), Fit::Fragment, &mut SharedEnds::default());
+        let mut tunnel = dry_run(&path, vxlan(4789), Fit::Fragment, &mut Shared::new(&[], 0));
         let mut account = DestinationLedger::default();
         let inner = udp_frame(1, 4000);
         tunnel.offer(&frame(&inner), &mut account);
@@ -259,7 +241,7 @@ mod tests {
     fn destinations_that_name_one_file_share_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("both.pcap");
-        let mut shared = SharedEnds::default();
+        let mut shared = Shared::new(&[], 0);
         let mut first = dry_run(&path, vxlan(4789), Fit::Split, &mut shared);
         let mut second = dry_run(&path, Encapsulation::Erspan1, Fit::Split, &mut shared);
         let mut account = DestinationLedger::default();
@@ -280,7 +262,7 @@ mod tests {
     fn a_reader_that_has_gone_closes_the_destination() {
         let (reader, writer) = io::pipe().unwrap();
         let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
-        let mut tunnel = dry_run(Path::new(&path), vxlan(4789), Fit::Split, &mut SharedEnds::default());
+        let mut tunnel = dry_run(Path::new(&path), vxlan(4789), Fit::Split, &mut Shared::new(&[], 0));
         let mut account = DestinationLedger::default();
         let inner = udp_frame(1, 10);
         tunnel.offer(&frame(&inner), &mut account);
@@ -297,7 +279,7 @@ mod tests {
         let nowhere = Path::new("/nonexistent/dry.pcap");
         let (destination, plan) = planned(nowhere, vxlan(4789), Fit::Split);
         let underlay = underlay("192.0.2.1", 1500, NextHop::Usable);
-        let shared = &mut SharedEnds::default();
+        let shared = &mut Shared::new(&[], 0);
         let error = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared).unwrap_err();
         assert_eq!(error.to_string(), "cannot write the capture file `/nonexistent/dry.pcap`");
 

@@ -10,16 +10,19 @@ pub mod fit;
 mod next_hop;
 mod notices;
 pub mod open_error;
+mod outer;
 mod raw_ip;
 pub mod runs;
 pub mod sequence;
-pub mod shared;
+mod shared;
 pub mod shared_file;
 mod socket;
 mod socket_bank;
 pub mod transmit;
 pub mod tunnel;
 mod udp;
+mod xdp;
+pub mod xdp_queue;
 
 #[cfg(test)]
 mod testing;
@@ -32,6 +35,7 @@ use crate::frame::WireFrame;
 use crate::ledger::{DestinationLedger, DropReason, Ledger};
 use crate::select::own_traffic::OwnTunnel;
 use capture_file::CaptureFile;
+pub use shared::Shared;
 use tunnel::Tunnel;
 
 /// How long a destination may wait for room before it drops.

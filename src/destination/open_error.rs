@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 
 use super::shared_file::CannotCreate;
+use super::xdp_queue::QueueError;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::setcap_line;
 use crate::quantity::PortRange;
@@ -97,6 +98,9 @@ pub enum OpenError {
         #[source]
         cause: io::Error,
     },
+    /// The interface's transmit queue cannot be had for AF_XDP.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// The dry run's file cannot be made.
     #[error(transparent)]
     File(#[from] CannotCreate),
@@ -114,7 +118,7 @@ impl OpenError {
             Self::NotLocal { .. } => Some("source"),
             Self::Device { .. } => Some("device"),
             Self::NoFreePort { .. } => Some("ports"),
-            Self::File(_) => Some("transmit"),
+            Self::File(_) | Self::Queue(_) => Some("transmit"),
             Self::NoId { .. } | Self::NotPermitted(_) | Self::Socket { .. } => None,
         }
     }
@@ -132,6 +136,7 @@ impl OpenError {
             Self::Device { .. } => Some("`ip link` lists the interfaces of this host".into()),
             Self::NoFreePort { .. } => Some("give a wider range with `ports`, or see who has them: ss -uanp".into()),
             Self::File(cannot) => cannot.hint(),
+            Self::Queue(error) => error.hint(),
             Self::Socket { .. } => None,
         }
     }
@@ -140,9 +145,10 @@ impl OpenError {
         match self {
             Self::NoId { .. } => ExitCode::Usage,
             Self::NotPermitted(_) => ExitCode::NotPermitted,
+            Self::Queue(error) if error.cause.kind() == io::ErrorKind::PermissionDenied => ExitCode::NotPermitted,
             Self::Device { .. } => ExitCode::NoInput,
             Self::File(cannot) => cannot.exit_code(),
-            Self::NotLocal { .. } | Self::NoFreePort { .. } | Self::Socket { .. } => ExitCode::Failed,
+            Self::NotLocal { .. } | Self::NoFreePort { .. } | Self::Queue(_) | Self::Socket { .. } => ExitCode::Failed,
         }
     }
 }

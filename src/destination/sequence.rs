@@ -82,7 +82,9 @@ mod tests {
         let mut headers: Vec<[u8; 8]> =
             counters.iter().map(|&counter| (u64::from(numbering.ask(counter)) << 16).to_be_bytes()).collect();
         numbering.give_out();
-        headers.iter_mut().for_each(|header| numbering.number(header));
+        for header in &mut headers {
+            numbering.number(header);
+        }
         headers.iter().map(|header| u32::from_be_bytes(header[2..6].try_into().unwrap())).collect()
     }
 

@@ -160,7 +160,7 @@ pub(super) fn whole_records(records: &[u8]) -> (u64, usize) {
 mod tests {
     use std::thread;
 
-    use super::super::shared::SharedEnds;
+    use super::super::Shared;
     use super::*;
     use crate::quantity::Timestamp;
 
@@ -179,7 +179,7 @@ mod tests {
         const BATCHES: usize = 200;
         let directory = tempfile::tempdir().unwrap();
         let path = FilePath::Path(directory.path().join("shared.pcap"));
-        let mut ends = SharedEnds::default();
+        let mut ends = Shared::new(&[], 0);
         let batch = |worker: u8| {
             let header = RecordHeader { timestamp: Timestamp::default(), captured: 1000, wire_len: 1000 };
             [&header.bytes()[..], &[worker; 1000]].concat().repeat(7)

@@ -17,7 +17,7 @@ use crate::config::defaults::REPLAY_PATIENCE;
 use crate::frame::WireFrame;
 use crate::kernel::error_queue::Report;
 use crate::kernel::underlay::Underlay;
-use crate::ledger::{DestinationLedger, DropReason};
+use crate::ledger::{DestinationLedger, DropReason, IcmpReports};
 use crate::quantity::Mtu;
 use crate::sys::mmsg;
 
@@ -125,7 +125,7 @@ impl<S: DatagramSocket> Transmit for SocketBank<S> {
 
     fn collect_reports(&mut self, account: &mut DestinationLedger) -> Option<io::Error> {
         for socket in &mut self.sockets {
-            self.errors.collect(socket, account);
+            take_reports(socket, &self.errors.underlay, &mut account.icmp);
         }
         self.errors.write_failed.take()
     }
@@ -157,13 +157,13 @@ fn send_bucket<S: DatagramSocket>(
             Ok(taken) => {
                 let gone = messages.iter().take(taken).map(|run| run.len()).sum();
                 for datagram in rest.iter().take(gone) {
-                    count_sent(account, datagram, errors.outer_len);
+                    count_sent(account, errors.outer_len + datagram.len(), datagram.cut);
                 }
                 errors.may_wait = true;
                 gone
             }
             Err(error) => {
-                errors.collect(socket, account);
+                take_reports(socket, &errors.underlay, &mut account.icmp);
                 let run = messages[0].len();
                 let cannot_run = runs::is_refusal(&error);
                 match errors.step(error, run, &mut trouble, patience) {
@@ -201,21 +201,6 @@ fn some(taken: usize) -> io::Result<usize> {
 }
 
 impl Errors {
-    /// Empties the error queue of `socket`.
-    fn collect(&mut self, socket: &mut impl DatagramSocket, account: &mut DestinationLedger) {
-        let (icmp, underlay) = (&mut account.icmp, &self.underlay);
-        socket.reports(&mut |report| match report {
-            Report::PortUnreachable => icmp.port_unreachable += 1,
-            Report::HostUnreachable => icmp.host_unreachable += 1,
-            Report::Other => icmp.other += 1,
-            Report::TooBig(mtu) => {
-                icmp.too_big += 1;
-                learn(underlay, mtu);
-            }
-            Report::LocalTooBig(mtu) => learn(underlay, mtu),
-        });
-    }
-
     /// What to do about `error`, which the kernel returned instead of sending a datagram or a run of that many.
     fn step(&mut self, error: io::Error, run: usize, trouble: &mut Trouble, patience: Patience) -> Step {
         let reason = reason_of(&error);
@@ -248,6 +233,20 @@ impl Errors {
         }
         Step::Drop(reason)
     }
+}
+
+/// Empties the error queue of `socket`: counts what came back, and learns the path MTU from it.
+pub(super) fn take_reports(socket: &mut impl DatagramSocket, underlay: &Underlay, icmp: &mut IcmpReports) {
+    socket.reports(&mut |report| match report {
+        Report::PortUnreachable => icmp.port_unreachable += 1,
+        Report::HostUnreachable => icmp.host_unreachable += 1,
+        Report::Other => icmp.other += 1,
+        Report::TooBig(mtu) => {
+            icmp.too_big += 1;
+            learn(underlay, mtu);
+        }
+        Report::LocalTooBig(mtu) => learn(underlay, mtu),
+    });
 }
 
 /// Reports only ever lower the path MTU; that a path has become wider is for the kernel's routes to say.

@@ -4,9 +4,11 @@ use std::time::Instant;
 use std::{fmt, io};
 
 use super::Patience;
-use super::batch::Datagram;
 use crate::frame::WireFrame;
 use crate::ledger::{DestinationLedger, DropReason};
+
+/// Largest IP packet in bytes: its length field has 16 bits.
+pub const LARGEST_PACKET: usize = 65_535;
 
 /// Takes finished tunnel datagrams into its own memory and sends them: the second of the two places where farspan meets
 /// a kernel it cannot see behind.
@@ -49,19 +51,30 @@ pub trait Transmit: Send + fmt::Debug {
     /// reason `stopping`.
     fn finish(&mut self, _account: &mut DestinationLedger) {}
 
+    /// Why there is no room for a datagram, although none waits.
+    fn when_full(&self) -> DropReason {
+        DropReason::DeviceBusy
+    }
+
+    /// Largest outer IP packet that it can send, in bytes.
+    fn largest_packet(&self) -> usize {
+        LARGEST_PACKET
+    }
+
     /// Whether nothing can leave any more: the dry run's reader has ended. Sockets never close.
     fn is_closed(&self) -> bool {
         false
     }
 }
 
-/// Counts `datagram` as sent: with `outer_len` bytes of outer IP and UDP in front of it.
-pub(super) fn count_sent(account: &mut DestinationLedger, datagram: &Datagram, outer_len: usize) {
+/// Counts a datagram that was in flight as sent: `packet` bytes long with its outer IP header, and `cut` if the frame
+/// was cut to fit.
+pub(super) fn count_sent(account: &mut DestinationLedger, packet: usize, cut: bool) {
     account.in_flight -= 1;
     account.sent += 1;
-    account.truncated += u64::from(datagram.cut);
+    account.truncated += u64::from(cut);
     account.datagrams += 1;
-    account.bytes += (outer_len + datagram.len()) as u64;
+    account.bytes += packet as u64;
 }
 
 /// Counts `datagrams` that were in flight as dropped.

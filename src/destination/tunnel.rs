@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Patience;
 use super::dry_run::DryRun;
@@ -12,10 +12,10 @@ use super::next_hop::{NextHopGate, Passage};
 use super::notices::Notices;
 use super::open_error::{CannotOpen, OpenError};
 use super::runs::Runs;
-use super::shared::SharedEnds;
 use super::socket_bank::SocketBank;
 use super::transmit::{Transmit, count_dropped};
-use super::{raw_ip, udp};
+use super::xdp::Xdp;
+use super::{Shared, raw_ip, udp};
 use crate::config::defaults::{NEXT_HOP_QUEUE, SOURCE_PORTS};
 use crate::config::plan::{DestinationPlan, Encapsulation, Fit, TransmitPlan, TunnelPlan};
 use crate::frame::WireFrame;
@@ -48,16 +48,17 @@ struct Outbox {
     engine: Box<dyn Transmit>,
     /// The dry run has none: nobody needs to answer it.
     gate: Option<NextHopGate>,
+    /// When the engine must be asked for fates again.
+    unsettled_until: Option<Instant>,
     patience: Patience,
 }
 
-/// Largest IP packet in bytes: its length field has 16 bits.
-const LARGEST_PACKET: usize = 65_535;
+/// How soon an engine that did not tell every fate at once is asked again.
+const SETTLE: Duration = Duration::from_millis(1);
 
 impl Tunnel {
     /// Opens the sockets, or the dry run's file, of `destination`, whose tunnel is `plan`. Ids are resolved for
-    /// `interfaces`, the session's list. `shared` is what the session's
-    /// destinations have in common.
+    /// `interfaces`, the session's list.
     ///
     /// # Errors
     /// What the kernel does not permit or have, or an interface without an id.
@@ -67,11 +68,14 @@ impl Tunnel {
         underlay: &Arc<Underlay>,
         interfaces: &[String],
         patience: Patience,
-        shared: &mut SharedEnds,
+        shared: &mut Shared,
     ) -> Result<Self, CannotOpen> {
         let encapsulator = Encapsulator::new(&plan.encapsulation, interfaces);
         encapsulator
-            .and_then(|encapsulator| Ok((encapsulator, open_engine(plan, underlay, shared)?)))
+            .and_then(|mut encapsulator| {
+                encapsulator.share(shared.counters(&destination.name));
+                Ok((encapsulator, open_engine(plan, underlay, shared)?))
+            })
             .map(|(encapsulator, engine)| Self::assemble(plan, underlay, encapsulator, engine, patience))
             .map_err(|error| CannotOpen { destination: destination.place(), error })
     }
@@ -93,6 +97,7 @@ impl Tunnel {
     pub fn flush(&mut self, now: Instant, account: &mut DestinationLedger) {
         self.outbox.engine.settle(now, account);
         self.outbox.release(Some(now), account);
+        self.outbox.unsettled_until = self.outbox.engine.is_unsettled().then(|| now + SETTLE);
         if self.notices.is_due(now) {
             let failure = self.outbox.engine.collect_reports(account);
             self.notices.say(now, account, failure);
@@ -114,9 +119,10 @@ impl Tunnel {
         self.outbox.engine.is_closed()
     }
 
-    /// When a held batch must be looked at again.
+    /// When a held batch, or what the kernel has not finished, must be looked at again.
     pub fn deadline(&self) -> Option<Instant> {
-        self.outbox.gate.as_ref().and_then(NextHopGate::deadline)
+        let held = self.outbox.gate.as_ref().and_then(NextHopGate::deadline);
+        held.into_iter().chain(self.outbox.unsettled_until).min()
     }
 
     /// What our datagrams look like on the underlay; `None` for a dry run, of which none leaves.
@@ -138,7 +144,7 @@ impl Tunnel {
 impl Outbox {
     /// Largest frame that fits the path MTU with its encapsulation, in bytes.
     fn room(&self, underlay: &Underlay) -> usize {
-        let packet = (underlay.mtu().value() as usize).min(LARGEST_PACKET);
+        let packet = (underlay.mtu().value() as usize).min(self.engine.largest_packet());
         packet.saturating_sub(self.outer_len + self.encapsulator.header_len())
     }
 
@@ -146,7 +152,7 @@ impl Outbox {
     fn push(&mut self, frame: &WireFrame<'_>, cut: bool, account: &mut DestinationLedger) {
         account.in_flight += 1;
         let datagram_len = self.encapsulator.header_len() + frame.len();
-        if self.outer_len + datagram_len > LARGEST_PACKET {
+        if self.outer_len + datagram_len > self.engine.largest_packet() {
             count_dropped(account, DropReason::Oversize, 1);
             return;
         }
@@ -154,8 +160,8 @@ impl Outbox {
             self.release(None, account);
             if !self.try_push(frame, cut) {
                 // The engine is full of frames that are held for the next hop, or that the device has not sent yet.
-                let held = self.engine.waiting() > 0;
-                let reason = if held { DropReason::Unreachable } else { DropReason::DeviceBusy };
+                let is_held = self.engine.waiting() > 0;
+                let reason = if is_held { DropReason::Unreachable } else { self.engine.when_full() };
                 count_dropped(account, reason, 1);
             }
         }
@@ -205,11 +211,12 @@ impl Tunnel {
         (engine, sources): (Box<dyn Transmit>, Vec<u16>),
         patience: Patience,
     ) -> Self {
-        let is_live = plan.transmit == TransmitPlan::Socket;
+        let is_live = plan.is_live();
         let outbox = Outbox {
             outer_len: outer_len(&plan.encapsulation, underlay.remote()),
             buckets: u32::try_from(sources.len()).unwrap_or(u32::MAX),
             engine,
+            unsettled_until: None,
             gate: is_live.then(|| NextHopGate::new(Arc::clone(underlay), patience)),
             patience,
             encapsulator,
@@ -231,7 +238,7 @@ impl Tunnel {
 fn open_engine(
     plan: &TunnelPlan,
     underlay: &Arc<Underlay>,
-    shared: &mut SharedEnds,
+    shared: &mut Shared,
 ) -> Result<(Box<dyn Transmit>, Vec<u16>), OpenError> {
     let outer_len = outer_len(&plan.encapsulation, underlay.remote());
     let bank = |sockets, runs| Box::new(SocketBank::new(sockets, runs, Arc::clone(underlay), outer_len));
@@ -245,6 +252,13 @@ fn open_engine(
             (bank(sockets, Runs::new(plan, underlay, outer_len)), sources)
         }
         (TransmitPlan::Socket, None) => (bank(vec![raw_ip::open(plan, underlay)?], Runs::never(underlay)), Vec::new()),
+        (TransmitPlan::Xdp, port) => {
+            let (idle, sources) = match port {
+                Some(port) => udp::open(plan, underlay, port)?,
+                None => (vec![raw_ip::open(plan, underlay)?], Vec::new()),
+            };
+            (Box::new(Xdp::open(plan, underlay, idle, sources.clone(), &shared.queues)?), sources)
+        }
     })
 }
 
@@ -261,3 +275,5 @@ fn firewall_line(encapsulation: &Encapsulation, remote: IpAddr) -> String {
 mod network_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod xdp_tests;

@@ -14,9 +14,8 @@ use std::time::Duration;
 
 use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
-use crate::destination::shared::SharedEnds;
 use crate::destination::tunnel::Tunnel;
-use crate::destination::{Destination, Destinations, Patience};
+use crate::destination::{Destination, Destinations, Patience, Shared};
 use crate::error::{Explain, Problems};
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Ledger, Published};
@@ -160,9 +159,12 @@ fn open_for_workers(
     interfaces: &[String],
     patience: Patience,
 ) -> Result<Vec<Destinations>, Problems> {
-    let mut shared = SharedEnds::default();
+    let mut shared = Shared::new(&plan.destinations, 0);
     let workers = plan.workers();
     let open = |number: u8| {
+        if number > 0 {
+            shared.go_on_to(number.into());
+        }
         let own: Vec<_> = plan.destinations.iter().map(|plan| plan.of_worker(number.into(), workers)).collect();
         open_destinations(&own, underlays, interfaces, patience, &mut shared)
     };
@@ -179,7 +181,7 @@ pub fn open_destinations(
     underlays: &[Option<Arc<Underlay>>],
     interfaces: &[String],
     patience: Patience,
-    shared: &mut SharedEnds,
+    shared: &mut Shared,
 ) -> Result<Destinations, Problems> {
     let opened = plans.iter().zip(underlays).map(|(plan, underlay)| match (&plan.end, underlay) {
         (End::File(file), _) => Ok(Destination::File(CaptureFile::open(file, shared)?)),

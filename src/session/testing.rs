@@ -7,8 +7,8 @@ use super::path::Path;
 use super::stop::Stop;
 use super::worker::Worker;
 use crate::config::plan::FilePath;
+use crate::destination::Shared;
 use crate::destination::capture_file::CaptureFile;
-use crate::destination::shared::SharedEnds;
 use crate::destination::{Destination, Destinations};
 use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::{Ledger, Published};
@@ -39,7 +39,7 @@ pub(super) fn contact() -> Contact {
 }
 
 pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Option<u64>) -> Worker {
-    let nowhere = CaptureFile::open(&FilePath::Path("/dev/null".into()), &mut SharedEnds::default()).unwrap();
+    let nowhere = CaptureFile::open(&FilePath::Path("/dev/null".into()), &mut Shared::new(&[], 0)).unwrap();
     let path = Path {
         selector: Selector::new(OwnTraffic::default()),
         normaliser: Normaliser::new(None),

@@ -1,9 +1,11 @@
-//! setsockopt(2) and getsockopt(2) for whole-number options that neither socket2 nor nix knows.
+//! setsockopt(2) and getsockopt(2) for options that neither socket2 nor nix knows.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::c_int;
+
+use super::{check, length_of};
 
 /// A socket option whose value is a C `int`: its level and its name.
 #[derive(Clone, Copy, Debug)]
@@ -32,13 +34,7 @@ impl IntOption {
     /// # Errors
     /// The kernel's, for instance `ENOPROTOOPT` from a socket of another family.
     pub fn set(self, socket: BorrowedFd<'_>, value: c_int) -> io::Result<()> {
-        #[allow(clippy::cast_possible_truncation, reason = "an int has four bytes")]
-        let length = size_of::<c_int>() as libc::socklen_t;
-        // SAFETY: setsockopt(2): "The arguments optval and optlen are used to access option values": they describe
-        // `value`, which outlives the call; the kernel copies it. The descriptor is open because it is borrowed.
-        let done =
-            unsafe { libc::setsockopt(socket.as_raw_fd(), self.0, self.1, std::ptr::from_ref(&value).cast(), length) };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        set_option(socket, self.0, self.1, &value)
     }
 
     /// The option's value.
@@ -47,15 +43,28 @@ impl IntOption {
     /// The kernel's, as for [`set`](Self::set).
     pub fn value_of(self, socket: BorrowedFd<'_>) -> io::Result<c_int> {
         let mut value: c_int = 0;
-        #[allow(clippy::cast_possible_truncation, reason = "an int has four bytes")]
-        let mut length = size_of::<c_int>() as libc::socklen_t;
+        let mut length = length_of::<c_int>();
         // SAFETY: getsockopt(2): "optlen is a value-result argument, initially containing the size of the buffer pointed
         // to by optval": both point to live variables above, and the kernel writes no more than that size. The descriptor
         // is open because it is borrowed.
-        let done =
-            unsafe { libc::getsockopt(socket.as_raw_fd(), self.0, self.1, (&raw mut value).cast(), &raw mut length) };
-        if done == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+        check(unsafe {
+            libc::getsockopt(socket.as_raw_fd(), self.0, self.1, (&raw mut value).cast(), &raw mut length)
+        })?;
+        Ok(value)
     }
+}
+
+/// Sets an option whose value is any C structure.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &T) -> io::Result<()> {
+    // SAFETY: setsockopt(2): "The arguments optval and optlen are used to access option values": they describe `value`,
+    // which outlives the call; the kernel copies it. The descriptor is open because it is borrowed.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length_of::<T>())
+    })?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Transmit for Scripted {
         for datagram in self.batch.datagrams() {
             match self.fates.pop_front().flatten() {
                 Some(reason) => count_dropped(account, reason, 1),
-                None => count_sent(account, datagram, 28),
+                None => count_sent(account, 28 + datagram.len(), datagram.cut),
             }
         }
         self.batch.clear();
@@ -218,7 +218,7 @@ fn with_gso(receiver: &UdpSocket, ports: &str, gso: Gso) -> Tunnel {
     let (destination, mut plan) = plan(vxlan(address.port()), address.ip(), Fit::Split);
     plan.ports = ports.parse().unwrap();
     plan.gso = gso;
-    let shared = &mut SharedEnds::default();
+    let shared = &mut Shared::new(&[], 0);
     Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared).unwrap()
 }
 
@@ -297,7 +297,7 @@ fn ports_in_use_are_passed_over_and_a_range_without_a_free_one_is_an_error() {
     let underlay = underlay("127.0.0.1", 65_536, NextHop::Usable);
     let (destination, mut plan) = plan(vxlan(VXLAN_PORT), underlay.remote(), Fit::Split);
     plan.ports = port.to_string().parse::<PortRange>().unwrap();
-    let shared = &mut SharedEnds::default();
+    let shared = &mut Shared::new(&[], 0);
     let Err(error) = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared) else {
         panic!("the only port is taken")
     };
@@ -329,7 +329,7 @@ fn one_port_keeps_the_order_of_all_flows() {
 fn an_interface_without_an_id_and_a_foreign_source_address_are_said_with_what_to_do() {
     let vni = Ids { by_interface: vec![("eth*".into(), crate::quantity::Vni::MAX)], out_by_interface: Vec::new() };
     let way = underlay("192.0.2.77", 1500, NextHop::Usable);
-    let shared = &mut SharedEnds::default();
+    let shared = &mut Shared::new(&[], 0);
     let (destination, by_interface) = plan(Encapsulation::Vxlan { vni, port: VXLAN_PORT }, way.remote(), Fit::Split);
     let error = Tunnel::open(&destination, &by_interface, &way, &["lo".into()], Patience::Drop, shared).unwrap_err();
     assert_eq!(error.to_string(), "interface \"lo\" has no VNI");
