@@ -113,6 +113,14 @@ impl Worker {
         if self.taps.iter().any(|tap| tap.readiness == Readiness::More) {
             return;
         }
+        let filling = self.taps.iter().filter_map(|tap| match tap.readiness {
+            Readiness::Filling(until) => Some(until),
+            _ => None,
+        });
+        if let Some(until) = filling.min().filter(|_| !self.stop.is_requested()) {
+            std::thread::sleep(until.saturating_duration_since(Instant::now()));
+            return;
+        }
         let deadlines = self.taps.iter().filter_map(|tap| match tap.readiness {
             Readiness::Until(deadline) => Some(deadline),
             _ => None,

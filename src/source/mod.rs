@@ -43,6 +43,9 @@ pub enum Readiness {
     More,
     /// Nothing now: wait for the source's descriptor.
     Waiting,
+    /// Frames come so fast that the descriptor would be readable again at once. The buffer holds what comes until this
+    /// moment many times over: let them come together.
+    Filling(Instant),
     /// Nothing before this moment, because the replay is paced or frames wait for the other direction; only a
     /// descriptor, if there is one, may become readable before.
     Until(Instant),

@@ -4,14 +4,15 @@
 //! are, which checksum is unfinished, which tag was taken out. libpcap still judges the interface and writes the filter.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use socket2::{SockFilter, SockRef};
 
-use super::block::{Captured, Cursor};
+use super::block::{self, Captured, Cursor};
 use super::error::SourceError;
 use super::fan_out::FanOut;
 use super::{Readiness, Source, filter, live};
@@ -36,6 +37,14 @@ pub(super) struct RingCapture {
     ring: Ring,
     /// Where reading the oldest block goes on.
     cursor: Option<Cursor>,
+    /// Blocks taken since the ring last ran dry.
+    taken: u32,
+    /// Whether the kernel handed the latest of them over because it was full, before the delay.
+    was_full: bool,
+    /// More blocks than these in one go say that the ring is filling up.
+    ease: u32,
+    /// How long to let blocks come together.
+    pause: Duration,
     name: String,
     interface: InterfaceId,
     /// Whether what the offloads left unfinished is to be finished.
@@ -70,10 +79,15 @@ impl RingCapture {
             filter::program(&judge, directions, &session.filter).map_err(|cause| live::refusal(name, cause))?;
         drop(judge);
 
-        let rings = open_rings(plan, name, directions, &program, buffer)?;
+        let shape = shape(buffer, plan);
+        let rings = open_rings(plan, name, directions, &program, shape)?;
         let captures = rings.into_iter().enumerate().map(|(worker, ring)| Self {
             ring,
             cursor: None,
+            taken: 0,
+            was_full: false,
+            ease: shape.block_count / 8,
+            pause: plan.delay * 3 / 4,
             name: name.to_owned(),
             interface,
             normalise: session.normalise.enabled,
@@ -86,6 +100,17 @@ impl RingCapture {
     /// The interface's MTU.
     pub(super) fn mtu(&self) -> Option<Mtu> {
         live::mtu(self.ring.as_fd(), &self.name)
+    }
+
+    /// What to wait for now that the ring has run dry. Where blocks fill up faster than the delay the kernel would wake us
+    /// for each of them, and to be woken costs more than to mirror a hundred frames.
+    fn ran_dry(&mut self, now: Instant) -> Readiness {
+        let taken = mem::take(&mut self.taken);
+        if self.was_full && (1..=self.ease).contains(&taken) {
+            Readiness::Filling(now + self.pause)
+        } else {
+            Readiness::Waiting
+        }
     }
 
     /// What the socket has to say while no frame comes: an interface that is down may come back, one that is gone does
@@ -113,14 +138,14 @@ fn open_rings(
     name: &str,
     directions: Directions,
     program: &[SockFilter],
-    buffer: u64,
+    shape: RingShape,
 ) -> Result<Vec<Ring>, SourceError> {
     let cannot_open = |cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause };
     let cannot_share = |cause| SourceError::CannotShare { interface: name.to_owned(), cause };
     let mut group = (plan.workers > Workers::LEAST).then(|| FanOut::new(true, directions));
     let mut rings = Vec::new();
     for _ in 0..plan.workers.value() {
-        let ring = open_ring(plan, name, directions, buffer).map_err(cannot_open)?;
+        let ring = open_ring(plan, name, directions, shape).map_err(cannot_open)?;
         group.as_mut().map_or(Ok(()), |group| group.join(ring.as_fd())).map_err(cannot_share)?;
         rings.push(ring);
     }
@@ -132,10 +157,10 @@ fn open_rings(
 
 /// The order matters: a socket of no protocol gets no frame, and a filter that rejects everything keeps it so until
 /// the real one is there.
-fn open_ring(plan: &LivePlan, name: &str, directions: Directions, buffer: u64) -> io::Result<Ring> {
+fn open_ring(plan: &LivePlan, name: &str, directions: Directions, shape: RingShape) -> io::Result<Ring> {
     let index = nix::net::if_::if_nametoindex(name)?;
     let interface = Ifindex::new(u64::from(index)).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
-    let ring = Ring::map(PacketSocket::open()?, shape(buffer, plan))?;
+    let ring = Ring::map(PacketSocket::open()?, shape)?;
     SockRef::from(&ring).attach_filter(&[filter::REJECT])?;
     ring.socket().bind(interface)?;
     if directions == Directions::In
@@ -167,7 +192,7 @@ fn shape(buffer: u64, plan: &LivePlan) -> RingShape {
 impl Source for RingCapture {
     fn drain(
         &mut self,
-        _now: Instant,
+        now: Instant,
         budget: usize,
         each: &mut dyn FnMut(&Frame<'_>),
     ) -> Result<Readiness, Box<dyn Explain>> {
@@ -175,7 +200,7 @@ impl Source for RingCapture {
         while left > 0 {
             let Some(block) = self.ring.block() else {
                 self.look_around().map_err(|gone| Box::new(gone) as Box<dyn Explain>)?;
-                return Ok(Readiness::Waiting);
+                return Ok(self.ran_dry(now));
             };
             let mut cursor = self.cursor.take().unwrap_or_else(|| Cursor::start(block));
             while left > 0
@@ -187,6 +212,8 @@ impl Source for RingCapture {
             if left > 0 {
                 // A block whose header promised more than it holds: those frames are as lost as any that did not fit.
                 self.drops.buffer_full += u64::from(cursor.left());
+                self.was_full = block::was_full(block);
+                self.taken += 1;
                 self.ring.release();
             } else {
                 self.cursor = Some(cursor);
