@@ -128,7 +128,9 @@ fn wait(source: &dyn Source, readiness: Readiness) {
     let until = match readiness {
         Readiness::More => return,
         Readiness::Waiting => Duration::from_millis(100),
-        Readiness::Until(moment) => moment.saturating_duration_since(Instant::now()) + Duration::from_millis(1),
+        Readiness::Until(moment) | Readiness::Filling(moment) => {
+            moment.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
+        }
         Readiness::Ended => panic!("an interface does not end"),
     };
     let timeout = PollTimeout::try_from(until).unwrap();

@@ -117,7 +117,7 @@ impl Worker {
             Readiness::Filling(until) => Some(until),
             _ => None,
         });
-        if let Some(until) = filling.min().filter(|_| !self.stop.is_requested()) {
+        if let Some(until) = filling.min().filter(|_| !self.contact.stop.is_requested()) {
             std::thread::sleep(until.saturating_duration_since(Instant::now()));
             return;
         }
