@@ -8,7 +8,7 @@ use crate::error::Problems;
 use crate::kernel::resolve::resolve;
 use crate::kernel::watch::watch;
 use crate::ledger::Ledger;
-use crate::quantity::Mtu;
+use crate::quantity::{Mtu, Workers};
 use crate::session::control::{Signals, until_end};
 use crate::session::{Outcome, Session};
 use crate::source::Interface;
@@ -43,7 +43,7 @@ async fn run_session(plan: &SessionPlan, does: Does, quiet: bool) -> Result<Outc
     if !quiet {
         let to = plan.destinations.iter().map(|destination| destination.to.as_str());
         let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));
-        output::say(&start_line(does, session.interfaces(), to.zip(mtus)));
+        output::say(&start_line(does, session.interfaces(), plan.workers(), to.zip(mtus)));
     }
     tokio::spawn(watch(underlays.into_iter().flatten().collect()));
     let progress = Progress::of(plan, session.progress(), quiet);
@@ -56,6 +56,7 @@ async fn run_session(plan: &SessionPlan, does: Does, quiet: bool) -> Result<Outc
 fn start_line<'a>(
     does: Does,
     interfaces: &[Interface],
+    workers: Workers,
     destinations: impl Iterator<Item = (&'a str, Option<Mtu>)>,
 ) -> String {
     let engine = match interfaces.iter().find_map(|interface| interface.engine) {
@@ -63,6 +64,7 @@ fn start_line<'a>(
         Some(Engine::Pcap) => ", with libpcap",
         None => "",
     };
+    let workers = if workers > Workers::LEAST { format!(", by {workers} workers") } else { String::new() };
     let does = match does {
         Does::Mirror => "mirroring",
         Does::Receive => "receiving",
@@ -70,7 +72,7 @@ fn start_line<'a>(
     let interfaces: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let to: Vec<String> =
         destinations.map(|(to, mtu)| mtu.map_or_else(|| to.to_owned(), |mtu| format!("{to} over MTU {mtu}"))).collect();
-    format!("farspan: {does} {} to {}{engine}\n", interfaces.join(", "), to.join(" and "))
+    format!("farspan: {does} {} to {}{engine}{workers}\n", interfaces.join(", "), to.join(" and "))
 }
 
 #[cfg(test)]
@@ -84,13 +86,15 @@ mod tests {
     #[test]
     fn the_start_line_says_what_goes_where_over_which_mtu() {
         let destinations = [("vxlan://192.0.2.10?vni=42", Some(Mtu::ETHERNET)), ("pcap:copy.pcap", None)];
-        assert_eq!(
-            start_line(Does::Mirror, &["eth0", "veth1"].map(interface), destinations.into_iter()),
-            "farspan: mirroring eth0, veth1 to vxlan://192.0.2.10?vni=42 over MTU 1500 and pcap:copy.pcap, with libpcap\n"
-        );
+        let said = "farspan: mirroring eth0, veth1 to vxlan://192.0.2.10?vni=42 over MTU 1500 and pcap:copy.pcap, with libpcap";
+        for (workers, end) in [(1, "\n"), (2, ", by 2 workers\n")] {
+            let (interfaces, workers) = (["eth0", "veth1"].map(interface), Workers::new(workers).unwrap());
+            let line = start_line(Does::Mirror, &interfaces, workers, destinations.into_iter());
+            assert_eq!(line, format!("{said}{end}"));
+        }
         let endpoint = Interface { name: "gre://[::]".to_owned(), mtu: None, engine: None };
         assert_eq!(
-            start_line(Does::Receive, &[endpoint], [("pcap:-", None)].into_iter()),
+            start_line(Does::Receive, &[endpoint], Workers::LEAST, [("pcap:-", None)].into_iter()),
             "farspan: receiving gre://[::] to pcap:-\n"
         );
     }

@@ -38,6 +38,12 @@ pub struct CaptureArguments {
     /// Longest time that a frame waits in the capture memory [default: 2ms]
     #[arg(long, value_name = "TIME")]
     delay: Option<String>,
+    /// Threads that share the flows of the interfaces, 1 to 64 [default: 1]
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// CPUs of the workers, such as 0,2 or 4-7: each worker stays on one [default: where the kernel likes]
+    #[arg(long, value_name = "CPUS")]
+    pin: Option<String>,
 }
 
 /// Tunnels in which others send their mirrors.
@@ -102,6 +108,8 @@ impl SourceFlags for CaptureArguments {
         write(keys, "direction", "-Q", self.direction.as_ref());
         write(keys, "engine", "--engine", self.engine.as_ref());
         write(keys, "delay", "--delay", self.delay.as_ref());
+        write(keys, "workers", "--workers", self.workers.as_ref());
+        write(keys, "pin", "--pin", self.pin.as_ref());
         if self.no_promiscuous {
             set(keys, &["source", "promiscuous"], Written::bare_flag("--no-promiscuous", "off"));
         }

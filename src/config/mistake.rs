@@ -6,7 +6,7 @@ use super::destination_url::{Scheme, UrlError};
 use super::endpoint::EndpointError;
 use super::written::{Origin, Place};
 use crate::error::{ExitCode, Explain};
-use crate::quantity::QuantityError;
+use crate::quantity::{QuantityError, Workers};
 
 /// One mistake at its place.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -156,6 +156,25 @@ pub enum What {
     /// Runs need the checksum that is switched off.
     #[error("UDP GSO needs the UDP checksum, which is off")]
     GsoWithoutChecksum,
+    /// A count that several workers would have to agree on, frame by frame.
+    #[error("a count of frames needs one worker, and there are to be {0}")]
+    CountOfWorkers(Workers),
+    /// Source ports that do not suffice for all workers.
+    #[error("{workers} workers need a UDP source port each, and `ports` has {ports}")]
+    PortsOfWorkers {
+        /// How many workers there are to be.
+        workers: Workers,
+        /// How many ports there are.
+        ports: u32,
+    },
+    /// A CPU that this process cannot run on.
+    #[error("there is no CPU {cpu} for farspan to run on")]
+    NoSuchCpu {
+        /// Its number.
+        cpu: usize,
+        /// The CPUs there are.
+        present: Vec<usize>,
+    },
     /// Fragments are made by the kernel's IP stack, which AF_XDP passes by.
     #[error("AF_XDP sends whole frames, and fit=fragment needs the kernel's IP stack")]
     XdpWithFragments,
@@ -239,6 +258,12 @@ impl Explain for Mistake {
             What::GsoWithoutChecksum => Some(
                 "leave `udp_checksum` at auto: it is computed where datagrams leave in GSO runs".to_owned(),
             ),
+            What::CountOfWorkers(_) => Some("leave out `workers`, or -c".to_owned()),
+            What::PortsOfWorkers { .. } => Some("give a wider range with `ports`, or run fewer workers".to_owned()),
+            What::NoSuchCpu { present, .. } => {
+                let present: Vec<String> = present.iter().map(ToString::to_string).collect();
+                Some(format!("CPUs here are {}", present.join(", ")))
+            }
             What::XdpWithFragments => Some("choose another `fit`, or transmit=socket".to_owned()),
             What::XdpWithGso => Some("leave `gso` out, or choose transmit=socket".to_owned()),
             What::FlagInFilter(_) => Some("put every option before the filter expression".to_owned()),
@@ -306,6 +331,8 @@ fn example(key: &str, place: &Place) -> String {
         ("buffer", "24MiB", ""),
         ("delay", "2ms", ""),
         ("promiscuous", "on", ""),
+        ("workers", "2", ""),
+        ("pin", "0,2", ", a CPU for each worker"),
         ("pace", "recorded", ""),
         ("rate", "20kpps", ""),
         ("enabled", "on", ""),

@@ -51,6 +51,11 @@ impl Senders {
         self.edition += 1;
     }
 
+    /// The streams of another worker, which are its own, behind those of this one.
+    pub fn append(&mut self, other: &Self) {
+        self.rows.extend_from_slice(&other.rows);
+    }
+
     /// Becomes a copy of `other`, at no cost when it is one already. Allocates only for more rows than ever before.
     pub fn follow(&mut self, other: &Self) {
         if self.edition != other.edition {

@@ -14,12 +14,13 @@ use socket2::{SockFilter, SockRef};
 
 use super::block::{self, Captured, Cursor};
 use super::error::SourceError;
+use super::fan_out::FanOut;
 use super::{Readiness, Source, filter, live};
 use crate::config::plan::{LivePlan, SessionPlan};
 use crate::error::Explain;
 use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::KernelDrops;
-use crate::quantity::{Directions, Ifindex, Mtu};
+use crate::quantity::{Directions, Ifindex, Mtu, Workers};
 use crate::sys;
 use crate::sys::packet_socket::{PacketSocket, RingShape};
 use crate::sys::tpacket::Ring;
@@ -49,17 +50,20 @@ pub(super) struct RingCapture {
     /// Whether what the offloads left unfinished is to be finished.
     normalise: bool,
     drops: KernelDrops,
+    /// Whether it says what all workers see of the interface.
+    speaks: bool,
 }
 
 impl RingCapture {
-    /// Captures frames of the plan's directions that the session's filter matches, through a ring of `buffer` bytes. `None`
-    /// when the interface is not Ethernet: then libpcap has to make frames of what it gives.
+    /// Captures frames of the plan's directions that the session's filter matches, through one ring of `buffer` bytes for
+    /// each of the plan's workers. `None` when the interface is not Ethernet: then libpcap has to make frames of what it
+    /// gives.
     pub(super) fn open(
         plan: &LivePlan,
         session: &SessionPlan,
         (interface, name): (InterfaceId, &str),
         buffer: u64,
-    ) -> Result<Option<Self>, SourceError> {
+    ) -> Result<Option<Vec<Self>>, SourceError> {
         // libpcap knows why an interface cannot be captured, and writes its filter for a capture that is open.
         let mut judge = live::activate(plan, name, u64::from(BLOCK))?;
         if judge.get_datalink() != pcap::Linktype::ETHERNET {
@@ -76,9 +80,8 @@ impl RingCapture {
         drop(judge);
 
         let shape = shape(buffer, plan);
-        let ring = open_ring(plan, name, directions, &program, shape)
-            .map_err(|cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause })?;
-        Ok(Some(Self {
+        let rings = open_rings(plan, name, directions, &program, shape)?;
+        let captures = rings.into_iter().enumerate().map(|(worker, ring)| Self {
             ring,
             cursor: None,
             taken: 0,
@@ -89,7 +92,9 @@ impl RingCapture {
             interface,
             normalise: session.normalise.enabled,
             drops: KernelDrops::default(),
-        }))
+            speaks: worker == 0,
+        });
+        Ok(Some(captures.collect()))
     }
 
     /// The interface's MTU.
@@ -115,7 +120,9 @@ impl RingCapture {
             Ok(None) => Ok(()),
             Ok(Some(cause)) | Err(cause) => match sys::interface::mtu(self.ring.as_fd(), &self.name) {
                 Ok(_) => {
-                    tracing::warn!("{}: {cause}; waiting for it", self.name);
+                    if self.speaks {
+                        tracing::warn!("{}: {cause}; waiting for it", self.name);
+                    }
                     Ok(())
                 }
                 Err(_) => Err(SourceError::InterfaceGone { interface: self.name.clone(), cause }),
@@ -124,19 +131,37 @@ impl RingCapture {
     }
 }
 
-/// The order matters: a socket of no protocol gets no frame, and a filter that rejects everything keeps it so until
-/// the real one is there.
-fn open_ring(
+/// One ring for each worker. The filter that lets frames in comes last, when every worker has joined: until then each
+/// socket would capture what is the others' too.
+fn open_rings(
     plan: &LivePlan,
     name: &str,
     directions: Directions,
     program: &[SockFilter],
     shape: RingShape,
-) -> io::Result<Ring> {
+) -> Result<Vec<Ring>, SourceError> {
+    let cannot_open = |cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause };
+    let cannot_share = |cause| SourceError::CannotShare { interface: name.to_owned(), cause };
+    let mut group = (plan.workers > Workers::LEAST).then(|| FanOut::new(true, directions));
+    let mut rings = Vec::new();
+    for _ in 0..plan.workers.value() {
+        let ring = open_ring(plan, name, directions, shape).map_err(cannot_open)?;
+        group.as_mut().map_or(Ok(()), |group| group.join(ring.as_fd())).map_err(cannot_share)?;
+        rings.push(ring);
+    }
+    for ring in &rings {
+        SockRef::from(ring).attach_filter(program).map_err(cannot_open)?;
+    }
+    Ok(rings)
+}
+
+/// The order matters: a socket of no protocol gets no frame, and a filter that rejects everything keeps it so until
+/// the real one is there.
+fn open_ring(plan: &LivePlan, name: &str, directions: Directions, shape: RingShape) -> io::Result<Ring> {
     let index = nix::net::if_::if_nametoindex(name)?;
     let interface = Ifindex::new(u64::from(index)).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
     let ring = Ring::map(PacketSocket::open()?, shape)?;
-    SockRef::from(&ring).attach_filter(&[reject()])?;
+    SockRef::from(&ring).attach_filter(&[filter::REJECT])?;
     ring.socket().bind(interface)?;
     if directions == Directions::In
         && let Err(error) = ring.socket().ignore_outgoing()
@@ -147,7 +172,6 @@ fn open_ring(
     if plan.promiscuous {
         ring.socket().promiscuous(interface)?;
     }
-    SockRef::from(&ring).attach_filter(program)?;
     Ok(ring)
 }
 
@@ -155,12 +179,6 @@ fn is_loopback(name: &str) -> bool {
     getifaddrs().is_ok_and(|mut interfaces| {
         interfaces.any(|one| one.interface_name == name && one.flags.contains(InterfaceFlags::IFF_LOOPBACK))
     })
-}
-
-/// `ret #0`: no byte of any frame.
-fn reject() -> SockFilter {
-    const RETURN: u16 = 0x06;
-    SockFilter::new(RETURN, 0, 0, 0)
 }
 
 fn shape(buffer: u64, plan: &LivePlan) -> RingShape {

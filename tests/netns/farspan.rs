@@ -15,7 +15,7 @@ pub fn binary() -> PathBuf {
 }
 
 /// The capture engine of this run, if `FARSPAN_ENGINE` names one: every test holds for each of them.
-fn engine() -> Vec<String> {
+pub fn engine() -> Vec<String> {
     std::env::var("FARSPAN_ENGINE").map_or_else(|_| Vec::new(), |engine| vec!["--engine".to_owned(), engine])
 }
 

@@ -23,3 +23,4 @@ mod law;
 mod own_traffic;
 mod receive;
 mod resources;
+mod workers;

@@ -271,7 +271,7 @@ fn losses_are_told_exactly() {
     let to = format!("pcap:{}", ordered.display());
     let arguments = ["--from", "erspan://0.0.0.0", "--to", &to, "--reorder", "500ms"];
     let farspan = Farspan::receive(&lab, &lab.analyzer, &arguments);
-    let swapped: Vec<u32> = (0..1000).map(|n: u32| if n == 0 || n == 999 { n } else { (n - 1 ^ 1) + 1 }).collect();
+    let swapped: Vec<u32> = (0..1000).map(|n: u32| if n == 0 || n == 999 { n } else { ((n - 1) ^ 1) + 1 }).collect();
     let words: Vec<String> = swapped.iter().map(ToString::to_string).collect();
     std::fs::write(&file, words.join(" ")).unwrap();
     lab.host.run(&format!("python3 {} {ANALYZER} {}", script.display(), file.display()));

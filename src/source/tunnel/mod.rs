@@ -34,7 +34,7 @@ pub(super) fn open(tunnels: &TunnelsPlan, plan: &SessionPlan) -> Result<Opened, 
         let receiver = Receiver::new(tunnels, tunnels.endpoints.clone(), plan, InterfaceId(0))?;
         let file = OuterFile::open(file, receiver, tunnels.reorder)?;
         let progress = file.progress();
-        return Ok(Opened { sources: vec![Box::new(file)], interfaces, progress });
+        return Ok(Opened { shares: vec![vec![Box::new(file)]], interfaces, progress });
     }
     if tunnels.allow.is_empty() {
         tracing::warn!("everybody who reaches the endpoints may send frames: --allow CIDR names who may");
@@ -52,5 +52,5 @@ pub(super) fn open(tunnels: &TunnelsPlan, plan: &SessionPlan) -> Result<Opened, 
         }
     }
     Problems::unless_empty(problems)?;
-    Ok(Opened { sources, interfaces, progress: None })
+    Ok(Opened { shares: vec![sources], interfaces, progress: None })
 }

@@ -10,6 +10,18 @@ pub fn count(capture: &Path, filter: &str) -> usize {
     succeed(tshark(capture, filter).args(["-T", "fields", "-e", "frame.number"])).lines().count()
 }
 
+/// Fields of each frame that passes a display filter, packet by packet: fragments are not put together. All occurrences
+/// of a field, the outermost first, with commas between them.
+pub fn fields(capture: &Path, filter: &str, fields: &[&str]) -> Vec<Vec<String>> {
+    let mut command = tshark(capture, filter);
+    command.args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE", "-T", "fields", "-E", "separator=/t"]);
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let lines = succeed(&mut command);
+    lines.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
+}
+
 /// Asserts that tshark finds no wrong checksum, outer or inner, and no malformed packet.
 pub fn assert_sound(capture: &Path) {
     for fault in [
