@@ -146,3 +146,17 @@ pub const GENEVE: Encapsulation = Encapsulation {
 
 /// One of each, without the variants.
 pub const ALL: [&Encapsulation; 6] = [&VXLAN, &GRE, &ERSPAN_1, &ERSPAN_2, &ERSPAN_3, &GENEVE];
+
+/// Tests of one proof for each of several encapsulations and underlays.
+macro_rules! for_every_encapsulation {
+    ($proof:ident: $($test:ident = $encapsulation:ident over $underlay:ident;)*) => {
+        $(
+            #[test]
+            #[ignore = "needs root: run scripts/test"]
+            fn $test() {
+                $proof(&$encapsulation, Underlay::$underlay);
+            }
+        )*
+    };
+}
+pub(crate) use for_every_encapsulation;

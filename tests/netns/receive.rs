@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::encapsulation::{
     ALL, ERSPAN_1, ERSPAN_2, ERSPAN_3, Encapsulation, GENEVE, GRE, GRE_WITH_KEY, Underlay, VXLAN,
+    for_every_encapsulation,
 };
 use crate::farspan::{Farspan, Ledger, Sender, binary, replay, run, total};
 use crate::judge::{Capture, KernelVxlan, OpenVswitch, frames_of};
@@ -18,22 +19,10 @@ const WIDE_MTU: u32 = 9200;
 /// the discard port, at which a mirror may ask for its next hop.
 const UNREACHABLE: &str = "(icmp[0] == 3 and icmp[30:2] != 9) or ((ip6[40] == 1 or ip6[40] == 4) and ip6[90:2] != 9)";
 
-macro_rules! round_trips {
-    ($($test:ident = $encapsulation:ident over $underlay:ident;)*) => {
-        $(
-            #[test]
-            #[ignore = "needs root: run scripts/test"]
-            fn $test() {
-                everything_comes_back(&$encapsulation, Underlay::$underlay);
-            }
-        )*
-    };
-}
-
 mod what_farspan_mirrors_it_receives {
     use super::*;
 
-    round_trips! {
+    for_every_encapsulation! { everything_comes_back:
         vxlan_over_ipv4 = VXLAN over V4;
         vxlan_over_ipv6 = VXLAN over V6;
         gre_over_ipv4 = GRE over V4;

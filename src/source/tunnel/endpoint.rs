@@ -1,12 +1,11 @@
 //! One socket: a UDP port of VXLAN or Geneve, or IP protocol 47 with GRE and ERSPAN.
 //!
-//! Because somebody listens, the kernel answers the sender with no ICMP error; and it reassembles fragments, drops wrong
-//! UDP checksums and strips outer VLAN tags before the socket sees a datagram. UDP GRO is left off: a capture of separate
-//! mirrored frames is coalesced only where they are equally long and of one outer flow, and what recvmmsg saves already
-//! makes the rest small.
+//! Because somebody listens, the kernel answers the sender with no ICMP error; and it reassembles fragments and drops
+//! wrong UDP checksums before the socket sees a datagram. UDP GRO is left off: it joins datagrams only where they are
+//! equally long and of one outer flow, which mirrored traffic seldom is.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -103,7 +102,8 @@ impl Endpoint {
     fn deal_out(&mut self, now: Instant, each: &mut dyn FnMut(&Frame<'_>)) {
         let Self { datagrams, carries, receiver, reorder, .. } = self;
         for datagram in datagrams.iter() {
-            let Some(from) = datagram.from else { continue };
+            // A socket of IP always says; what did not say could not be allowed by any address.
+            let from = datagram.from.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
             let begins = match carries {
                 Carries::Vxlan => Begins::Vxlan,
                 Carries::Geneve => Begins::Geneve,

@@ -72,7 +72,9 @@ impl Inside {
                 }
             }
         };
-        let Some(from) = address(packet.addresses(bytes).0) else { return };
+        let Some(from) = address(packet.addresses(bytes).0) else {
+            return each(&receiver.refused(timestamp, DropReason::Undecodable));
+        };
         let outer = OuterPacket { bytes, begins: Begins::Ip(packet), from, timestamp };
         receiver.take(&outer, &mut |received| reorder.take(now, received, each));
         self.account_given_up(timestamp, each);
