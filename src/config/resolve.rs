@@ -15,6 +15,7 @@ use super::plan::{
     DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, TransmitPlan,
 };
 use super::words;
+use super::written::Value;
 use crate::error::Problems;
 use crate::quantity::{Mtu, Rate};
 
@@ -72,7 +73,10 @@ fn source(session: &Keys<'_>, mistakes: &mut Mistakes) -> Option<SourcePlan> {
     let file = file(&keys, mistakes);
     let (source, foreign, wanted, found) = match (keys.written("interface"), keys.written("file")) {
         (None, None) => {
-            mistakes.push(session.missing("source", What::NoSource));
+            // What is no table was refused already.
+            if matches!(session.written("source").map(|written| &written.value), None | Some(Value::Table(_))) {
+                mistakes.push(session.missing("source", What::NoSource));
+            }
             return None;
         }
         (Some(_), Some(_)) => {
