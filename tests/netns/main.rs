@@ -22,3 +22,4 @@ mod ids;
 mod law;
 mod own_traffic;
 mod resources;
+mod settings;
