@@ -62,7 +62,7 @@ const WRONG_LINES: &[(&str, &[&str])] = &[
     ("mirror -i eth0 --to vxlan://h?vni=1&ttl=0", &["0 is not a TTL", "ttl=64"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&ports=9-1", &["source-port range", "49152-65535"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&analyzer=bro", &["not a known analyzer", "zeek"]),
-    ("mirror -i eth0 --to vxlan://h?vni=1&transmit=xdp", &["not a way to transmit", "pcap:FILE"]),
+    ("mirror -i eth0 --to vxlan://h?vni=1&transmit=dpdk", &["not a way to transmit", "pcap:FILE"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&udp_checksum=no", &["UDP checksum", "auto, on or off"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&gso=yes", &["UDP GSO", "auto, on or off"]),
     (
