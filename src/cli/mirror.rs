@@ -14,7 +14,7 @@ use crate::ledger::Ledger;
 use crate::quantity::{Mtu, Workers};
 use crate::session::control::{Signals, until_end};
 use crate::session::{Outcome, Session};
-use crate::source::Interface;
+use crate::source::{self, Interface};
 
 pub(super) const USAGE: &str = "\
 farspan mirror -i IF | -r FILE --to DEST [OPTIONS] [EXPRESSION]...
@@ -55,6 +55,8 @@ pub fn run(arguments: &MirrorArguments, quiet: bool) -> Result<(), Problems> {
 
 /// Opens the session, says so, and runs it to its end.
 async fn mirror(plan: &SessionPlan, quiet: bool) -> Result<Outcome, Problems> {
+    // A mistyped interface is told before anybody is waited for.
+    source::look(plan)?;
     let underlays = resolve(&plan.destinations).await?;
     let session = Session::open(plan, &underlays)?;
     let signals = Signals::listen().map_err(RuntimeError)?;

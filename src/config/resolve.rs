@@ -16,6 +16,7 @@ use super::load::SessionWritten;
 use super::mistake::{Mistake, What};
 use super::plan::{DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use super::words;
+use super::written::Value;
 use crate::error::Problems;
 use crate::quantity::{Mtu, Rate, Workers};
 
@@ -73,7 +74,10 @@ fn source(session: &Keys<'_>, count: Option<u64>, mistakes: &mut Mistakes) -> Op
     let file = file(&keys, mistakes);
     let (source, foreign, wanted, found) = match (keys.written("interface"), keys.written("file")) {
         (None, None) => {
-            mistakes.push(session.missing("source", What::NoSource));
+            // What is no table was refused already.
+            if matches!(session.written("source").map(|written| &written.value), None | Some(Value::Table(_))) {
+                mistakes.push(session.missing("source", What::NoSource));
+            }
             return None;
         }
         (Some(_), Some(_)) => {

@@ -218,6 +218,9 @@ impl Explain for SourceError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::NoSuchInterface { name, present } if name.contains([',', ' ']) => {
+                Some(format!("give -i once for each; interfaces here are {}", present.join(", ")))
+            }
             Self::NoSuchInterface { present, .. } | Self::NoMatch { present, .. } => {
                 Some(format!("interfaces here are {}", present.join(", ")))
             }

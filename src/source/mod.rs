@@ -96,6 +96,17 @@ pub struct Interface {
     pub engine: Option<Engine>,
 }
 
+/// Whether the interfaces of `plan` are there, as far as that can be told without opening one.
+///
+/// # Errors
+/// A [`SourceError`] for each that is not.
+pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
+    match &plan.source {
+        SourcePlan::Live(live) => Problems::unless_empty(interfaces::meant(&live.interfaces).1),
+        SourcePlan::File(_) => Ok(()),
+    }
+}
+
 /// Opens everything that `plan` captures from.
 ///
 /// # Errors
