@@ -157,10 +157,7 @@ fn under_load_every_flow_is_in_order_and_the_law_holds_for_all_workers_together(
 
     let lab = Lab::with_underlay_mtu(1600);
     let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
-    let farspan = Farspan::mirror(
-        &lab,
-        &["-i", "h0", "--workers", "2", "--to", "vxlan://192.0.2.2?vni=42"],
-    );
+    let farspan = Farspan::mirror(&lab, &["-i", "h0", "--workers", "2", "--to", "vxlan://192.0.2.2?vni=42"]);
     traffic::send(&lab, &numbered(), "--topspeed");
     let ledger = stop_when_all_were_seen(farspan, &lab);
     let account = ledger.only();
@@ -190,10 +187,7 @@ fn under_load_every_flow_is_in_order_and_the_law_holds_for_all_workers_together(
 fn sequence_numbers_are_one_series_for_all_workers() {
     let lab = Lab::with_underlay_mtu(1600);
     let arriving = Capture::start(&lab, &lab.analyzer, "a0", "ip proto 47");
-    let farspan = Farspan::mirror(
-        &lab,
-        &["-i", "h0", "--workers", "2", "--to", "erspan2://192.0.2.2?session=7"],
-    );
+    let farspan = Farspan::mirror(&lab, &["-i", "h0", "--workers", "2", "--to", "erspan2://192.0.2.2?session=7"]);
     traffic::send(&lab, &numbered(), "--mbps=100");
     let ledger = stop_when_all_were_seen(farspan, &lab);
     arriving.await_frames(usize::try_from(ledger.only().sent).expect("a small number"));
@@ -260,12 +254,7 @@ fn what_two_workers_write_to_a_pipe_is_one_sound_capture_file() {
 #[ignore = "needs root: run scripts/test"]
 fn each_worker_knows_the_datagrams_of_the_others() {
     let lab = Lab::new();
-    exactly_one_copy(
-        &lab,
-        "vxlan://192.0.2.2?vni=42",
-        Some("icmp.type == 3"),
-        &["--workers", "2"],
-    );
+    exactly_one_copy(&lab, "vxlan://192.0.2.2?vni=42", Some("icmp.type == 3"), &["--workers", "2"]);
 }
 
 #[test]
@@ -281,10 +270,8 @@ fn fragments_of_another_worker_s_datagrams_are_known_too() {
 #[ignore = "needs root: run scripts/test"]
 fn pinned_workers_stay_on_their_cpu() {
     let lab = Lab::new();
-    let farspan = Farspan::mirror(
-        &lab,
-        &["-i", "h0", "--workers", "3", "--pin", "0", "--to", "vxlan://192.0.2.2?vni=42"],
-    );
+    let farspan =
+        Farspan::mirror(&lab, &["-i", "h0", "--workers", "3", "--pin", "0", "--to", "vxlan://192.0.2.2?vni=42"]);
     let tasks = format!("/proc/{}/task", farspan.id());
     let pinned = || {
         let threads = fs::read_dir(&tasks).into_iter().flatten().flatten().filter_map(|task| {
