@@ -28,7 +28,7 @@ use live::Live;
 use ring::RingCapture;
 
 use crate::config::defaults::LEAST_BUFFER;
-use crate::config::plan::{Engine, LivePlan, SessionPlan, SourcePlan};
+use crate::config::plan::{Engine, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use crate::error::{Explain, Problems};
 use crate::frame::{Frame, InterfaceId};
 use crate::ledger::KernelDrops;
@@ -105,6 +105,16 @@ pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
             Ok(Opened { sources: vec![Box::new(file)], interfaces, progress })
         }
     }
+}
+
+/// Opens one capture file outside any session: every frame as it was recorded, as fast as it can be read.
+///
+/// # Errors
+/// When it is not there, is no capture file, or holds frames of which no Ethernet frames can be made.
+pub fn open_file(file: &FilePath) -> Result<Box<dyn Source>, SourceError> {
+    let plan = FilePlan { file: file.clone(), pace: Pace::Unpaced };
+    let as_recorded = NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None };
+    Ok(Box::new(Replay::open(&plan, "", &as_recorded)?))
 }
 
 fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
