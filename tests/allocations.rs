@@ -11,9 +11,8 @@ use std::time::Instant;
 use farspan::config::plan::{
     DestinationPlan, Encapsulation, End, Fit, Gso, Host, Ids, TransmitPlan, TunnelPlan, UdpChecksum,
 };
-use farspan::destination::dry_run::DryRunFiles;
 use farspan::destination::tunnel::Tunnel;
-use farspan::destination::{Destination, Destinations, Patience};
+use farspan::destination::{Destination, Destinations, Patience, Shared};
 use farspan::flow::FlowHash;
 use farspan::frame::{InterfaceId, WireFrame};
 use farspan::kernel::underlay::{NextHop, Underlay};
@@ -66,8 +65,8 @@ fn tunnel(port: u16, fit: Fit) -> Destination {
     let destination = DestinationPlan { name, to: String::from("test"), end: End::Tunnel(plan.clone()) };
     let way = Arc::new(Underlay::new(localhost, localhost, None, Mtu::ETHERNET, NextHop::Usable));
     let interfaces = [String::from("eth0")];
-    let files = &mut DryRunFiles::default();
-    Destination::Tunnel(Tunnel::open(&destination, &plan, &way, &interfaces, Patience::Drop, files).unwrap())
+    let shared = &mut Shared::new(&[], 0);
+    Destination::Tunnel(Tunnel::open(&destination, &plan, &way, &interfaces, Patience::Drop, shared).unwrap())
 }
 
 /// A TCP segment with `payload` bytes, in an Ethernet frame.

@@ -17,6 +17,7 @@ pub mod report;
 mod testing;
 pub mod traffic;
 pub mod words;
+pub mod xdp;
 
 use std::os::unix::fs::FileTypeExt as _;
 
@@ -73,8 +74,15 @@ fn missing_ids(plan: &SessionPlan, interfaces: &[String]) -> Vec<Box<dyn Explain
 
 /// What there is to say about `plan` on a host with these facts.
 fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
-    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 6] =
-        [capture::findings, mtu::findings, network::findings, gso::findings, privileges::findings, analyzer::findings];
+    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 7] = [
+        capture::findings,
+        mtu::findings,
+        network::findings,
+        gso::findings,
+        xdp::findings,
+        privileges::findings,
+        analyzer::findings,
+    ];
     let mut findings: Vec<Finding> = rules.iter().flat_map(|rule| rule(plan, facts)).collect();
     findings.sort_by_key(|finding| finding.severity);
     Report { session: plan.name.clone(), statements: words::statements(plan, facts), findings }

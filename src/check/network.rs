@@ -2,7 +2,7 @@
 
 use super::facts::Facts;
 use super::finding::Finding;
-use crate::config::plan::{DestinationPlan, End, SessionPlan, TransmitPlan};
+use crate::config::plan::{DestinationPlan, End, SessionPlan};
 use crate::destination::encapsulate::udp_port;
 use crate::kernel::underlay::Underlay;
 
@@ -64,7 +64,7 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
     let ways = facts.underlays.iter().map(Option::as_deref);
     let leaves_this_host = |(destination, way): (&DestinationPlan, Option<&Underlay>)| {
         let End::Tunnel(tunnel) = &destination.end else { return None };
-        let sends = tunnel.transmit == TransmitPlan::Socket && !way?.remote().is_loopback();
+        let sends = tunnel.is_live() && !way?.remote().is_loopback();
         sends.then(|| gate(&destination.name, udp_port(&tunnel.encapsulation), facts.cloud))
     };
     plan.destinations.iter().zip(ways).filter_map(leaves_this_host).collect()

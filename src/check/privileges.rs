@@ -10,7 +10,7 @@ use crate::kernel::underlay::NextHop;
 
 /// A destination that this process may not send to.
 #[derive(Debug, thiserror::Error)]
-#[error("not permitted to send GRE or ERSPAN: {capability} is missing")]
+#[error("not permitted to send GRE or ERSPAN, or by AF_XDP: {capability} is missing")]
 struct NotPermitted {
     destination: String,
     capability: Capability,
@@ -21,7 +21,10 @@ impl Explain for NotPermitted {
         Some(self.destination.clone())
     }
     fn hint(&self) -> Option<String> {
-        Some(format!("run as root, or once: {}\nVXLAN and Geneve need no capability to send", setcap_line()))
+        Some(format!(
+            "run as root, or once: {}\nVXLAN and Geneve need no capability to send through sockets",
+            setcap_line()
+        ))
     }
     fn exit_code(&self) -> ExitCode {
         ExitCode::NotPermitted
@@ -56,13 +59,13 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
 /// The tunnel of a destination, unless it only writes a file.
 fn tunnel(destination: &DestinationPlan) -> Option<&TunnelPlan> {
     match &destination.end {
-        End::Tunnel(tunnel) if tunnel.transmit == TransmitPlan::Socket => Some(tunnel),
+        End::Tunnel(tunnel) if tunnel.is_live() => Some(tunnel),
         _ => None,
     }
 }
 
 fn needs_raw_socket(tunnel: &TunnelPlan) -> bool {
-    udp_port(&tunnel.encapsulation).is_none()
+    udp_port(&tunnel.encapsulation).is_none() || tunnel.transmit == TransmitPlan::Xdp
 }
 
 #[cfg(test)]
@@ -87,6 +90,8 @@ mod tests {
         assert_eq!(refused[0].exit_code(), ExitCode::NotPermitted);
         assert!(refused[0].hint().is_some_and(|hint| hint.contains("setcap cap_net_raw")));
         assert!(problems(&plan(vxlan()), &unprivileged()).is_empty());
+        let by_xdp = TunnelPlan { transmit: TransmitPlan::Xdp, ..testing::tunnel(vxlan()) };
+        assert_eq!(problems(&testing::plan(by_xdp), &unprivileged()).len(), 1);
         assert!(problems(&plan(Encapsulation::Erspan1), &facts(mtu(1600))).is_empty());
     }
 

@@ -89,6 +89,7 @@ fn carrier(tunnel: &TunnelPlan) -> String {
     let protocol = protocol(udp_port(&tunnel.encapsulation));
     match &tunnel.transmit {
         TransmitPlan::Socket => protocol,
+        TransmitPlan::Xdp => format!("{protocol}, sent by AF_XDP"),
         TransmitPlan::CaptureFile(file) => format!("{protocol}; a dry run: outer frames go to {file}"),
     }
 }

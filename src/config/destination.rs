@@ -8,7 +8,7 @@ use super::defaults;
 use super::destination_url::{DestinationUrl, Scheme};
 use super::keys::{Keys, Mistakes};
 use super::mistake::{Mistake, What, is_name};
-use super::plan::{DestinationPlan, Encapsulation, End, Gso, Host, Ids, TunnelPlan, UdpChecksum};
+use super::plan::{DestinationPlan, Encapsulation, End, Fit, Gso, Host, Ids, TransmitPlan, TunnelPlan, UdpChecksum};
 use super::words;
 use super::written::{Origin, Table, Value, Written};
 use crate::quantity::{Dscp, ErspanIndex, PortRange, QuantityError, Ttl};
@@ -123,8 +123,16 @@ fn tunnel(
     if gso == Gso::On && udp_checksum == UdpChecksum::Off {
         mistakes.push(keys.mistake("gso", What::GsoWithoutChecksum));
     }
+    let fit = keys.read("fit", mistakes, str::parse).unwrap_or_default();
+    let transmit = keys.read("transmit", mistakes, words::transmit).unwrap_or_default();
+    if transmit == TransmitPlan::Xdp && fit == Fit::Fragment {
+        mistakes.push(keys.mistake("transmit", What::XdpWithFragments));
+    }
+    if transmit == TransmitPlan::Xdp && gso == Gso::On {
+        mistakes.push(keys.mistake("transmit", What::XdpWithGso));
+    }
     Some(TunnelPlan {
-        fit: keys.read("fit", mistakes, str::parse).unwrap_or_default(),
+        fit,
         analyzer: keys.read("analyzer", mistakes, str::parse),
         source,
         device: keys.read("device", mistakes, device),
@@ -133,7 +141,7 @@ fn tunnel(
         ttl: keys.read("ttl", mistakes, str::parse).unwrap_or(Ttl::DEFAULT),
         udp_checksum,
         gso,
-        transmit: keys.read("transmit", mistakes, words::transmit).unwrap_or_default(),
+        transmit,
         encapsulation: encapsulation?,
         host,
     })

@@ -146,6 +146,12 @@ pub enum What {
     /// Runs need the checksum that is switched off.
     #[error("UDP GSO needs the UDP checksum, which is off")]
     GsoWithoutChecksum,
+    /// Fragments are made by the kernel's IP stack, which AF_XDP passes by.
+    #[error("AF_XDP sends whole frames, and fit=fragment needs the kernel's IP stack")]
+    XdpWithFragments,
+    /// So are runs.
+    #[error("AF_XDP sends single frames, and gso=on asks for UDP GSO of the kernel's IP stack")]
+    XdpWithGso,
     /// A flag behind the filter expression.
     #[error("`{0}` stands behind the first word of the filter, so it would be part of the filter")]
     FlagInFilter(String),
@@ -216,6 +222,8 @@ impl Explain for Mistake {
             What::GsoWithoutChecksum => Some(
                 "leave `udp_checksum` at auto: it is computed where datagrams leave in GSO runs".to_owned(),
             ),
+            What::XdpWithFragments => Some("choose another `fit`, or transmit=socket".to_owned()),
+            What::XdpWithGso => Some("leave `gso` out, or choose transmit=socket".to_owned()),
             What::FlagInFilter(_) => Some("put every option before the filter expression".to_owned()),
         }
     }

@@ -179,6 +179,13 @@ pub struct TunnelPlan {
     pub transmit: TransmitPlan,
 }
 
+impl TunnelPlan {
+    /// Whether datagrams leave this host, by whatever engine: it is no dry run.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.transmit, TransmitPlan::CaptureFile(_))
+    }
+}
+
 #[cfg(test)]
 impl TunnelPlan {
     /// A tunnel with every default.
@@ -353,6 +360,8 @@ pub enum TransmitPlan {
     /// Through UDP and raw sockets.
     #[default]
     Socket,
+    /// As whole frames through an AF_XDP socket, past the kernel's IP stack, firewall and queueing disciplines.
+    Xdp,
     /// The dry run: outer frames are written to a capture file as they would leave.
     CaptureFile(FilePath),
 }

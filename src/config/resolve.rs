@@ -232,7 +232,7 @@ fn written_file(plan: &DestinationPlan) -> Option<&FilePath> {
         End::File(file) => Some(file),
         End::Tunnel(tunnel) => match &tunnel.transmit {
             TransmitPlan::CaptureFile(file) => Some(file),
-            TransmitPlan::Socket => None,
+            TransmitPlan::Socket | TransmitPlan::Xdp => None,
         },
     }
 }

@@ -100,6 +100,13 @@ impl Batch {
         &self.datagrams
     }
 
+    /// Lends the beginning of each datagram, in the order of [`datagrams`](Self::datagrams), to be changed.
+    pub fn each_header(&mut self, each: &mut dyn FnMut(&mut [u8])) {
+        for datagram in &self.datagrams {
+            each(self.bytes.get_mut(datagram.start..datagram.start + datagram.len).unwrap_or_default());
+        }
+    }
+
     /// Tunnel header and frame of one of this batch's datagrams.
     pub fn bytes_of(&self, datagram: &Datagram) -> &[u8] {
         self.bytes.get(datagram.start..datagram.start + datagram.len).unwrap_or_default()

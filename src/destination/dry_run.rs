@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Patience;
 use super::batch::{Batch, Datagram};
-use super::encapsulate::{outer_len, udp_port};
+use super::encapsulate::outer_len;
 use super::open_error::OpenError;
+use super::outer;
 use super::transmit::{Transmit, count_dropped, count_sent};
-use super::udp::checksum_is_computed;
-use crate::config::plan::{FilePath, Fit, TunnelPlan};
+use crate::config::plan::{FilePath, TunnelPlan};
+use crate::frame::WireFrame;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason};
-use crate::wire::outer::{Addresses, Outer, TooLong, Transport};
+use crate::wire::outer::{Outer, TooLong, Transport};
 use crate::wire::pcap::{FileHeader, RecordHeader};
 
 /// The capture files of a session's dry runs: destinations that name the same one share it, a batch after the other.
@@ -35,6 +36,7 @@ impl DryRunFiles {
 /// Writes the outer frames of one destination.
 #[derive(Debug)]
 pub(super) struct DryRun {
+    batch: Batch,
     /// Everything of the outer headers that does not change from datagram to datagram.
     outer: Outer,
     /// The source port of each bucket; empty for GRE.
@@ -65,42 +67,25 @@ impl DryRun {
         sources: Vec<u16>,
         file: SharedFile,
     ) -> Result<Self, OpenError> {
-        let (local, remote) = (underlay.local(), underlay.remote());
-        let addresses = Addresses::between(local, remote)
-            .ok_or_else(|| OpenError::NotLocal { address: local, cause: io::ErrorKind::AddrNotAvailable.into() })?;
-        let (source_mac, destination_mac) = underlay.ethernet();
-        let transport = udp_port(&plan.encapsulation).map_or(Transport::Gre, |destination_port| Transport::Udp {
-            source_port: plan.ports.first(),
-            destination_port,
-            checksum: checksum_is_computed(plan, underlay),
-        });
-        let outer = Outer {
-            source_mac,
-            destination_mac,
-            addresses,
-            dscp: plan.dscp,
-            ttl: plan.ttl,
-            identification: 0,
-            dont_fragment: plan.fit != Fit::Fragment,
-            transport,
-        };
-        let underlay = Arc::clone(underlay);
+        let outer = outer::headers(plan, underlay)?;
         Ok(Self {
+            batch: Batch::new(),
             outer,
             sources,
-            underlay,
+            underlay: Arc::clone(underlay),
             file,
             records: Vec::new(),
             recorded: Vec::new(),
             packet: Vec::new(),
-            outer_len: outer_len(&plan.encapsulation, remote),
+            outer_len: outer_len(&plan.encapsulation, underlay.remote()),
             write_failed: None,
             reader_gone: false,
         })
     }
 
     /// Appends the records of one datagram: several when it is fragmented.
-    fn record(&mut self, datagram: &Datagram, bytes: &[u8]) -> Result<(), TooLong> {
+    fn record(&mut self, datagram: &Datagram) -> Result<(), TooLong> {
+        let bytes = self.batch.bytes_of(datagram);
         if let (Transport::Udp { source_port, .. }, Some(&port)) =
             (&mut self.outer.transport, self.sources.get(datagram.bucket as usize))
         {
@@ -108,7 +93,6 @@ impl DryRun {
         }
         let records = &mut self.records;
         if self.outer.dont_fragment {
-            // RFC 6864 section 4.1: a packet that cannot be fragmented needs no identification; Linux sends 0.
             self.packet.clear();
             self.outer.write(bytes, &mut self.packet)?;
             append(records, datagram, &self.packet);
@@ -130,20 +114,35 @@ fn append(records: &mut Vec<u8>, datagram: &Datagram, packet: &[u8]) {
 }
 
 impl Transmit for DryRun {
+    fn push(&mut self, header_len: usize, frame: &WireFrame<'_>, bucket: u32, cut: bool) -> Option<&mut [u8]> {
+        self.batch.push(header_len, frame, bucket, cut)
+    }
+
+    fn waiting(&self) -> usize {
+        self.batch.len()
+    }
+
+    fn each_header(&mut self, each: &mut dyn FnMut(&mut [u8])) {
+        self.batch.each_header(each);
+    }
+
     /// In the order in which the datagrams came, whatever their bucket.
-    fn send(&mut self, batch: &mut Batch, _: Patience, account: &mut DestinationLedger) {
+    fn send(&mut self, _: Patience, account: &mut DestinationLedger) {
         self.records.clear();
         self.recorded.clear();
-        for datagram in batch.datagrams() {
-            match self.record(datagram, batch.bytes_of(datagram)) {
-                Ok(()) => self.recorded.push(*datagram),
+        for position in 0..self.batch.len() {
+            let datagram = self.batch.datagrams()[position];
+            match self.record(&datagram) {
+                Ok(()) => self.recorded.push(datagram),
                 Err(TooLong(_)) => count_dropped(account, DropReason::Oversize, 1),
             }
         }
         match self.file.append(&self.records) {
             Ok(()) => {
                 let outer_len = self.outer_len;
-                self.recorded.iter().for_each(|datagram| count_sent(account, datagram, outer_len));
+                for datagram in &self.recorded {
+                    count_sent(account, outer_len + datagram.len(), datagram.cut);
+                }
             }
             Err(error) => {
                 let reason = match error.kind() {
@@ -155,7 +154,11 @@ impl Transmit for DryRun {
                 self.write_failed = Some(error);
             }
         }
-        batch.clear();
+        self.batch.clear();
+    }
+
+    fn keep(&mut self, count: usize) -> usize {
+        self.batch.truncate(count)
     }
 
     fn collect_reports(&mut self, _: &mut DestinationLedger) -> Option<io::Error> {
@@ -224,18 +227,19 @@ mod tests {
 
     use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
+    use super::super::Shared;
     use super::super::testing::{frame, plan, udp_frame, underlay, vxlan};
     use super::super::tunnel::Tunnel;
     use super::*;
-    use crate::config::plan::{DestinationPlan, Encapsulation, TransmitPlan};
+    use crate::config::plan::{DestinationPlan, Encapsulation, Fit, TransmitPlan};
     use crate::kernel::underlay::NextHop;
 
     /// A destination of `fit` and `encapsulation` that is dry-run into `path`, over a path of 1500 bytes.
-    fn dry_run(path: &Path, encapsulation: Encapsulation, fit: Fit, files: &mut DryRunFiles) -> Tunnel {
+    fn dry_run(path: &Path, encapsulation: Encapsulation, fit: Fit, shared: &mut Shared) -> Tunnel {
         let (destination, plan) = planned(path, encapsulation, fit);
         // The next hop is of no interest: nothing leaves.
         let underlay = underlay("192.0.2.1", 1500, NextHop::Failed);
-        Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, files).unwrap()
+        Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared).unwrap()
     }
 
     fn planned(path: &Path, encapsulation: Encapsulation, fit: Fit) -> (DestinationPlan, TunnelPlan) {
@@ -258,7 +262,7 @@ mod tests {
     fn outer_frames_are_written_as_they_would_leave() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("dry.pcap");
-        let mut tunnel = dry_run(&path, vxlan(4789), Fit::Split, &mut DryRunFiles::default());
+        let mut tunnel = dry_run(&path, vxlan(4789), Fit::Split, &mut Shared::new(&[], 0));
         let mut account = DestinationLedger::default();
         let inner = [udp_frame(1, 10), udp_frame(2, 1000)];
         for bytes in &inner {
@@ -288,7 +292,7 @@ mod tests {
     fn fit_fragment_writes_outer_fragments_that_are_the_datagram_together() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("fragments.pcap");
-        let mut tunnel = dry_run(&path, vxlan(4789), Fit::Fragment, &mut DryRunFiles::default());
+        let mut tunnel = dry_run(&path, vxlan(4789), Fit::Fragment, &mut Shared::new(&[], 0));
         let mut account = DestinationLedger::default();
         let inner = udp_frame(1, 4000);
         tunnel.offer(&frame(&inner), &mut account);
@@ -311,9 +315,9 @@ mod tests {
     fn destinations_that_name_one_file_share_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("both.pcap");
-        let mut files = DryRunFiles::default();
-        let mut first = dry_run(&path, vxlan(4789), Fit::Split, &mut files);
-        let mut second = dry_run(&path, Encapsulation::Erspan1, Fit::Split, &mut files);
+        let mut shared = Shared::new(&[], 0);
+        let mut first = dry_run(&path, vxlan(4789), Fit::Split, &mut shared);
+        let mut second = dry_run(&path, Encapsulation::Erspan1, Fit::Split, &mut shared);
         let mut account = DestinationLedger::default();
         let inner = udp_frame(1, 10);
         let mut send = |tunnel: &mut Tunnel| {
@@ -332,7 +336,7 @@ mod tests {
     fn a_reader_that_has_gone_closes_the_destination() {
         let (reader, writer) = io::pipe().unwrap();
         let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
-        let mut tunnel = dry_run(Path::new(&path), vxlan(4789), Fit::Split, &mut DryRunFiles::default());
+        let mut tunnel = dry_run(Path::new(&path), vxlan(4789), Fit::Split, &mut Shared::new(&[], 0));
         let mut account = DestinationLedger::default();
         let inner = udp_frame(1, 10);
         tunnel.offer(&frame(&inner), &mut account);
@@ -349,12 +353,12 @@ mod tests {
         let nowhere = Path::new("/nonexistent/dry.pcap");
         let (destination, plan) = planned(nowhere, vxlan(4789), Fit::Split);
         let underlay = underlay("192.0.2.1", 1500, NextHop::Usable);
-        let files = &mut DryRunFiles::default();
-        let error = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, files).unwrap_err();
+        let shared = &mut Shared::new(&[], 0);
+        let error = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared).unwrap_err();
         assert_eq!(error.to_string(), "cannot write /nonexistent/dry.pcap");
 
         let (destination, plan) = planned(Path::new("/dev/full"), vxlan(4789), Fit::Split);
-        let error = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, files).unwrap_err();
+        let error = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared).unwrap_err();
         assert_eq!(error.to_string(), "cannot write /dev/full");
     }
 }

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use super::open_error::OpenError;
+use super::sequence::{Counters, Numbering};
+use super::transmit::Transmit;
 use crate::config::plan::{Encapsulation, Ids};
 use crate::frame::WireFrame;
 use crate::quantity::{Direction, ErspanIndex, ErspanSessionId, GreKey, Vni};
@@ -60,6 +62,8 @@ pub fn header_len(encapsulation: &Encapsulation) -> usize {
 pub struct Encapsulator {
     format: Format,
     header_len: usize,
+    /// Where the header has a sequence number.
+    numbering: Option<Numbering>,
 }
 
 /// An encapsulation whose ids are resolved for the session's interfaces.
@@ -101,7 +105,15 @@ impl Encapsulator {
                 Format::Erspan3 { streams: Streams::resolve(session, SESSION, interfaces)? }
             }
         };
-        Ok(Self { format, header_len: header_len(encapsulation) })
+        let numbering = format.numbering();
+        Ok(Self { format, header_len: header_len(encapsulation), numbering })
+    }
+
+    /// Counts sequence numbers together with the same destination of other workers: `counters` are those of the first.
+    pub(super) fn share(&mut self, counters: &mut Option<Counters>) {
+        if let Some(numbering) = &mut self.numbering {
+            numbering.share(counters.get_or_insert_with(|| numbering.counters().clone()).clone());
+        }
     }
 
     /// What our datagrams have in common on the wire, sent from these UDP ports where there is UDP.
@@ -120,71 +132,90 @@ impl Encapsulator {
         self.header_len
     }
 
-    /// Writes the header of `frame` to `out`, which is [`header_len`](Self::header_len) bytes long, and takes the next
-    /// sequence number where there is one. The frame's interface must be one of those the ids were resolved for.
+    /// Writes the header of `frame` to `out`, which is [`header_len`](Self::header_len) bytes long. A sequence number is
+    /// missing until [`number`](Self::number). The frame's interface must be one of those the ids were resolved for.
     pub fn write(&mut self, frame: &WireFrame<'_>, out: &mut [u8]) {
-        match &mut self.format {
-            Format::Vxlan { streams, .. } => Vxlan { vni: streams.of(frame).id }.write(out),
-            Format::Geneve { streams, .. } => Geneve { vni: streams.of(frame).id }.write(out),
-            Format::Gre { streams, sequence } => {
-                let stream = streams.of(frame);
-                let sequence = sequence.then(|| stream.next_sequence());
-                Gre { protocol: gre::TRANSPARENT_ETHERNET, key: stream.id, sequence }.write(out);
+        let numbering = &mut self.numbering;
+        let mut sequence = |position| numbering.as_mut().map(|numbering| numbering.ask(position));
+        match &self.format {
+            Format::Vxlan { streams, .. } => Vxlan { vni: streams.of(frame).1 }.write(out),
+            Format::Geneve { streams, .. } => Geneve { vni: streams.of(frame).1 }.write(out),
+            Format::Gre { streams, .. } => {
+                let (position, key) = streams.of(frame);
+                Gre { protocol: gre::TRANSPARENT_ETHERNET, key, sequence: sequence(position) }.write(out);
             }
             Format::Erspan1 => Gre { protocol: gre::ERSPAN, key: None, sequence: None }.write(out),
             Format::Erspan2 { streams, index } => {
-                let stream = streams.of(frame);
+                let (position, session) = streams.of(frame);
                 let header = Erspan2 {
-                    session: stream.id,
+                    session,
                     index: *index,
                     truncated: frame.is_truncated(),
                     tagged: frame.layers.network > ethernet::HEADER_LEN,
                 };
-                header.write(numbered(gre::ERSPAN, stream.next_sequence(), out));
+                header.write(behind_gre(gre::ERSPAN, sequence(position), out));
             }
             Format::Erspan3 { streams } => {
-                let stream = streams.of(frame);
+                let (position, session) = streams.of(frame);
                 let header = Erspan3 {
-                    session: stream.id,
+                    session,
                     // The header cannot say "unknown"; a frame that only passed by was received.
                     direction: frame.direction.unwrap_or(Direction::In),
                     timestamp: frame.timestamp.into(),
                     truncated: frame.is_truncated(),
                 };
-                header.write(numbered(gre::ERSPAN_III, stream.next_sequence(), out));
+                header.write(behind_gre(gre::ERSPAN_III, sequence(position), out));
             }
         }
+    }
+
+    /// Gives every header that waits in `engine` its sequence number, where it has one.
+    pub(super) fn number(&mut self, engine: &mut dyn Transmit) {
+        if let Some(numbering) = &mut self.numbering {
+            numbering.give_out();
+            engine.each_header(&mut |header| numbering.number(header));
+        }
+    }
+}
+
+impl Format {
+    /// Counters for every id, if headers of this format have a sequence number: the last field of the GRE header
+    /// (RFC 2890 section 2).
+    fn numbering(&self) -> Option<Numbering> {
+        let (key, ids) = match self {
+            Self::Vxlan { .. } | Self::Geneve { .. } | Self::Erspan1 | Self::Gre { sequence: false, .. } => {
+                return None;
+            }
+            Self::Gre { streams, .. } => (streams.ids[0], streams.ids.len()),
+            Self::Erspan2 { streams, .. } | Self::Erspan3 { streams } => (None, streams.ids.len()),
+        };
+        let header = Gre { protocol: 0, key, sequence: Some(0) };
+        Some(Numbering::new(header.header_len() - size_of::<u32>(), Counters::new(ids)))
     }
 }
 
 const SESSION: &str = "ERSPAN session id";
 
-/// Writes a GRE header with a sequence number and lends what lies behind it.
-fn numbered(protocol: u16, sequence: u32, out: &mut [u8]) -> &mut [u8] {
-    let header = Gre { protocol, key: None, sequence: Some(sequence) };
+/// Writes a GRE header and lends what lies behind it.
+fn behind_gre(protocol: u16, sequence: Option<u32>, out: &mut [u8]) -> &mut [u8] {
+    let header = Gre { protocol, key: None, sequence };
     header.write(out);
     &mut out[header.header_len()..]
 }
 
-/// The ids of a destination, each with its own sequence numbers, and which of them a frame gets.
+/// The ids of a destination, each a stream with sequence numbers of its own, and which of them a frame gets.
 #[derive(Debug)]
 struct Streams<T> {
-    streams: Vec<Stream<T>>,
-    /// By interface: the stream of frames that came in, or whose direction is unknown, and of those that went out.
+    ids: Vec<T>,
+    /// By interface: the position of the id of frames that came in, or whose direction is unknown, and of those that
+    /// went out.
     by_interface: Vec<[usize; 2]>,
-}
-
-/// Datagrams with one id.
-#[derive(Debug)]
-struct Stream<T> {
-    id: T,
-    sequence: u32,
 }
 
 impl<T: Copy + PartialEq> Streams<T> {
     /// Asks the patterns once for each interface and direction, so that no frame has to.
     fn resolve(ids: &Ids<T>, what: &'static str, interfaces: &[String]) -> Result<Self, OpenError> {
-        let mut streams = Self { streams: Vec::new(), by_interface: Vec::with_capacity(interfaces.len()) };
+        let mut streams = Self { ids: Vec::new(), by_interface: Vec::with_capacity(interfaces.len()) };
         for interface in interfaces {
             let mut stream = |direction| match ids.resolve(interface, Some(direction)) {
                 Some(id) => Ok(streams.position_of(id)),
@@ -202,39 +233,30 @@ impl<T: Copy + PartialEq> Streams<T> {
 
     /// One id for everything.
     fn one(id: T, interfaces: &[String]) -> Self {
-        Self { streams: vec![Stream { id, sequence: 0 }], by_interface: vec![[0, 0]; interfaces.len()] }
+        Self { ids: vec![id], by_interface: vec![[0, 0]; interfaces.len()] }
     }
 
     fn position_of(&mut self, id: T) -> usize {
-        let known = self.streams.iter().position(|stream| stream.id == id);
+        let known = self.ids.iter().position(|&known| known == id);
         known.unwrap_or_else(|| {
-            self.streams.push(Stream { id, sequence: 0 });
-            self.streams.len() - 1
+            self.ids.push(id);
+            self.ids.len() - 1
         })
     }
 
     fn ids(&self) -> impl Iterator<Item = T> {
-        self.streams.iter().map(|stream| stream.id)
+        self.ids.iter().copied()
     }
 
     fn map<U>(self, convert: impl Fn(T) -> U) -> Streams<U> {
-        let streams =
-            self.streams.into_iter().map(|stream| Stream { id: convert(stream.id), sequence: stream.sequence });
-        Streams { streams: streams.collect(), by_interface: self.by_interface }
+        Streams { ids: self.ids.into_iter().map(convert).collect(), by_interface: self.by_interface }
     }
 
-    fn of(&mut self, frame: &WireFrame<'_>) -> &mut Stream<T> {
+    /// The position and the id of the stream that `frame` belongs to.
+    fn of(&self, frame: &WireFrame<'_>) -> (usize, T) {
         let [in_or_unknown, out] = self.by_interface[usize::from(frame.interface.0)];
-        &mut self.streams[if frame.direction == Some(Direction::Out) { out } else { in_or_unknown }]
-    }
-}
-
-impl<T> Stream<T> {
-    /// RFC 2890 section 2.2: starts at 0, goes up by one, wraps.
-    fn next_sequence(&mut self) -> u32 {
-        let sequence = self.sequence;
-        self.sequence = sequence.wrapping_add(1);
-        sequence
+        let position = if frame.direction == Some(Direction::Out) { out } else { in_or_unknown };
+        (position, self.ids[position])
     }
 }
 
@@ -290,9 +312,14 @@ mod tests {
             Ids { by_interface: vec![("eth0".into(), key(1)), ("*".into(), key(2))], out_by_interface: Vec::new() };
         let gre = Encapsulation::Gre { key: Some(keys), sequence: true };
         let mut encapsulator = Encapsulator::new(&gre, &interfaces()).unwrap();
-        let mut sequence = |interface| header(&mut encapsulator, interface, None)[8..].to_vec();
+        let headers = [0, 1, 2, 0, 1].map(|interface| header(&mut encapsulator, interface, None));
+        let numbering = encapsulator.numbering.as_mut().unwrap();
+        numbering.give_out();
         // veth1 and veth2 share a key, so they share its sequence.
-        let sequences = [0, 1, 2, 0, 1].map(&mut sequence);
+        let sequences = headers.map(|mut header| {
+            numbering.number(&mut header);
+            <[u8; 4]>::try_from(&header[8..]).unwrap()
+        });
         assert_eq!(sequences, [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 2]]);
     }
 

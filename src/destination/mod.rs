@@ -10,26 +10,33 @@ pub mod fit;
 mod next_hop;
 mod notices;
 pub mod open_error;
+mod outer;
 mod raw_ip;
 pub mod runs;
+pub mod sequence;
 mod socket;
 mod socket_bank;
 pub mod transmit;
 pub mod tunnel;
 mod udp;
+mod xdp;
+pub mod xdp_queue;
 
 #[cfg(test)]
 mod testing;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use crate::config::plan::{DestinationPlan, End, TransmitPlan};
 use crate::error::Explain;
 use crate::frame::WireFrame;
 use crate::ledger::{DestinationLedger, DropReason, Ledger};
 use crate::select::own_traffic::OwnTunnel;
 use capture_file::CaptureFile;
+use dry_run::DryRunFiles;
 use tunnel::Tunnel;
+use xdp_queue::Queues;
 
 /// How long a destination may wait for room before it drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +60,24 @@ pub enum Destination {
 /// All destinations of a session: each gets every frame (`spread = "replicate"`).
 #[derive(Debug)]
 pub struct Destinations(Vec<Destination>);
+
+/// What the destinations of one worker open together.
+#[derive(Debug)]
+pub struct Shared {
+    /// The session's dry runs: one file for all that name it.
+    pub dry_runs: DryRunFiles,
+    /// AF_XDP sockets: one for each interface.
+    pub queues: Arc<Mutex<Queues>>,
+}
+
+impl Shared {
+    /// For the destinations `plans` of the worker with this number.
+    pub fn new(plans: &[DestinationPlan], worker: u32) -> Self {
+        let is_xdp = |plan: &&DestinationPlan| matches!(&plan.end, End::Tunnel(t) if t.transmit == TransmitPlan::Xdp);
+        let members = plans.iter().filter(is_xdp).count();
+        Self { dry_runs: DryRunFiles::default(), queues: Arc::new(Mutex::new(Queues::new(worker, members))) }
+    }
+}
 
 /// A capture file without all its frames.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
+use super::xdp_queue::QueueError;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::setcap_line;
 use crate::quantity::PortRange;
@@ -96,6 +97,9 @@ pub enum OpenError {
         #[source]
         cause: io::Error,
     },
+    /// The interface's transmit queue cannot be had for AF_XDP.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// The dry run's file cannot be made.
     #[error("cannot write {file}")]
     File {
@@ -119,7 +123,7 @@ impl OpenError {
             Self::NotLocal { .. } => Some("source"),
             Self::Device { .. } => Some("device"),
             Self::NoFreePort { .. } => Some("ports"),
-            Self::File { .. } => Some("transmit"),
+            Self::File { .. } | Self::Queue(_) => Some("transmit"),
             Self::NoId { .. } | Self::NotPermitted(_) | Self::Socket { .. } => None,
         }
     }
@@ -137,6 +141,7 @@ impl OpenError {
             Self::Device { .. } => Some("`ip link` lists the interfaces of this host".into()),
             Self::NoFreePort { .. } => Some("give a wider range with `ports`, or see who has them: ss -uanp".into()),
             Self::File { .. } => Some("the dry run needs a directory that it may write to".into()),
+            Self::Queue(error) => error.hint(),
             Self::Socket { .. } => None,
         }
     }
@@ -145,10 +150,13 @@ impl OpenError {
         match self {
             Self::NoId { .. } => ExitCode::Usage,
             Self::NotPermitted(_) => ExitCode::NotPermitted,
+            Self::Queue(error) if error.cause.kind() == io::ErrorKind::PermissionDenied => ExitCode::NotPermitted,
             Self::Device { .. } => ExitCode::NoInput,
-            Self::NotLocal { .. } | Self::NoFreePort { .. } | Self::Socket { .. } | Self::File { .. } => {
-                ExitCode::Failed
-            }
+            Self::NotLocal { .. }
+            | Self::NoFreePort { .. }
+            | Self::Queue(_)
+            | Self::Socket { .. }
+            | Self::File { .. } => ExitCode::Failed,
         }
     }
 }

@@ -14,9 +14,10 @@ use super::batch::{Batch, Datagram};
 use super::runs::{self, Runs};
 use super::transmit::{Transmit, count_dropped, count_sent};
 use crate::config::defaults::REPLAY_PATIENCE;
+use crate::frame::WireFrame;
 use crate::kernel::error_queue::Report;
 use crate::kernel::underlay::Underlay;
-use crate::ledger::{DestinationLedger, DropReason};
+use crate::ledger::{DestinationLedger, DropReason, IcmpReports};
 use crate::quantity::Mtu;
 use crate::sys::mmsg;
 
@@ -41,6 +42,7 @@ pub(super) trait DatagramSocket: Send + fmt::Debug {
 /// A bank of sockets to one analyzer: bucket n leaves through socket n.
 #[derive(Debug)]
 pub(super) struct SocketBank<S> {
+    batch: Batch,
     sockets: Vec<S>,
     runs: Runs,
     errors: Errors,
@@ -81,27 +83,49 @@ enum Step {
 impl<S: DatagramSocket> SocketBank<S> {
     /// An engine over `sockets`, one a bucket. The kernel puts `outer_len` bytes of IP and UDP in front of a datagram.
     pub(super) fn new(sockets: Vec<S>, runs: Runs, underlay: Arc<Underlay>, outer_len: usize) -> Self {
-        Self { sockets, runs, errors: Errors { underlay, outer_len, may_wait: true, write_failed: None } }
+        Self {
+            batch: Batch::new(),
+            sockets,
+            runs,
+            errors: Errors { underlay, outer_len, may_wait: true, write_failed: None },
+        }
     }
 }
 
 impl<S: DatagramSocket> Transmit for SocketBank<S> {
-    fn send(&mut self, batch: &mut Batch, patience: Patience, account: &mut DestinationLedger) {
+    fn push(&mut self, header_len: usize, frame: &WireFrame<'_>, bucket: u32, cut: bool) -> Option<&mut [u8]> {
+        self.batch.push(header_len, frame, bucket, cut)
+    }
+
+    fn waiting(&self) -> usize {
+        self.batch.len()
+    }
+
+    fn each_header(&mut self, each: &mut dyn FnMut(&mut [u8])) {
+        self.batch.each_header(each);
+    }
+
+    fn send(&mut self, patience: Patience, account: &mut DestinationLedger) {
+        let Self { batch, sockets, runs, errors } = self;
         batch.group_by_bucket();
         // One socket alone keeps all datagrams in one order; several promise it only for each flow.
-        if self.sockets.len() > 1 && self.runs.longest() > 0 {
+        if sockets.len() > 1 && runs.longest() > 0 {
             batch.group_by_length();
         }
         for bucket in batch.datagrams().chunk_by(|one, next| one.bucket == next.bucket) {
-            let socket = &mut self.sockets[bucket[0].bucket as usize];
-            send_bucket(socket, batch, bucket, patience, (&mut self.runs, &mut self.errors), account);
+            let socket = &mut sockets[bucket[0].bucket as usize];
+            send_bucket(socket, batch, bucket, patience, (runs, errors), account);
         }
         batch.clear();
     }
 
+    fn keep(&mut self, count: usize) -> usize {
+        self.batch.truncate(count)
+    }
+
     fn collect_reports(&mut self, account: &mut DestinationLedger) -> Option<io::Error> {
         for socket in &mut self.sockets {
-            self.errors.collect(socket, account);
+            take_reports(socket, &self.errors.underlay, &mut account.icmp);
         }
         self.errors.write_failed.take()
     }
@@ -133,13 +157,13 @@ fn send_bucket<S: DatagramSocket>(
             Ok(taken) => {
                 let gone = messages.iter().take(taken).map(|run| run.len()).sum();
                 for datagram in rest.iter().take(gone) {
-                    count_sent(account, datagram, errors.outer_len);
+                    count_sent(account, errors.outer_len + datagram.len(), datagram.cut);
                 }
                 errors.may_wait = true;
                 gone
             }
             Err(error) => {
-                errors.collect(socket, account);
+                take_reports(socket, &errors.underlay, &mut account.icmp);
                 let run = messages[0].len();
                 let cannot_run = runs::is_refusal(&error);
                 match errors.step(error, run, &mut trouble, patience) {
@@ -177,21 +201,6 @@ fn some(taken: usize) -> io::Result<usize> {
 }
 
 impl Errors {
-    /// Empties the error queue of `socket`.
-    fn collect(&mut self, socket: &mut impl DatagramSocket, account: &mut DestinationLedger) {
-        let (icmp, underlay) = (&mut account.icmp, &self.underlay);
-        socket.reports(&mut |report| match report {
-            Report::PortUnreachable => icmp.port_unreachable += 1,
-            Report::HostUnreachable => icmp.host_unreachable += 1,
-            Report::Other => icmp.other += 1,
-            Report::TooBig(mtu) => {
-                icmp.too_big += 1;
-                learn(underlay, mtu);
-            }
-            Report::LocalTooBig(mtu) => learn(underlay, mtu),
-        });
-    }
-
     /// What to do about `error`, which the kernel returned instead of sending a datagram or a run of that many.
     fn step(&mut self, error: io::Error, run: usize, trouble: &mut Trouble, patience: Patience) -> Step {
         let reason = reason_of(&error);
@@ -226,6 +235,20 @@ impl Errors {
     }
 }
 
+/// Empties the error queue of `socket`: counts what came back, and learns the path MTU from it.
+pub(super) fn take_reports(socket: &mut impl DatagramSocket, underlay: &Underlay, icmp: &mut IcmpReports) {
+    socket.reports(&mut |report| match report {
+        Report::PortUnreachable => icmp.port_unreachable += 1,
+        Report::HostUnreachable => icmp.host_unreachable += 1,
+        Report::Other => icmp.other += 1,
+        Report::TooBig(mtu) => {
+            icmp.too_big += 1;
+            learn(underlay, mtu);
+        }
+        Report::LocalTooBig(mtu) => learn(underlay, mtu),
+    });
+}
+
 /// Reports only ever lower the path MTU; that a path has become wider is for the kernel's routes to say.
 fn learn(underlay: &Underlay, mtu: Option<Mtu>) {
     if let Some(mtu) = mtu.filter(|&mtu| mtu < underlay.mtu()) {
@@ -257,7 +280,6 @@ mod tests {
     use super::*;
     use crate::config::plan::{Fit, Gso, TunnelPlan};
     use crate::flow::FlowHash;
-    use crate::frame::WireFrame;
     use crate::kernel::underlay::NextHop;
 
     /// What the scripted kernel does with one call of `send`.
@@ -320,6 +342,13 @@ mod tests {
             assert!((1..=first.len()).contains(&last.len()));
             assert!(run.len() <= 64 && run.iter().map(|datagram| datagram.len()).sum::<usize>() <= 65_000);
             assert!(first.len() + OUTER <= MTU);
+        }
+    }
+
+    impl SocketBank<Scripted> {
+        fn send_batch(&mut self, batch: Batch, patience: Patience, account: &mut DestinationLedger) {
+            self.batch = batch;
+            self.send(patience, account);
         }
     }
 
@@ -394,10 +423,10 @@ mod tests {
                 ..Scripted::default()
             });
             let mut bank = bank(sockets.collect());
-            let (mut batch, mut account) = batch_of(&datagrams);
-            bank.send(&mut batch, patience, &mut account);
+            let (batch, mut account) = batch_of(&datagrams);
+            bank.send_batch(batch, patience, &mut account);
 
-            prop_assert!(batch.is_empty());
+            prop_assert_eq!(bank.waiting(), 0);
             prop_assert_eq!(account.in_flight, 0);
             prop_assert_eq!(account.assigned, account.sent + account.dropped.total());
             let taken: Vec<Vec<Vec<u8>>> = taken.iter().map(|taken| taken.lock().unwrap().clone()).collect();
@@ -428,11 +457,11 @@ mod tests {
     #[test]
     fn equally_long_datagrams_of_a_bucket_leave_as_runs_of_64_and_a_shorter_one_ends_a_run() {
         let mut bank = bank(vec![Scripted::default(), Scripted::default()]);
-        let (mut batch, mut account) = batch_of(&[[(0, 60); 99], [(1, 1000); 99]].concat());
-        bank.send(&mut batch, Patience::Drop, &mut account);
+        let (batch, mut account) = batch_of(&[[(0, 60); 99], [(1, 1000); 99]].concat());
+        bank.send_batch(batch, Patience::Drop, &mut account);
         assert_eq!((bank.sockets[0].longest_run, bank.sockets[1].longest_run, account.sent), (64, 64, 198));
 
-        let (mut batch, mut account) = batch_of(&[(0, 100), (0, 100), (0, 99), (0, 100), (0, 101)]);
+        let (batch, mut account) = batch_of(&[(0, 100), (0, 100), (0, 99), (0, 100), (0, 101)]);
         let slices: Vec<Vec<u8>> = batch.datagrams().iter().map(|datagram| batch.bytes_of(datagram).to_vec()).collect();
         let slices: Vec<IoSlice<'_>> = slices.iter().map(|bytes| IoSlice::new(bytes)).collect();
         let lengths = |alone, longest| {
@@ -443,7 +472,7 @@ mod tests {
         assert_eq!(lengths(0, 1472), [3, 1, 1]);
         assert_eq!(lengths(1, 1472), [1, 2, 1, 1]);
         assert_eq!(lengths(0, 99), [1, 1, 1, 1, 1], "too long for the path");
-        bank.send(&mut batch, Patience::Drop, &mut account);
+        bank.send_batch(batch, Patience::Drop, &mut account);
         assert_eq!(account.sent, 5);
     }
 
@@ -453,8 +482,8 @@ mod tests {
             let socket = || Scripted { refuses_runs: Some(errno), ..Scripted::default() };
             let mut bank = bank(vec![socket(), socket()]);
             for _ in 0..2 {
-                let (mut batch, mut account) = batch(&[0, 0, 0, 1, 1]);
-                bank.send(&mut batch, Patience::Drop, &mut account);
+                let (batch, mut account) = batch(&[0, 0, 0, 1, 1]);
+                bank.send_batch(batch, Patience::Drop, &mut account);
                 assert_eq!((account.sent, account.dropped.total()), (5, 0));
             }
             assert_eq!((bank.sockets[0].longest_run, bank.sockets[1].longest_run, bank.runs.longest()), (3, 1, 0));
@@ -465,8 +494,8 @@ mod tests {
     fn a_run_that_is_too_long_for_the_path_leaves_singly_and_later_ones_are_runs_again() {
         let script = vec![Answer::Fails(libc::EMSGSIZE); 2];
         let mut bank = bank(vec![scripted(script, [])]);
-        let (mut batch, mut account) = batch(&[0; 3]);
-        bank.send(&mut batch, Patience::Drop, &mut account);
+        let (batch, mut account) = batch(&[0; 3]);
+        bank.send_batch(batch, Patience::Drop, &mut account);
         assert_eq!((account.sent, account.dropped.total(), bank.runs.longest()), (3, 0, MTU - OUTER));
     }
 
@@ -474,13 +503,13 @@ mod tests {
     fn a_full_queue_drops_the_whole_run_and_a_replay_tries_its_datagrams_one_by_one() {
         let script = vec![Answer::Fails(libc::ENOBUFS); 2];
         let mut bank = bank(vec![scripted(script.clone(), [])]);
-        let (mut first, mut account) = batch(&[0; 100]);
-        bank.send(&mut first, Patience::Drop, &mut account);
+        let (first, mut account) = batch(&[0; 100]);
+        bank.send_batch(first, Patience::Drop, &mut account);
         assert_eq!((account.sent, account.dropped[DropReason::DeviceBusy]), (0, 100), "a run of 64, and one of 36");
 
         bank.sockets = vec![scripted(script, [])];
-        let (mut second, mut account) = batch(&[0; 100]);
-        bank.send(&mut second, Patience::Wait, &mut account);
+        let (second, mut account) = batch(&[0; 100]);
+        bank.send_batch(second, Patience::Wait, &mut account);
         assert_eq!((account.sent, account.dropped.total()), (100, 0));
     }
 
@@ -489,8 +518,8 @@ mod tests {
         let refused = Answer::Fails(libc::ECONNREFUSED);
         let socket = scripted([refused, Answer::Takes(1), refused, refused], [Report::PortUnreachable; 3]);
         let mut bank = bank(vec![socket]);
-        let (mut batch, mut account) = batch(&[0; 5]);
-        bank.send(&mut batch, Patience::Drop, &mut account);
+        let (batch, mut account) = batch(&[0; 5]);
+        bank.send_batch(batch, Patience::Drop, &mut account);
         assert_eq!((account.sent, account.dropped.total(), account.icmp.port_unreachable), (5, 0, 3));
     }
 
@@ -513,8 +542,8 @@ mod tests {
             let tries = if matches!(errno, libc::ENOBUFS | libc::EAGAIN) { 1 } else { 1 + RETRIES as usize };
             let script = [vec![Answer::Takes(1)], vec![Answer::Fails(errno); tries]].concat();
             let mut bank = without_runs(vec![scripted(script, [])]);
-            let (mut batch, mut account) = batch(&[0; 3]);
-            bank.send(&mut batch, Patience::Drop, &mut account);
+            let (batch, mut account) = batch(&[0; 3]);
+            bank.send_batch(batch, Patience::Drop, &mut account);
             assert_eq!((account.sent, account.dropped[reason], account.dropped.total()), (2, 1, 1), "errno {errno}");
             let failure = bank.collect_reports(&mut account).and_then(|error| error.raw_os_error());
             assert_eq!(failure, (reason == DropReason::WriteFailed).then_some(errno));
@@ -527,8 +556,8 @@ mod tests {
         let script = [vec![Answer::Fails(libc::ENOBUFS); naps + 2], vec![Answer::Takes(1)]].concat();
         let script = [script, vec![Answer::Fails(libc::EAGAIN); 1]].concat();
         let mut bank = without_runs(vec![scripted(script, [])]);
-        let (mut batch, mut account) = batch(&[0; 4]);
-        bank.send(&mut batch, Patience::Wait, &mut account);
+        let (batch, mut account) = batch(&[0; 4]);
+        bank.send_batch(batch, Patience::Wait, &mut account);
         // The first waited in vain, the second did not wait, the third left, the fourth waited again.
         assert_eq!((account.dropped[DropReason::DeviceBusy], account.sent), (2, 2));
         assert_eq!(bank.sockets[0].waited, REPLAY_PATIENCE + LONGEST_WAIT);

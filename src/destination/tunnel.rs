@@ -2,11 +2,10 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Patience;
-use super::batch::Batch;
-use super::dry_run::{DryRun, DryRunFiles};
+use super::dry_run::DryRun;
 use super::encapsulate::{Encapsulator, outer_len, udp_port};
 use super::fit::Fitter;
 use super::next_hop::{NextHopGate, Passage};
@@ -15,7 +14,8 @@ use super::open_error::{CannotOpen, OpenError};
 use super::runs::Runs;
 use super::socket_bank::SocketBank;
 use super::transmit::{Transmit, count_dropped};
-use super::{raw_ip, udp};
+use super::xdp::Xdp;
+use super::{Shared, raw_ip, udp};
 use crate::config::defaults::{NEXT_HOP_QUEUE, SOURCE_PORTS};
 use crate::config::plan::{DestinationPlan, Encapsulation, Fit, TransmitPlan, TunnelPlan};
 use crate::frame::WireFrame;
@@ -43,21 +43,22 @@ struct Outbox {
     encapsulator: Encapsulator,
     /// Outer IP and UDP in bytes.
     outer_len: usize,
-    batch: Batch,
     /// How many buckets the engine has: one a source port; 0 counts as 1.
     buckets: u32,
     engine: Box<dyn Transmit>,
     /// The dry run has none: nobody needs to answer it.
     gate: Option<NextHopGate>,
+    /// When the engine must be asked for fates again.
+    unsettled_until: Option<Instant>,
     patience: Patience,
 }
 
-/// Largest IP packet in bytes: its length field has 16 bits.
-const LARGEST_PACKET: usize = 65_535;
+/// How soon an engine that did not tell every fate at once is asked again.
+const SETTLE: Duration = Duration::from_millis(1);
 
 impl Tunnel {
     /// Opens the sockets, or the dry run's file, of `destination`, whose tunnel is `plan`. Ids are resolved for
-    /// `interfaces`, the session's list. `files` are the session's dry runs so far: one file for all that name it.
+    /// `interfaces`, the session's list.
     ///
     /// # Errors
     /// What the kernel does not permit or have, or an interface without an id.
@@ -67,11 +68,11 @@ impl Tunnel {
         underlay: &Arc<Underlay>,
         interfaces: &[String],
         patience: Patience,
-        files: &mut DryRunFiles,
+        shared: &mut Shared,
     ) -> Result<Self, CannotOpen> {
         let encapsulator = Encapsulator::new(&plan.encapsulation, interfaces);
         encapsulator
-            .and_then(|encapsulator| Ok((encapsulator, open_engine(plan, underlay, files)?)))
+            .and_then(|encapsulator| Ok((encapsulator, open_engine(plan, underlay, shared)?)))
             .map(|(encapsulator, engine)| Self::assemble(plan, underlay, encapsulator, engine, patience))
             .map_err(|error| CannotOpen { destination: destination.place(), error })
     }
@@ -91,7 +92,9 @@ impl Tunnel {
 
     /// Sends the batch, if the next hop can be reached; also takes in what came back since the last time.
     pub fn flush(&mut self, now: Instant, account: &mut DestinationLedger) {
+        self.outbox.engine.settle(now, account);
         self.outbox.release(Some(now), account);
+        self.outbox.unsettled_until = self.outbox.engine.is_unsettled().then(|| now + SETTLE);
         if self.notices.is_due(now) {
             let failure = self.outbox.engine.collect_reports(account);
             self.notices.say(now, account, failure);
@@ -103,6 +106,7 @@ impl Tunnel {
     pub fn finish(&mut self, now: Instant, account: &mut DestinationLedger) {
         self.outbox.release(Some(now), account);
         self.outbox.abandon(DropReason::Stopping, account);
+        self.outbox.engine.finish(account);
         let failure = self.outbox.engine.collect_reports(account);
         self.notices.say(now, account, failure);
     }
@@ -112,9 +116,10 @@ impl Tunnel {
         self.outbox.engine.is_closed()
     }
 
-    /// When a held batch must be looked at again.
+    /// When a held batch, or what the kernel has not finished, must be looked at again.
     pub fn deadline(&self) -> Option<Instant> {
-        self.outbox.gate.as_ref().and_then(NextHopGate::deadline)
+        let held = self.outbox.gate.as_ref().and_then(NextHopGate::deadline);
+        held.into_iter().chain(self.outbox.unsettled_until).min()
     }
 
     /// What our datagrams look like on the underlay; `None` for a dry run, of which none leaves.
@@ -136,7 +141,7 @@ impl Tunnel {
 impl Outbox {
     /// Largest frame that fits the path MTU with its encapsulation, in bytes.
     fn room(&self, underlay: &Underlay) -> usize {
-        let packet = (underlay.mtu().value() as usize).min(LARGEST_PACKET);
+        let packet = (underlay.mtu().value() as usize).min(self.engine.largest_packet());
         packet.saturating_sub(self.outer_len + self.encapsulator.header_len())
     }
 
@@ -144,30 +149,40 @@ impl Outbox {
     fn push(&mut self, frame: &WireFrame<'_>, cut: bool, account: &mut DestinationLedger) {
         account.in_flight += 1;
         let datagram_len = self.encapsulator.header_len() + frame.len();
-        if self.outer_len + datagram_len > LARGEST_PACKET {
+        if self.outer_len + datagram_len > self.engine.largest_packet() {
             count_dropped(account, DropReason::Oversize, 1);
             return;
         }
-        if !self.batch.has_room_for(datagram_len) {
+        if !self.try_push(frame, cut) {
             self.release(None, account);
+            if !self.try_push(frame, cut) {
+                // The engine is full of frames that are held for the next hop, or that the device has not sent yet.
+                let is_held = self.engine.waiting() > 0;
+                let reason = if is_held { DropReason::Unreachable } else { self.engine.when_full() };
+                count_dropped(account, reason, 1);
+            }
         }
+    }
+
+    /// Gives the frame to the engine, if that has room.
+    fn try_push(&mut self, frame: &WireFrame<'_>, cut: bool) -> bool {
         let bucket = frame.flow.bucket(self.buckets);
-        match self.batch.push(self.encapsulator.header_len(), frame, bucket, cut) {
-            Some(header) => self.encapsulator.write(frame, header),
-            // Only while the first frames are held for the next hop, and these are large: the batch is full of them.
-            None => count_dropped(account, DropReason::Unreachable, 1),
-        }
+        let header = self.engine.push(self.encapsulator.header_len(), frame, bucket, cut);
+        header.map(|header| self.encapsulator.write(frame, header)).is_some()
     }
 
     /// Lets the batch go, keeps the beginning of it, or drops it, as the next hop allows.
     fn release(&mut self, now: Option<Instant>, account: &mut DestinationLedger) {
-        if self.batch.is_empty() {
+        if self.engine.waiting() == 0 {
             return;
         }
         match self.gate.as_mut().map_or(Passage::Open, |gate| gate.ask(now)) {
-            Passage::Open => self.engine.send(&mut self.batch, self.patience, account),
+            Passage::Open => {
+                self.encapsulator.number(&mut *self.engine);
+                self.engine.send(self.patience, account);
+            }
             Passage::Hold => {
-                let late = self.batch.truncate(NEXT_HOP_QUEUE);
+                let late = self.engine.keep(NEXT_HOP_QUEUE);
                 count_dropped(account, DropReason::Unreachable, late);
             }
             Passage::Shut => self.abandon(DropReason::Unreachable, account),
@@ -176,7 +191,7 @@ impl Outbox {
 
     /// Drops what is still in the batch.
     fn abandon(&mut self, reason: DropReason, account: &mut DestinationLedger) {
-        let left = self.batch.truncate(0);
+        let left = self.engine.keep(0);
         count_dropped(account, reason, left);
         if let Some(gate) = &mut self.gate {
             gate.clear();
@@ -193,12 +208,12 @@ impl Tunnel {
         (engine, sources): (Box<dyn Transmit>, Vec<u16>),
         patience: Patience,
     ) -> Self {
-        let is_live = plan.transmit == TransmitPlan::Socket;
+        let is_live = plan.is_live();
         let outbox = Outbox {
             outer_len: outer_len(&plan.encapsulation, underlay.remote()),
-            batch: Batch::new(),
             buckets: u32::try_from(sources.len()).unwrap_or(u32::MAX),
             engine,
+            unsettled_until: None,
             gate: is_live.then(|| NextHopGate::new(Arc::clone(underlay), patience)),
             patience,
             encapsulator,
@@ -220,20 +235,27 @@ impl Tunnel {
 fn open_engine(
     plan: &TunnelPlan,
     underlay: &Arc<Underlay>,
-    files: &mut DryRunFiles,
+    shared: &mut Shared,
 ) -> Result<(Box<dyn Transmit>, Vec<u16>), OpenError> {
     let outer_len = outer_len(&plan.encapsulation, underlay.remote());
     let bank = |sockets, runs| Box::new(SocketBank::new(sockets, runs, Arc::clone(underlay), outer_len));
     Ok(match (&plan.transmit, udp_port(&plan.encapsulation)) {
         (TransmitPlan::CaptureFile(path), _) => {
             let sources: Vec<u16> = udp::ports(plan.ports).take(SOURCE_PORTS as usize).collect();
-            (Box::new(DryRun::new(plan, underlay, sources.clone(), files.open(path)?)?), sources)
+            (Box::new(DryRun::new(plan, underlay, sources.clone(), shared.dry_runs.open(path)?)?), sources)
         }
         (TransmitPlan::Socket, Some(port)) => {
             let (sockets, sources) = udp::open(plan, underlay, port)?;
             (bank(sockets, Runs::new(plan, underlay, outer_len)), sources)
         }
         (TransmitPlan::Socket, None) => (bank(vec![raw_ip::open(plan, underlay)?], Runs::never(underlay)), Vec::new()),
+        (TransmitPlan::Xdp, port) => {
+            let (idle, sources) = match port {
+                Some(port) => udp::open(plan, underlay, port)?,
+                None => (vec![raw_ip::open(plan, underlay)?], Vec::new()),
+            };
+            (Box::new(Xdp::open(plan, underlay, idle, sources.clone(), &shared.queues)?), sources)
+        }
     })
 }
 
@@ -250,3 +272,5 @@ fn firewall_line(encapsulation: &Encapsulation, remote: IpAddr) -> String {
 mod network_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod xdp_tests;

@@ -40,13 +40,18 @@ impl Namespace {
             // Neighbour discovery needs a link-local address, and duplicate detection holds that back for a second.
             namespace.write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
         }
-        first.ip(&format!("link add fke0 type veth peer name fke0 netns {}", second.thread_id));
-        for (namespace, host) in [(&first, 1), (&second, 2)] {
+        first.connect(&second);
+        (first, second)
+    }
+
+    /// Makes the veth of [`pair`](Self::pair).
+    pub fn connect(&self, second: &Self) {
+        self.ip(&format!("link add fke0 type veth peer name fke0 netns {}", second.thread_id));
+        for (namespace, host) in [(self, 1), (second, 2)] {
             namespace.ip(&format!("addr add 192.0.2.{host}/24 dev fke0"));
             namespace.ip(&format!("addr add 2001:db8::{host}/64 dev fke0 nodad"));
             namespace.ip("link set fke0 up");
         }
-        (first, second)
     }
 
     /// Runs `job` in the namespace and waits for its answer.

@@ -29,6 +29,24 @@ pub struct Neighbour {
     pub mac: Option<Mac>,
     /// Whether datagrams reach it; `None` when the kernel has forgotten it, or has not asked yet.
     pub reachability: Option<NextHop>,
+    /// Whether it has not been heard of for a while: the kernel asks it again only before it sends something to it.
+    pub is_stale: bool,
+}
+
+/// Where frames to `remote` go on a link that needs no neighbour: to the group's address (RFC 1112 section 6.4,
+/// RFC 2464 section 7), else to our own, as the kernel does (`arp_constructor` in net/ipv4/arp.c).
+pub fn without_neighbour(own: Mac, remote: IpAddr) -> Mac {
+    match remote {
+        IpAddr::V4(group) if group.is_multicast() => {
+            let [_, b, c, d] = group.octets();
+            [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+        }
+        IpAddr::V6(group) if group.is_multicast() => {
+            let [.., a, b, c, d] = group.octets();
+            [0x33, 0x33, a, b, c, d]
+        }
+        _ => own,
+    }
 }
 
 impl Netlink {
@@ -112,7 +130,9 @@ impl Neighbour {
                 _ => {}
             }
         }
-        Some(Self { device, address: address?, mac, reachability: reachability(message.header.state) })
+        let state = message.header.state;
+        let (reachability, is_stale) = (reachability(state), state == NeighbourState::Stale);
+        Some(Self { device, address: address?, mac, reachability, is_stale })
     }
 }
 

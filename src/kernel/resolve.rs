@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use super::links::{Link, Mac};
+use super::neighbours::without_neighbour;
 use super::netlink::{Event, Events, Netlink};
 use super::path_mtu::{is_local, path_mtu};
 use super::routes::Route;
@@ -81,7 +82,7 @@ async fn locate_one(netlink: &Netlink, links: &[Link], tunnel: &TunnelPlan) -> R
     let remote = address_of(&tunnel.host, tunnel.source).await?;
     match (real_way(netlink, links, tunnel, remote).await, &tunnel.transmit) {
         (Ok(underlay), _) => Ok(underlay),
-        (Err(error), TransmitPlan::Socket) => Err(error),
+        (Err(error), TransmitPlan::Socket | TransmitPlan::Xdp) => Err(error),
         (Err(error), TransmitPlan::CaptureFile(_)) => {
             let local = tunnel.source.unwrap_or_else(|| example_source(remote));
             info!("{error}: the dry run assumes source address {local} and MTU {}", Mtu::ETHERNET);
@@ -123,25 +124,29 @@ async fn real_way(
     }
     let no_route = |cause| UnderlayError::NoRoute { remote, device: tunnel.device.clone(), cause };
     let route = netlink.route(remote, tunnel.source, bound).await.map_err(no_route)?;
+    let own_frames = tunnel.transmit == TransmitPlan::Xdp;
+    let link = links.iter().find(|link| link.index == route.device);
+    if own_frames && let Some(link) = link.filter(|link| link.mac.is_none()) {
+        return Err(UnderlayError::NotEthernet { device: link.name.clone() });
+    }
     let local = tunnel.source.or(route.source).unwrap_or_else(|| unspecified(remote));
     let mtu = path_mtu(local, remote, bound).map_err(no_route)?;
-    let (ethernet, next_hop) = first_look(netlink, links, &route, remote).await.map_err(UnderlayError::Netlink)?;
+    let (ethernet, next_hop) = first_look(netlink, link, &route, remote).await.map_err(UnderlayError::Netlink)?;
     let underlay = Underlay::new(remote, local, Some(route.device), mtu, next_hop);
     let runs_are_cut = netlink.runs_are_cut(route.device).await;
-    Ok(underlay.bound_to(bound).with_ethernet(ethernet).with_runs_cut(runs_are_cut))
+    Ok(underlay.bound_to(bound).with_ethernet(ethernet).with_own_frames(own_frames).with_runs_cut(runs_are_cut))
 }
 
 /// Outer MAC addresses and the state of the next hop, as far as the kernel knows them without asking anybody.
 async fn first_look(
     netlink: &Netlink,
-    links: &[Link],
+    link: Option<&Link>,
     route: &Route,
     remote: IpAddr,
 ) -> io::Result<((Mac, Mac), NextHop)> {
-    let link = links.iter().find(|link| link.index == route.device);
     let own_mac = link.and_then(|link| link.mac).unwrap_or(EXAMPLE_MACS.0);
-    if !route.unicast || link.is_some_and(|link| !link.needs_neighbour) {
-        return Ok(((own_mac, EXAMPLE_MACS.1), NextHop::Usable));
+    if !route.needs_neighbour(link) {
+        return Ok(((own_mac, without_neighbour(own_mac, remote)), NextHop::Usable));
     }
     let neighbour = netlink.neighbour(route.device, route.gateway.unwrap_or(remote)).await?;
     let next_hop = neighbour.and_then(|known| known.reachability).unwrap_or(NextHop::Resolving);

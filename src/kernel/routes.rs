@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
 
-use super::links::ifindex;
+use super::links::{Link, ifindex};
 use super::netlink::Netlink;
 use crate::quantity::Ifindex;
 
@@ -49,6 +49,11 @@ impl Netlink {
 }
 
 impl Route {
+    /// Whether what leaves by `link` on this route needs a neighbour's link-layer address.
+    pub fn needs_neighbour(&self, link: Option<&Link>) -> bool {
+        self.unicast && link.is_none_or(|link| link.needs_neighbour)
+    }
+
     fn read(message: &RouteMessage) -> io::Result<Self> {
         let (mut device, mut gateway, mut source) = (None, None, None);
         for attribute in &message.attributes {

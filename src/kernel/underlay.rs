@@ -2,7 +2,7 @@
 //! watches it and the worker that sends over it.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +29,10 @@ pub struct Underlay {
     remote: IpAddr,
     local: IpAddr,
     bound_device: Option<Ifindex>,
-    ethernet: (Mac, Mac),
+    /// Source and destination MAC address of the outer frames, each in the low 48 bits.
+    ethernet: [AtomicU64; 2],
+    /// Whether we write the outer frames ourselves, past the kernel's neighbour table.
+    own_frames: bool,
     /// An [`Ifindex`], or 0 while there is no route.
     device: AtomicU32,
     mtu: AtomicU32,
@@ -52,7 +55,8 @@ impl Underlay {
             remote,
             local,
             bound_device: None,
-            ethernet: EXAMPLE_MACS,
+            ethernet: [EXAMPLE_MACS.0, EXAMPLE_MACS.1].map(|mac| AtomicU64::new(number(mac))),
+            own_frames: false,
             device: AtomicU32::new(device.map_or(0, Ifindex::value)),
             mtu: AtomicU32::new(mtu.value()),
             runs_are_cut: RunsAreCut::Unknown,
@@ -72,8 +76,17 @@ impl Underlay {
 
     /// The same way with the MAC addresses (source, destination) of the outer frames.
     #[must_use]
-    pub fn with_ethernet(mut self, ethernet: (Mac, Mac)) -> Self {
-        self.ethernet = ethernet;
+    pub fn with_ethernet(self, (source, destination): (Mac, Mac)) -> Self {
+        self.set_source_mac(source);
+        self.set_destination_mac(destination);
+        self
+    }
+
+    /// The same way for an engine that writes the outer frames itself if `own_frames`: the kernel sends nothing over it,
+    /// and so does not notice by itself that the next hop is gone.
+    #[must_use]
+    pub fn with_own_frames(mut self, own_frames: bool) -> Self {
+        self.own_frames = own_frames;
         self
     }
 
@@ -104,10 +117,26 @@ impl Underlay {
         self.bound_device
     }
 
-    /// Source and destination MAC address of the outer frames when the way was found; [`EXAMPLE_MACS`] stand for
-    /// unknown ones. Only the dry run writes them itself.
+    /// Source and destination MAC address of the outer frames now; [`EXAMPLE_MACS`] stand for unknown ones. Sockets leave
+    /// them to the kernel.
     pub fn ethernet(&self) -> (Mac, Mac) {
-        self.ethernet
+        let [source, destination] = &self.ethernet;
+        (mac(source.load(Ordering::Relaxed)), mac(destination.load(Ordering::Relaxed)))
+    }
+
+    /// Whether an engine writes the outer frames itself.
+    pub fn has_own_frames(&self) -> bool {
+        self.own_frames
+    }
+
+    /// Takes note of our MAC address.
+    pub fn set_source_mac(&self, source: Mac) {
+        self.ethernet[0].store(number(source), Ordering::Relaxed);
+    }
+
+    /// Takes note of the next hop's MAC address.
+    pub fn set_destination_mac(&self, destination: Mac) {
+        self.ethernet[1].store(number(destination), Ordering::Relaxed);
     }
 
     /// Takes note of the interface that the route leads through now.
@@ -169,4 +198,14 @@ impl Underlay {
         self.hurried.store(true, Ordering::Relaxed);
         self.changed.notify_all();
     }
+}
+
+/// A MAC address as a number of 48 bits.
+fn number(mac: Mac) -> u64 {
+    mac.iter().fold(0, |number, &octet| number << 8 | u64::from(octet))
+}
+
+/// The MAC address in the low 48 bits of a number.
+fn mac(number: u64) -> Mac {
+    number.to_be_bytes().last_chunk().copied().unwrap_or_default()
 }

@@ -41,6 +41,12 @@ pub enum UnderlayError {
     /// The source address is another host's, or nobody's.
     #[error("the source address {0} is not an address of this host")]
     ForeignSource(IpAddr),
+    /// Whole frames can only be written for Ethernet.
+    #[error("\"{device}\" is no Ethernet interface, and AF_XDP sends Ethernet frames")]
+    NotEthernet {
+        /// The interface that the route leads through.
+        device: String,
+    },
     /// The underlay interface does not exist.
     #[error("no interface \"{name}\" to send through")]
     NoSuchDevice {
@@ -66,6 +72,7 @@ impl Explain for UnderlayError {
             Self::NoRoute { remote, device: Some(device), .. } => {
                 format!("see what `ip route get {remote} oif {device}` says")
             }
+            Self::NotEthernet { .. } => "send through the kernel's IP stack: transmit=socket".to_owned(),
             Self::ForeignSource(_) => "`ip -brief address` shows this host's addresses".to_owned(),
             Self::NoSuchDevice { present, .. } => format!("interfaces here are {}", present.join(", ")),
             Self::Netlink(_) => return None,

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::neighbours::Neighbour;
+use super::neighbours::{Neighbour, without_neighbour};
 use super::netlink::{Event, Events, Netlink};
 use super::path_mtu::path_mtu;
 use super::segmentation::RunsAreCut;
-use super::underlay::{NextHop, Underlay};
+use super::underlay::{EXAMPLE_MACS, NextHop, Underlay};
 use crate::quantity::{Ifindex, Mtu};
 
 /// How often everything is looked at without a reason: the kernel tells nobody when it forgets a learnt path MTU.
@@ -78,11 +78,13 @@ pub(super) struct Way {
     underlay: Arc<Underlay>,
     /// Interface and address of the next hop; `None` when none is needed, or there is no route.
     neighbour: Option<(Ifindex, IpAddr)>,
+    /// Whether the next hop is to be asked whether it is still there.
+    must_ask: bool,
 }
 
 impl Way {
     pub(super) fn new(underlay: Arc<Underlay>) -> Self {
-        Self { underlay, neighbour: None }
+        Self { underlay, neighbour: None, must_ask: true }
     }
 
     pub(super) fn is_usable(&self) -> bool {
@@ -106,16 +108,28 @@ impl Way {
     /// at once: its link was down for a moment.
     async fn hear(&mut self, neighbour: Neighbour, netlink: &Netlink) {
         if self.neighbour == Some((neighbour.device, neighbour.address)) {
-            self.note(neighbour.reachability.unwrap_or(NextHop::Resolving));
+            let next_hop = self.learn(neighbour);
+            self.note(next_hop);
             if neighbour.reachability.is_none() {
                 self.ask(netlink).await;
             }
         }
     }
 
-    /// Makes the kernel ask for the neighbour, unless datagrams reach it.
+    /// Takes note of the neighbour's address, and says whether datagrams reach it.
+    fn learn(&mut self, neighbour: Neighbour) -> NextHop {
+        if let Some(mac) = neighbour.mac {
+            self.underlay.set_destination_mac(mac);
+        }
+        let next_hop = neighbour.reachability.unwrap_or(NextHop::Resolving);
+        // The kernel asks before it sends. Where it sends nothing it must be told to.
+        self.must_ask = next_hop != NextHop::Usable || (neighbour.is_stale && self.underlay.has_own_frames());
+        next_hop
+    }
+
+    /// Makes the kernel ask for the neighbour, unless datagrams are known to reach it.
     async fn ask(&self, netlink: &Netlink) {
-        let (false, Some((device, address))) = (self.is_usable(), self.neighbour) else { return };
+        let (true, Some((device, address))) = (self.must_ask, self.neighbour) else { return };
         let (local, remote) = (self.underlay.local(), self.underlay.remote());
         if let Err(error) = netlink.ask_for_neighbour(device, address, local, remote).await {
             debug!("cannot ask for {self}: {error}");
@@ -133,14 +147,20 @@ impl Way {
             self.underlay.forget_where_runs_are_cut();
         }
         let link = netlink.link(route.device).await?;
-        if !route.unicast || link.is_some_and(|link| !link.needs_neighbour) {
+        let own_mac = link.as_ref().and_then(|link| link.mac);
+        if let Some(own_mac) = own_mac {
+            self.underlay.set_source_mac(own_mac);
+        }
+        if !route.needs_neighbour(link.as_ref()) {
             self.neighbour = None;
+            self.underlay.set_destination_mac(without_neighbour(own_mac.unwrap_or(EXAMPLE_MACS.0), remote));
             return Ok(NextHop::Usable);
         }
         let address = route.gateway.unwrap_or(remote);
         self.neighbour = Some((route.device, address));
+        self.must_ask = true;
         let known = netlink.neighbour(route.device, address).await?;
-        Ok(known.and_then(|neighbour| neighbour.reachability).unwrap_or(NextHop::Resolving))
+        Ok(known.map_or(NextHop::Resolving, |neighbour| self.learn(neighbour)))
     }
 
     fn note_mtu(&self, mtu: Mtu) {

@@ -69,8 +69,8 @@ reasons! {
         "the socket's send buffer was full",
         "the underlay is slower than the mirror: select less, or limit the rate";
     DeviceBusy, "device_busy", Loss,
-        "the queueing discipline of the underlay interface dropped the datagram",
-        "look at `tc -s qdisc`: the underlay is slower than the mirror";
+        "the underlay interface or its queueing discipline did not take the datagram",
+        "look at `tc -s qdisc` and `ip -s link`: the underlay is slower than the mirror, or has no carrier";
     Unreachable, "unreachable", Loss,
         "there is no route to the destination, or its next hop does not answer",
         "check `ip route get` and `ip neigh` for the destination";

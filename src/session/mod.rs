@@ -12,9 +12,8 @@ use tokio::sync::oneshot;
 
 use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
-use crate::destination::dry_run::DryRunFiles;
 use crate::destination::tunnel::Tunnel;
-use crate::destination::{Destination, Destinations, Patience};
+use crate::destination::{Destination, Destinations, Patience, Shared};
 use crate::error::{Explain, Problems};
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Ledger, Published};
@@ -172,12 +171,11 @@ pub fn open_destinations(
     interfaces: &[String],
     patience: Patience,
 ) -> Result<Destinations, Problems> {
-    // Several destinations may write their dry run into one file.
-    let mut dry_runs = DryRunFiles::default();
+    let mut shared = Shared::new(plans, 0);
     let opened = plans.iter().zip(underlays).map(|(plan, underlay)| match (&plan.end, underlay) {
         (End::File(file), _) => Ok(Destination::File(CaptureFile::create(file)?)),
         (End::Tunnel(tunnel), Some(underlay)) => {
-            Ok(Destination::Tunnel(Tunnel::open(plan, tunnel, underlay, interfaces, patience, &mut dry_runs)?))
+            Ok(Destination::Tunnel(Tunnel::open(plan, tunnel, underlay, interfaces, patience, &mut shared)?))
         }
         (End::Tunnel(_), None) => Err(SessionError::NoWay { destination: plan.name.clone() }.into()),
     });

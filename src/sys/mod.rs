@@ -8,3 +8,18 @@ pub mod mmsg;
 pub mod packet_socket;
 pub mod socket_option;
 pub mod tpacket;
+pub mod xsk;
+
+use std::io;
+
+use libc::{c_int, socklen_t};
+
+/// The length of a structure as system calls take it.
+fn length_of<T>() -> socklen_t {
+    socklen_t::try_from(size_of::<T>()).unwrap_or(socklen_t::MAX)
+}
+
+/// System calls answer -1 and `errno`.
+fn check(answer: c_int) -> io::Result<c_int> {
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}

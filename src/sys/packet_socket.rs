@@ -1,12 +1,13 @@
 //! AF_PACKET sockets with a memory-mapped receive ring: packet(7), `Documentation/networking/packet_mmap.rst`.
 
 use std::io;
-use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use libc::{c_int, c_void, socklen_t};
+use libc::c_int;
 
 use super::mmap::Mapping;
+use super::socket_option::set_option;
+use super::{check, length_of};
 use crate::quantity::Ifindex;
 
 /// Size and count of a ring's blocks, and how long the kernel may fill one.
@@ -91,7 +92,7 @@ impl PacketSocket {
             tp_feature_req_word: libc::TP_FT_REQ_FILL_RXHASH,
         };
         self.set(libc::PACKET_RX_RING, &request)?;
-        Mapping::shared(self.0.as_fd(), shape.block_size as usize * shape.block_count as usize)
+        Mapping::shared(self.0.as_fd(), shape.block_size as usize * shape.block_count as usize, 0)
     }
 
     /// Starts capturing every protocol on `interface`.
@@ -139,18 +140,7 @@ impl PacketSocket {
 
     /// Sets one option of level `SOL_PACKET`.
     fn set<T>(&self, option: c_int, value: &T) -> io::Result<()> {
-        let length = length_of::<T>();
-        // SAFETY: setsockopt(2) reads `optlen` bytes of `optval`; both describe `value`, which outlives the call.
-        check(unsafe {
-            libc::setsockopt(
-                self.0.as_raw_fd(),
-                libc::SOL_PACKET,
-                option,
-                std::ptr::from_ref(value).cast::<c_void>(),
-                length,
-            )
-        })?;
-        Ok(())
+        set_option(self.0.as_fd(), libc::SOL_PACKET, option, value)
     }
 }
 
@@ -168,14 +158,4 @@ fn index(interface: Ifindex) -> c_int {
 /// A constant that the kernel's structures hold in 16 bits.
 fn short(constant: c_int) -> u16 {
     u16::try_from(constant).unwrap_or(u16::MAX)
-}
-
-/// The length of a structure as system calls take it.
-fn length_of<T>() -> socklen_t {
-    socklen_t::try_from(size_of::<T>()).unwrap_or(socklen_t::MAX)
-}
-
-/// System calls answer -1 and `errno`.
-fn check(answer: c_int) -> io::Result<c_int> {
-    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }

@@ -1,9 +1,11 @@
-//! setsockopt(2) for whole-number options that neither socket2 nor nix knows.
+//! setsockopt(2) for options that neither socket2 nor nix knows.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::c_int;
+
+use super::{check, length_of};
 
 /// A socket option whose value is a C `int`: its level and its name.
 #[derive(Clone, Copy, Debug)]
@@ -28,14 +30,21 @@ impl IntOption {
     /// # Errors
     /// The kernel's, for instance `ENOPROTOOPT` from a socket of another family.
     pub fn set(self, socket: BorrowedFd<'_>, value: c_int) -> io::Result<()> {
-        #[allow(clippy::cast_possible_truncation, reason = "an int has four bytes")]
-        let length = size_of::<c_int>() as libc::socklen_t;
-        // SAFETY: setsockopt(2): "The arguments optval and optlen are used to access option values": they describe
-        // `value`, which outlives the call; the kernel copies it. The descriptor is open because it is borrowed.
-        let done =
-            unsafe { libc::setsockopt(socket.as_raw_fd(), self.0, self.1, std::ptr::from_ref(&value).cast(), length) };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        set_option(socket, self.0, self.1, &value)
     }
+}
+
+/// Sets an option whose value is any C structure.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &T) -> io::Result<()> {
+    // SAFETY: setsockopt(2): "The arguments optval and optlen are used to access option values": they describe `value`,
+    // which outlives the call; the kernel copies it. The descriptor is open because it is borrowed.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length_of::<T>())
+    })?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Byte layouts: pure, no I/O, nothing but slices in and bytes out.
 //!
 //! What we build (`vxlan`, `geneve`, `gre`, `erspan`) is a plain struct of typed fields with `LEN` or `header_len()`, a
-//! `write` that cannot fail, and a `parse`; [`outer`] writes what the kernel writes on sockets. What we edit
-//! in place is [`edit`], with [`segment`] and [`ip_fragment`] on top. What we only read is [`layers`], and other
+//! `write` that cannot fail, and a `parse`; [`outer`] and [`outer_template`] write what the kernel writes on sockets. What
+//! we edit in place is [`edit`], with [`segment`] and [`ip_fragment`] on top. What we only read is [`layers`], and other
 //! people's tunnels: [`decapsulate`], with [`reassembly`] before it.
 
 pub mod checksum;
@@ -18,6 +18,7 @@ pub mod nested;
 #[cfg(test)]
 pub(crate) mod oracle;
 pub mod outer;
+pub mod outer_template;
 pub mod pcap;
 pub mod reassembly;
 pub mod segment;

@@ -19,6 +19,17 @@ fn engine() -> Vec<String> {
     std::env::var("FARSPAN_ENGINE").map_or_else(|_| Vec::new(), |engine| vec!["--engine".to_owned(), engine])
 }
 
+/// Whether this run sends by AF_XDP: `FARSPAN_TRANSMIT=xdp`. Every test holds for each way of transmitting.
+pub fn by_xdp() -> bool {
+    std::env::var("FARSPAN_TRANSMIT").is_ok_and(|transmit| transmit == "xdp")
+}
+
+/// The way of transmitting of this run, unless `arguments` ask for what only sockets do, or say it themselves.
+fn transmit(arguments: &[&str]) -> &'static [&'static str] {
+    let says = |word: &str| arguments.iter().any(|argument| argument.contains(word));
+    if by_xdp() && !says("fit=fragment") && !says("transmit") { &["--transmit", "xdp"] } else { &[] }
+}
+
 /// A running `farspan mirror`.
 pub struct Farspan {
     process: Process,
@@ -35,6 +46,7 @@ impl Farspan {
             .args(["mirror", "--json"])
             .args(arguments)
             .args(engine())
+            .args(transmit(arguments))
             .stdout(File::create(&ledger).expect("the folder is writable"))
             .stderr(File::create(&log).expect("the folder is writable"));
         let mut farspan = Self { process: Process::start(command), ledger, log };
@@ -69,7 +81,7 @@ impl Farspan {
 
 /// Runs `farspan mirror -r … --json` to its end in the tapped host's namespace and returns its lawful ledger.
 pub fn replay(lab: &Lab, arguments: &[&str]) -> Ledger {
-    let output = run(lab.host.command(binary()).args(["mirror", "--json"]).args(arguments));
+    let output = run(lab.host.command(binary()).args(["mirror", "--json"]).args(arguments).args(transmit(arguments)));
     assert!(output.status.success(), "{arguments:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     Ledger::lawful(&String::from_utf8_lossy(&output.stdout))
 }

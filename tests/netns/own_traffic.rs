@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::farspan::Farspan;
+use crate::farspan::{Farspan, by_xdp};
 use crate::judge::{Capture, KernelVxlan, tshark};
 use crate::lab::{Lab, UNDERLAY_HOST, await_that};
 use crate::traffic::Servers;
@@ -55,8 +55,10 @@ fn exactly_one_copy(lab: &Lab, to: &str, about_us: Option<&str>) -> PathBuf {
     lab.analyzer.run(&format!("ping -q -c 1 -s 25 {UNDERLAY_HOST}"));
     await_that("the copy of the last ping", || tshark::count(seen.file(), last) >= 2);
     let ledger = farspan.stop();
-    assert!(ledger.dropped.get("own_traffic").is_some_and(|&frames| frames > 0), "{ledger:#?}");
-    assert_eq!(ledger.dropped.len(), 1, "nothing else is left out: {ledger:#?}");
+    // The capture never sees what AF_XDP sends on its interface, only what the analyzer answers to it.
+    let sees_own = !by_xdp() || about_us.is_some() || to.contains("fit=fragment");
+    assert_eq!(ledger.dropped.get("own_traffic").is_some_and(|&frames| frames > 0), sees_own, "{ledger:#?}");
+    assert_eq!(ledger.dropped.len(), usize::from(sees_own), "nothing else is left out: {ledger:#?}");
 
     let capture = seen.stop();
     let mirror = format!("(vxlan || gre) && ip.src#1 == {UNDERLAY_HOST} && ip.proto#1 != 1");

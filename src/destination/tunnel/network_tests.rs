@@ -18,7 +18,7 @@ use crate::quantity::{Dscp, Ttl};
 use crate::wire::layers::{Fragment, GRE, IpVersion, Layers, UDP};
 
 const NEAR: &str = "192.0.2.1";
-const FAR: &str = "192.0.2.2";
+pub(super) const FAR: &str = "192.0.2.2";
 
 /// Opens a tunnel from [`NEAR`] to `remote`; the sockets stay in the namespace.
 fn open(namespace: &Namespace, remote: &'static str, encapsulation: Encapsulation, patience: Patience) -> Tunnel {
@@ -30,12 +30,12 @@ fn open_planned(namespace: &Namespace, plan: TunnelPlan, way: Arc<Underlay>, pat
     namespace.run(move || {
         let to = "test".to_owned();
         let destination = DestinationPlan { name: "1".to_owned(), to, end: End::Tunnel(plan.clone()) };
-        Tunnel::open(&destination, &plan, &way, &["eth0".into()], patience, &mut DryRunFiles::default()).unwrap()
+        Tunnel::open(&destination, &plan, &way, &["eth0".into()], patience, &mut Shared::new(&[], 0)).unwrap()
     })
 }
 
 /// A socket of the far host that keeps all VXLAN (or, raw, all GRE) for `address`.
-fn sink(namespace: &Namespace, address: &'static str, encapsulation: &Encapsulation) -> Socket {
+pub(super) fn sink(namespace: &Namespace, address: &'static str, encapsulation: &Encapsulation) -> Socket {
     let port = udp_port(encapsulation);
     namespace.run(move || {
         let socket = match port {
@@ -50,7 +50,7 @@ fn sink(namespace: &Namespace, address: &'static str, encapsulation: &Encapsulat
 }
 
 /// How many datagrams `sink` holds; the near host's queue has been emptied before.
-fn arrived(sink: &Socket) -> u64 {
+pub(super) fn arrived(sink: &Socket) -> u64 {
     sink.set_nonblocking(true).unwrap();
     let (mut buffer, mut reader) = (vec![0; 65_536], sink);
     std::iter::from_fn(|| reader.read(&mut buffer).ok()).count() as u64
@@ -66,13 +66,13 @@ fn await_empty_queue(namespace: &Namespace) {
 }
 
 /// Makes both hosts know each other's link-layer address.
-fn meet(near: &Namespace) {
+pub(super) fn meet(near: &Namespace) {
     for address in [FAR, "2001:db8::2"] {
         near.output(&format!("ping -c 1 -w 5 {address}"));
     }
 }
 
-fn offer(tunnel: &mut Tunnel, bytes: &[u8], account: &mut DestinationLedger) {
+pub(super) fn offer(tunnel: &mut Tunnel, bytes: &[u8], account: &mut DestinationLedger) {
     account.assigned += 1;
     tunnel.offer(&frame(bytes), account);
 }
@@ -364,7 +364,7 @@ fn the_dry_run_writes_the_very_bytes_that_the_kernel_sends() {
 }
 
 /// A socket that sees every frame of the host.
-fn packet_socket(namespace: &Namespace) -> Socket {
+pub(super) fn packet_socket(namespace: &Namespace) -> Socket {
     let every_protocol = i32::from(0x0003_u16.to_be()); // ETH_P_ALL of linux/if_ether.h, in network order
     namespace.run(move || {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(every_protocol))).unwrap();
@@ -374,7 +374,7 @@ fn packet_socket(namespace: &Namespace) -> Socket {
 }
 
 /// The next frame on the wire that is a tunnel's: not neighbour discovery, not an ICMP answer.
-fn next_tunnel_packet(mut wire: &Socket) -> Vec<u8> {
+pub(super) fn next_tunnel_packet(mut wire: &Socket) -> Vec<u8> {
     let mut buffer = vec![0; 2048];
     loop {
         let len = wire.read(&mut buffer).unwrap();
@@ -386,7 +386,7 @@ fn next_tunnel_packet(mut wire: &Socket) -> Vec<u8> {
 
 /// The kernel draws the identification of packets that may be fragmented from a hat, and counts it for the others, where
 /// it means nothing (RFC 6864 section 4.1).
-fn without_identification(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(super) fn without_identification(mut bytes: Vec<u8>) -> Vec<u8> {
     let Some(ip) = Layers::parse(&bytes).ip else { return bytes };
     match (ip.version, ip.fragment) {
         (IpVersion::V4, _) => {

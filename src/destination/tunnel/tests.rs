@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::super::batch::Batch;
 use super::super::testing::{frame, ledger, plan, udp_frame, underlay, vxlan};
 use super::super::transmit::count_sent;
 use super::super::{Destination, Destinations};
@@ -23,18 +24,35 @@ use crate::select::own_traffic::Carrier;
 /// An engine that drops what its script says and counts what it "sent".
 #[derive(Debug, Default)]
 struct Scripted {
+    batch: Batch,
     fates: VecDeque<Option<DropReason>>,
 }
 
 impl Transmit for Scripted {
-    fn send(&mut self, batch: &mut Batch, _: Patience, account: &mut DestinationLedger) {
-        for datagram in batch.datagrams() {
+    fn push(&mut self, header_len: usize, frame: &WireFrame<'_>, bucket: u32, cut: bool) -> Option<&mut [u8]> {
+        self.batch.push(header_len, frame, bucket, cut)
+    }
+
+    fn waiting(&self) -> usize {
+        self.batch.len()
+    }
+
+    fn each_header(&mut self, each: &mut dyn FnMut(&mut [u8])) {
+        self.batch.each_header(each);
+    }
+
+    fn send(&mut self, _: Patience, account: &mut DestinationLedger) {
+        for datagram in self.batch.datagrams() {
             match self.fates.pop_front().flatten() {
                 Some(reason) => count_dropped(account, reason, 1),
-                None => count_sent(account, datagram, 28),
+                None => count_sent(account, 28 + datagram.len(), datagram.cut),
             }
         }
-        batch.clear();
+        self.batch.clear();
+    }
+
+    fn keep(&mut self, count: usize) -> usize {
+        self.batch.truncate(count)
     }
 
     fn collect_reports(&mut self, _: &mut DestinationLedger) -> Option<io::Error> {
@@ -47,7 +65,7 @@ fn scripted(fit: Fit, fates: Vec<Option<DropReason>>, next_hop: NextHop) -> (Tun
     let underlay = underlay("192.0.2.1", 1500, next_hop);
     let (_, plan) = plan(vxlan(VXLAN_PORT), underlay.remote(), fit);
     let encapsulator = Encapsulator::new(&plan.encapsulation, &["eth0".into()]).unwrap();
-    let engine: Box<dyn Transmit> = Box::new(Scripted { fates: fates.into() });
+    let engine: Box<dyn Transmit> = Box::new(Scripted { fates: fates.into(), ..Scripted::default() });
     (Tunnel::assemble(&plan, &underlay, encapsulator, (engine, vec![49152, 49153]), Patience::Drop), underlay)
 }
 
@@ -200,8 +218,8 @@ fn with_gso(receiver: &UdpSocket, ports: &str, gso: Gso) -> Tunnel {
     let (destination, mut plan) = plan(vxlan(address.port()), address.ip(), Fit::Split);
     plan.ports = ports.parse().unwrap();
     plan.gso = gso;
-    let files = &mut DryRunFiles::default();
-    Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, files).unwrap()
+    let shared = &mut Shared::new(&[], 0);
+    Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared).unwrap()
 }
 
 fn receiver(address: &str) -> UdpSocket {
@@ -279,8 +297,8 @@ fn ports_in_use_are_passed_over_and_a_range_without_a_free_one_is_an_error() {
     let underlay = underlay("127.0.0.1", 65_536, NextHop::Usable);
     let (destination, mut plan) = plan(vxlan(VXLAN_PORT), underlay.remote(), Fit::Split);
     plan.ports = port.to_string().parse::<PortRange>().unwrap();
-    let files = &mut DryRunFiles::default();
-    let Err(error) = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, files) else {
+    let shared = &mut Shared::new(&[], 0);
+    let Err(error) = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared) else {
         panic!("the only port is taken")
     };
     assert_eq!(error.to_string(), format!("every UDP source port of {port}-{port} is in use at 127.0.0.1"));
@@ -311,15 +329,15 @@ fn one_port_keeps_the_order_of_all_flows() {
 fn an_interface_without_an_id_and_a_foreign_source_address_are_said_with_what_to_do() {
     let vni = Ids { by_interface: vec![("eth*".into(), crate::quantity::Vni::MAX)], out_by_interface: Vec::new() };
     let way = underlay("192.0.2.77", 1500, NextHop::Usable);
-    let files = &mut DryRunFiles::default();
+    let shared = &mut Shared::new(&[], 0);
     let (destination, by_interface) = plan(Encapsulation::Vxlan { vni, port: VXLAN_PORT }, way.remote(), Fit::Split);
-    let error = Tunnel::open(&destination, &by_interface, &way, &["lo".into()], Patience::Drop, files).unwrap_err();
+    let error = Tunnel::open(&destination, &by_interface, &way, &["lo".into()], Patience::Drop, shared).unwrap_err();
     assert_eq!(error.to_string(), "interface \"lo\" has no VNI");
     assert_eq!(error.exit_code(), ExitCode::Usage);
     assert_eq!(error.hint().unwrap(), "the ids are given for eth*: add one for this interface, or for \"*\"");
 
     let (destination, plan) = plan(vxlan(VXLAN_PORT), way.remote(), Fit::Split);
-    let error = Tunnel::open(&destination, &plan, &way, &["lo".into()], Patience::Drop, files).unwrap_err();
+    let error = Tunnel::open(&destination, &plan, &way, &["lo".into()], Patience::Drop, shared).unwrap_err();
     assert_eq!(error.to_string(), "cannot send from 192.0.2.77");
     assert_eq!(error.exit_code(), ExitCode::Failed);
 }

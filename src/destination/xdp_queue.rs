@@ -1,0 +1,365 @@
+//! AF_XDP sockets of one worker: one for each interface that its frames leave by, shared by its destinations.
+//!
+//! A socket owns one transmit queue of the interface, and the memory that frames are written to. Each destination has
+//! its share of that memory, as slots, and locks the socket once a flush: never for a frame, and nobody else wants it.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Socket, Type};
+
+use crate::kernel::capabilities::setcap_line;
+use crate::ledger::DropReason;
+use crate::quantity::{Ifindex, Mtu};
+use crate::sys::interface;
+use crate::sys::xsk::{self, CHUNK, LARGE_CHUNK, Shape, Slot};
+use crate::wire::ethernet;
+
+/// Frames in memory at most: a batch, and as many that a network card has not sent yet.
+const MOST_SLOTS: usize = 2048;
+/// The same where frames are large.
+const LEAST_SLOTS: usize = 512;
+/// Bytes of that memory, unless large frames need more.
+const MEMORY: usize = 4 << 20;
+/// Descriptors of one frame at most: the kernel puts no more than 17 into a packet, and 9,216 bytes need three.
+const MOST_CHUNKS: usize = 4;
+/// Bytes that may wait in the device, as the kernel counts them.
+const SEND_BUFFER: usize = 4 << 20;
+/// How long the kernel may need to let a queue go that was closed a moment ago.
+const LET_GO: Duration = Duration::from_secs(1);
+
+/// The AF_XDP sockets of one worker.
+#[derive(Debug)]
+pub struct Queues {
+    /// Which transmit queue of each interface is ours: the worker's number.
+    number: u32,
+    /// How many destinations may share one socket.
+    members: usize,
+    open: Vec<(Ifindex, Weak<Mutex<Queue>>)>,
+}
+
+/// A destination's part in a queue.
+#[derive(Debug)]
+pub(super) struct Member {
+    queue: Arc<Mutex<Queue>>,
+    number: usize,
+    /// The interface that the queue belongs to.
+    pub(super) device: Ifindex,
+    /// Largest frame that a slot holds, in bytes.
+    pub(super) largest_frame: usize,
+}
+
+/// One AF_XDP socket.
+#[derive(Debug)]
+pub(super) struct Queue {
+    socket: xsk::Socket,
+    largest_frame: usize,
+    share: usize,
+    /// Slots that no destination has.
+    unclaimed: Vec<Slot>,
+    /// By slot: whose frame the kernel has.
+    flights: Vec<Option<Flight>>,
+    /// By member: frames that the kernel has done with.
+    done: Vec<Vec<Done>>,
+    /// Whether the interface is gone: then nothing comes back.
+    gone: bool,
+}
+
+/// A frame that the kernel has.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    member: usize,
+    frame: Sent,
+    dropped: bool,
+}
+
+/// What is remembered of a frame on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// Length of the outer frame in bytes.
+    pub(super) len: usize,
+    /// Whether the mirrored frame was cut to fit.
+    pub(super) cut: bool,
+}
+
+/// A frame that the kernel has done with.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// Its memory, unless that is lost with the interface.
+    pub(super) slot: Option<Slot>,
+    /// What was remembered of it.
+    pub(super) frame: Sent,
+    /// Why it did not leave; `None`: it did.
+    pub(super) dropped: Option<DropReason>,
+}
+
+/// Why a queue cannot be had.
+#[derive(Debug)]
+pub struct QueueError {
+    /// The interface's name, or its number where it has none any more.
+    pub device: String,
+    /// Which transmit queue.
+    pub queue: u32,
+    /// The kernel's words.
+    pub cause: io::Error,
+}
+
+impl Queues {
+    /// For the worker with this number, `members` of whose destinations send through AF_XDP.
+    pub fn new(number: u32, members: usize) -> Self {
+        Self { number, members, open: Vec::new() }
+    }
+
+    /// Joins the queue of `device`, which is opened unless another destination has it open, and returns the slots that
+    /// come with it. Where a queue was closed a moment ago, waits for it no longer than `patience`.
+    ///
+    /// # Errors
+    /// The kernel's: see [`xsk::Socket::open`] and [`xsk::Socket::bind`].
+    fn join(&mut self, device: Ifindex, patience: Duration) -> Result<(Member, Vec<Slot>), QueueError> {
+        self.open.retain(|(_, queue)| queue.strong_count() > 0);
+        let known = self.open.iter().find(|&&(known, _)| known == device).and_then(|(_, queue)| queue.upgrade());
+        let queue = known.map_or_else(|| self.open_queue(device, patience), Ok)?;
+        let mut locked = lock(&queue);
+        let (number, largest_frame) = (locked.done.len(), locked.largest_frame);
+        let left = locked.unclaimed.len().saturating_sub(locked.share);
+        let slots = locked.unclaimed.split_off(left);
+        locked.done.push(Vec::with_capacity(slots.len()));
+        drop(locked);
+        Ok((Member { queue, number, device, largest_frame }, slots))
+    }
+
+    fn open_queue(&mut self, device: Ifindex, patience: Duration) -> Result<Arc<Mutex<Queue>>, QueueError> {
+        let queue = self.bind_queue(device, patience).map_err(|cause| {
+            let name = nix::net::if_::if_indextoname(device.value());
+            let device = name.map_or_else(|_| device.to_string(), |name| name.to_string_lossy().into_owned());
+            QueueError { device, queue: self.number, cause }
+        })?;
+        let queue = Arc::new(Mutex::new(queue));
+        self.open.push((device, Arc::downgrade(&queue)));
+        Ok(queue)
+    }
+
+    fn bind_queue(&self, device: Ifindex, patience: Duration) -> io::Result<Queue> {
+        let shape = shape(mtu(device)?);
+        let (socket, unclaimed) = xsk::Socket::open(shape)?;
+        // The default holds less than the slots do. Less than asked for only makes the kernel take them in portions.
+        let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)
+            .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER));
+        let deadline = Instant::now() + patience;
+        while let Err(error) = socket.bind(device, self.number) {
+            if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() >= deadline {
+                return Err(error);
+            }
+            sleep(Duration::from_millis(5));
+        }
+        Ok(Queue {
+            socket,
+            largest_frame: shape.slot_len(),
+            share: (shape.slots / self.members.max(1)).max(1),
+            unclaimed,
+            flights: vec![None; shape.slots],
+            done: Vec::new(),
+            gone: false,
+        })
+    }
+}
+
+/// Joins the queue of `device` at the start of a session.
+///
+/// # Errors
+/// As [`Queues::join`].
+pub(super) fn join(queues: &Mutex<Queues>, device: Ifindex) -> Result<(Member, Vec<Slot>), QueueError> {
+    lock(queues).join(device, LET_GO)
+}
+
+/// The same while frames are waiting: not a moment's patience.
+///
+/// # Errors
+/// As [`Queues::join`].
+pub(super) fn join_now(queues: &Mutex<Queues>, device: Ifindex) -> Result<(Member, Vec<Slot>), QueueError> {
+    lock(queues).join(device, Duration::ZERO)
+}
+
+impl Member {
+    /// The queue, to be locked for one flush.
+    pub(super) fn queue(&self) -> Arc<Mutex<Queue>> {
+        Arc::clone(&self.queue)
+    }
+
+    /// Submits one frame: the first bytes of `slot`.
+    pub(super) fn submit(&self, queue: &mut Queue, slot: Slot, frame: Sent) {
+        if let Some(flight) = queue.flights.get_mut(slot.index()) {
+            *flight = Some(Flight { member: self.number, frame, dropped: false });
+        }
+        queue.socket.submit(slot, frame.len);
+    }
+
+    /// What the kernel has done with of this member's frames, since the last time.
+    pub(super) fn done<'a>(&self, queue: &'a mut Queue) -> impl Iterator<Item = Done> + 'a {
+        queue.done.get_mut(self.number).into_iter().flat_map(|done| done.drain(..))
+    }
+
+    /// Leaves the queue, with all slots that are not on their way; the others are the queue's when they come back.
+    pub(super) fn leave(self, slots: impl IntoIterator<Item = Slot>) {
+        let mut queue = lock(&self.queue);
+        queue.unclaimed.extend(slots);
+        let Queue { flights, done, unclaimed, .. } = &mut *queue;
+        flights.iter_mut().filter(|flight| flight.is_some_and(|flight| flight.member == self.number)).for_each(
+            |flight| {
+                *flight = None;
+            },
+        );
+        unclaimed
+            .extend(done.get_mut(self.number).into_iter().flat_map(|done| done.drain(..)).filter_map(|done| done.slot));
+    }
+}
+
+impl Queue {
+    /// Has the kernel send what was submitted, as far as it can now, and takes in what it has done with.
+    ///
+    /// # Errors
+    /// What is neither a full device nor one that is down or gone.
+    pub(super) fn kick(&mut self) -> io::Result<()> {
+        let mut result = Ok(());
+        loop {
+            let before = self.socket.unconsumed();
+            let outcome = self.socket.kick();
+            self.take_in();
+            let error = match outcome {
+                Ok(()) if self.socket.unconsumed() == 0 => break,
+                Ok(()) => None,
+                Err(error) => Some(error),
+            };
+            match error.as_ref().and_then(io::Error::raw_os_error) {
+                // The device dropped the frame that was consumed last, and the kernel stopped there.
+                Some(libc::EBUSY) => self.drop_latest(),
+                Some(libc::ENXIO | libc::ENODEV) => {
+                    self.give_up();
+                    break;
+                }
+                // What the device has not taken yet is for a later turn.
+                None | Some(libc::EAGAIN) if self.socket.unconsumed() < before => {}
+                None | Some(libc::EAGAIN | libc::ENOBUFS | libc::ENETDOWN) => break,
+                Some(_) => {
+                    result = error.map_or(Ok(()), Err);
+                    break;
+                }
+            }
+            if self.socket.unconsumed() == 0 {
+                break;
+            }
+        }
+        self.take_in();
+        result
+    }
+
+    /// Whether the interface is gone, and all that the kernel had with it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// Gives every completed slot back to its member.
+    fn take_in(&mut self) {
+        while let Some(slot) = self.socket.completed() {
+            match self.flights.get_mut(slot.index()).and_then(Option::take) {
+                Some(Flight { member, frame, dropped }) => {
+                    let dropped = dropped.then_some(DropReason::DeviceBusy);
+                    if let Some(done) = self.done.get_mut(member) {
+                        done.push(Done { slot: Some(slot), frame, dropped });
+                    }
+                }
+                None => self.unclaimed.push(slot),
+            }
+        }
+    }
+
+    /// Remembers that the frame which the kernel consumed last did not leave: its slot is completed all the same, before
+    /// or after this.
+    fn drop_latest(&mut self) {
+        let latest = self.socket.latest_consumed();
+        if let Some(flight) = self.flights.get_mut(latest).and_then(Option::as_mut) {
+            flight.dropped = true;
+            return;
+        }
+        // Completed already, and taken in as sent.
+        let is_latest = |done: &&mut Done| done.slot.as_ref().is_some_and(|slot| slot.index() == latest);
+        if let Some(done) = self.done.iter_mut().flatten().rfind(is_latest) {
+            done.dropped = Some(DropReason::DeviceBusy);
+        }
+    }
+
+    /// The interface is gone: whatever the kernel had will neither leave nor come back.
+    fn give_up(&mut self) {
+        self.gone = true;
+        for flight in &mut self.flights {
+            let Some(Flight { member, frame, .. }) = flight.take() else { continue };
+            if let Some(done) = self.done.get_mut(member) {
+                done.push(Done { slot: None, frame, dropped: Some(DropReason::InterfaceDown) });
+            }
+        }
+    }
+}
+
+impl QueueError {
+    /// What an operator can do about it.
+    pub(super) fn hint(&self) -> Option<String> {
+        let Self { device, queue, cause } = self;
+        Some(match cause.raw_os_error()? {
+            libc::EPERM | libc::EACCES => {
+                format!("CAP_NET_RAW is missing: run as root, or once: {}", setcap_line())
+            }
+            libc::EBUSY => {
+                "another program has the queue by AF_XDP (`ss --xdp`): end it, or choose transmit=socket".to_owned()
+            }
+            libc::EINVAL => format!(
+                "each worker needs a queue of its own, and {device} may have no queue {queue}: see `ethtool -l {device}`; \
+                 choose fewer workers, or transmit=socket"
+            ),
+            libc::ENOBUFS => {
+                "the process may not lock the memory: raise `ulimit -l`, or give it CAP_IPC_LOCK".to_owned()
+            }
+            libc::EAFNOSUPPORT => "this kernel has no AF_XDP: transmit=socket".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+impl Error for QueueError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+impl fmt::Display for QueueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot send through transmit queue {} of {} by AF_XDP", self.queue, self.device)
+    }
+}
+
+/// Memory for frames of an interface with this MTU.
+fn shape(mtu: Mtu) -> Shape {
+    let largest = ethernet::HEADER_LEN + mtu.value() as usize;
+    let chunk = if largest <= CHUNK { CHUNK } else { LARGE_CHUNK };
+    let chunks_per_slot = largest.div_ceil(chunk).min(MOST_CHUNKS);
+    let slots = (MEMORY / (chunk * chunks_per_slot)).clamp(LEAST_SLOTS, MOST_SLOTS);
+    Shape { chunk, chunks_per_slot, slots }
+}
+
+/// The MTU of an interface of this thread's network namespace.
+fn mtu(device: Ifindex) -> io::Result<Mtu> {
+    let name = nix::net::if_::if_indextoname(device.value())?;
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    let mtu = interface::mtu(socket.as_fd(), &name.to_string_lossy())?;
+    Mtu::new(mtu.into()).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Takes a lock that no other thread wants; whoever panicked with it left nothing half done that another would see.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,348 @@
+//! AF_XDP sockets that only send: `Documentation/networking/af_xdp.rst`, `linux/if_xdp.h`.
+//!
+//! Frames are written into memory that is registered with the kernel (the UMEM). A frame's [`Slot`] is a token that
+//! can only be moved: whoever has it may write the memory; [`Socket::submit`] takes it away, and
+//! [`Socket::completed`] gives it back when the kernel has done with it.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use libc::c_int;
+
+use super::mmap::Mapping;
+use super::socket_option::set_option;
+use super::{check, length_of};
+use crate::quantity::Ifindex;
+
+/// Bytes that one descriptor may point to. The kernel takes powers of two up to a page.
+pub const CHUNK: usize = 2048;
+/// The same for frames that do not fit [`CHUNK`].
+pub const LARGE_CHUNK: usize = 4096;
+
+/// How the registered memory is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Bytes of one descriptor: [`CHUNK`] or [`LARGE_CHUNK`].
+    pub chunk: usize,
+    /// Descriptors that the largest frame needs, at least 1. More than one needs Linux 6.6.
+    pub chunks_per_slot: usize,
+    /// Frames that there is room for, at least 1.
+    pub slots: usize,
+}
+
+impl Shape {
+    /// Bytes of one slot: the largest frame.
+    pub const fn slot_len(self) -> usize {
+        self.chunk * self.chunks_per_slot
+    }
+}
+
+/// Where frames are written.
+struct Umem {
+    memory: Mapping,
+    slot_len: usize,
+}
+
+// SAFETY: nothing can be done with a shared `Umem` but to look at its address; its bytes are reached through slots
+// only, each of which owns its own.
+unsafe impl Sync for Umem {}
+
+/// Memory for one frame. While it exists the kernel has nothing to do with it, and there is no other for this memory.
+pub struct Slot {
+    umem: Arc<Umem>,
+    index: u32,
+}
+
+impl Slot {
+    /// Its number, below [`Shape::slots`].
+    pub fn index(&self) -> usize {
+        self.index as usize
+    }
+
+    /// The memory.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let length = self.umem.slot_len;
+        // SAFETY: `index` is below the number of slots (see `Socket::open`), which all lie in the mapping.
+        let start = unsafe { self.umem.memory.start().add(self.index as usize * length) };
+        // SAFETY: the slot's bytes lie in the mapping, which lives as long as `umem`, and are initialised (anonymous
+        // memory is zero at first). `open` makes one `Slot` an index, and only `submit` and `completed` move it out and
+        // back, so nobody else has a reference to these bytes; the kernel only reads them, and only between those two.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), length) }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Slot").field(&self.index).finish()
+    }
+}
+
+/// A slot that the kernel has, and how many of its descriptors it has not given back.
+#[derive(Debug, Default)]
+struct Flight {
+    slot: Option<Slot>,
+    descriptors: usize,
+}
+
+/// An AF_XDP socket with its memory and both rings.
+pub struct Socket {
+    fd: OwnedFd,
+    shape: Shape,
+    transmit: Ring,
+    completion: Ring,
+    /// Descriptors written so far, a number that wraps; the kernel sees them with the next [`kick`](Self::kick).
+    written: u32,
+    /// Completions read so far.
+    read: u32,
+    flights: Vec<Flight>,
+}
+
+impl Socket {
+    /// A socket that is bound to nothing, and all the slots of its memory.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_NET_RAW`, `EAFNOSUPPORT` when the kernel has no AF_XDP, `ENOBUFS` when the memory exceeds
+    /// what the process may lock (`RLIMIT_MEMLOCK`, without `CAP_IPC_LOCK`), `InvalidInput` for an impossible shape.
+    pub fn open(shape: Shape) -> io::Result<(Self, Vec<Slot>)> {
+        let length = shape.slot_len().checked_mul(shape.slots).filter(|&length| length > 0);
+        let slots = u32::try_from(shape.slots).ok();
+        // Every descriptor that there can be finds room in either ring: neither is ever full.
+        let entries = u32::try_from(shape.slots.saturating_mul(shape.chunks_per_slot)).ok();
+        let entries = entries.and_then(u32::checked_next_power_of_two);
+        let (Some(length), Some(slots), Some(entries)) = (length, slots, entries) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        // SAFETY: socket(2) takes three integers; it reads and writes no memory of ours.
+        let fd = check(unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
+        // SAFETY: the kernel has just returned this descriptor, so it is open and nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let memory = Mapping::anonymous(length)?;
+        let registration = libc::xdp_umem_reg {
+            addr: memory.start().as_ptr() as u64,
+            len: length as u64,
+            chunk_size: u32::try_from(shape.chunk).unwrap_or(u32::MAX),
+            headroom: 0,
+            flags: 0,
+            tx_metadata_len: 0,
+        };
+        set(&fd, libc::XDP_UMEM_REG, &registration)?;
+        // The kernel binds no socket without one, though nothing is received.
+        set(&fd, libc::XDP_UMEM_FILL_RING, &1_u32)?;
+        set(&fd, libc::XDP_UMEM_COMPLETION_RING, &entries)?;
+        set(&fd, libc::XDP_TX_RING, &entries)?;
+        // Linux 6.17: frames that one kick may send. Older kernels send 32, and are kicked more often.
+        let _ = set(&fd, XDP_MAX_TX_SKB_BUDGET, &entries);
+        let offsets = ring_offsets(&fd)?;
+        let transmit = Ring::map::<libc::xdp_desc>(fd.as_fd(), libc::XDP_PGOFF_TX_RING, &offsets.tx, entries)?;
+        let completion = Ring::map::<u64>(fd.as_fd(), COMPLETION_RING, &offsets.cr, entries)?;
+
+        let umem = Arc::new(Umem { memory, slot_len: shape.slot_len() });
+        let tokens = (0..slots).map(|index| Slot { umem: Arc::clone(&umem), index }).collect();
+        let flights = std::iter::repeat_with(Flight::default).take(shape.slots).collect();
+        Ok((Self { fd, shape, transmit, completion, written: 0, read: 0, flights }, tokens))
+    }
+
+    /// Sends through queue `queue` of `device` from now on, in copy mode: the driver's own receive path is left alone.
+    ///
+    /// # Errors
+    /// `EBUSY` when another socket has the queue, or had it some milliseconds ago; `EINVAL` when the device has no such
+    /// queue or the kernel cannot send frames of several descriptors; `ENODEV`, `ENETDOWN`.
+    pub fn bind(&self, device: Ifindex, queue: u32) -> io::Result<()> {
+        let several = if self.shape.chunks_per_slot > 1 { libc::XDP_USE_SG } else { 0 };
+        let address = libc::sockaddr_xdp {
+            sxdp_family: u16::try_from(libc::AF_XDP).unwrap_or(u16::MAX),
+            sxdp_flags: libc::XDP_COPY | several,
+            sxdp_ifindex: device.value(),
+            sxdp_queue_id: queue,
+            sxdp_shared_umem_fd: 0,
+        };
+        // SAFETY: bind(2) reads `addrlen` bytes of `addr`; both describe the one `sockaddr_xdp` above, which outlives
+        // the call.
+        check(unsafe {
+            libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), length_of::<libc::sockaddr_xdp>())
+        })?;
+        Ok(())
+    }
+
+    /// Hands the first `length` bytes of `slot` to the kernel, which sends them after the next [`kick`](Self::kick). A
+    /// length over the slot's counts as its length.
+    pub fn submit(&mut self, slot: Slot, length: usize) {
+        let Shape { chunk, chunks_per_slot, .. } = self.shape;
+        let (index, length) = (slot.index(), length.min(self.shape.slot_len()));
+        let Some(flight) = self.flights.get_mut(index).filter(|flight| flight.slot.is_none()) else { return };
+        let descriptors = length.div_ceil(chunk).clamp(1, chunks_per_slot);
+        *flight = Flight { slot: Some(slot), descriptors };
+        for number in 0..descriptors {
+            let offset = number * chunk;
+            let is_last = number + 1 == descriptors;
+            let descriptor = libc::xdp_desc {
+                addr: (index * self.shape.slot_len() + offset) as u64,
+                len: u32::try_from((length - offset).min(chunk)).unwrap_or(u32::MAX),
+                options: if is_last { 0 } else { libc::XDP_PKT_CONTD },
+            };
+            let entry = self.transmit.entry::<libc::xdp_desc>(self.written);
+            // SAFETY: the entry lies in the mapped ring (see `entry`) and is the kernel's only from `kick` on until it is
+            // consumed. As there are no more descriptors than entries, the kernel has consumed what stood there.
+            unsafe { entry.write(descriptor) };
+            self.written = self.written.wrapping_add(1);
+        }
+    }
+
+    /// Lets the kernel see what was submitted, and send what it can. In copy mode that is done when the call returns, but
+    /// for what a full socket buffer or an older kernel's limit keeps back.
+    ///
+    /// # Errors
+    /// `EAGAIN` when there is more to send, `EBUSY` when the device dropped the frame that was consumed last (then it is
+    /// completed all the same, `__xsk_generic_xmit` in net/xdp/xsk.c), `ENETDOWN` while the device is down, `ENXIO` when it is
+    /// gone, `ENOBUFS` when the kernel has no memory.
+    pub fn kick(&self) -> io::Result<()> {
+        // Pairs with the kernel's acquire of the producer (xskq_cons_nb_entries): who sees the number sees the entries.
+        self.transmit.producer().store(self.written, Ordering::Release);
+        // SAFETY: sendto(2) with a null buffer of length 0 and no address reads and writes no memory of ours.
+        let sent =
+            unsafe { libc::sendto(self.fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Descriptors that were submitted and that the kernel has not consumed.
+    pub fn unconsumed(&self) -> usize {
+        self.written.wrapping_sub(self.transmit.consumer().load(Ordering::Acquire)) as usize
+    }
+
+    /// The slot whose descriptor the kernel consumed last.
+    pub fn latest_consumed(&self) -> usize {
+        let latest = self.transmit.consumer().load(Ordering::Acquire).wrapping_sub(1);
+        let entry = self.transmit.entry::<libc::xdp_desc>(latest);
+        // SAFETY: the entry lies in the mapped ring and every bit pattern is a valid `xdp_desc`. The kernel only reads
+        // entries of this ring, and what we wrote there last stands there until we write it anew.
+        let descriptor = unsafe { entry.read() };
+        usize::try_from(descriptor.addr).unwrap_or(usize::MAX) / self.shape.slot_len()
+    }
+
+    /// A slot that the kernel has done with, if there is one.
+    pub fn completed(&mut self) -> Option<Slot> {
+        // Pairs with the kernel's release of the producer (xskq_prod_submit_n).
+        while self.completion.producer().load(Ordering::Acquire) != self.read {
+            let entry = self.completion.entry::<u64>(self.read);
+            // SAFETY: the entry lies in the mapped ring, any bits are a `u64`, and the kernel writes it no more until we
+            // have given it back below.
+            let address = unsafe { entry.read() };
+            self.read = self.read.wrapping_add(1);
+            // Pairs with the kernel's acquire of the consumer (xskq_prod_nb_free).
+            self.completion.consumer().store(self.read, Ordering::Release);
+            let index = usize::try_from(address).unwrap_or(usize::MAX) / self.shape.slot_len();
+            let Some(flight) = self.flights.get_mut(index) else { continue };
+            flight.descriptors = flight.descriptors.saturating_sub(1);
+            if flight.descriptors == 0
+                && let Some(slot) = flight.slot.take()
+            {
+                return Some(slot);
+            }
+        }
+        None
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("fd", &self.fd).field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+/// Where the completion ring is mapped; a number of 34 bits that libc has as unsigned.
+#[allow(clippy::cast_possible_wrap, reason = "it has 34 bits")]
+const COMPLETION_RING: libc::off_t = libc::XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t;
+
+/// `linux/if_xdp.h`, Linux 6.17; libc lacks it.
+const XDP_MAX_TX_SKB_BUDGET: c_int = 9;
+
+/// One mapped ring: two counters that wrap and a power of two of entries.
+struct Ring {
+    memory: Mapping,
+    producer: usize,
+    consumer: usize,
+    entries: usize,
+    mask: u32,
+}
+
+impl Ring {
+    /// Maps the ring with `entries` entries of type `T`, which is at `page_offset` of the socket and laid out as `layout`
+    /// says.
+    fn map<T>(
+        socket: BorrowedFd<'_>,
+        page_offset: libc::off_t,
+        layout: &libc::xdp_ring_offset,
+        entries: u32,
+    ) -> io::Result<Self> {
+        let offset = |offset: u64| usize::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+        let (producer, consumer, start) = (offset(layout.producer)?, offset(layout.consumer)?, offset(layout.desc)?);
+        let length = start + entries as usize * size_of::<T>();
+        let ends = [producer, consumer].map(|word| word + size_of::<AtomicU32>());
+        let is_aligned = [producer, consumer].iter().all(|word| word % align_of::<AtomicU32>() == 0);
+        if ends.iter().any(|&end| end > length) || !is_aligned || start % align_of::<T>() != 0 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let memory = Mapping::shared(socket, length, page_offset)?;
+        Ok(Self { memory, producer, consumer, entries: start, mask: entries - 1 })
+    }
+
+    fn producer(&self) -> &AtomicU32 {
+        self.word(self.producer)
+    }
+
+    fn consumer(&self) -> &AtomicU32 {
+        self.word(self.consumer)
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: `map` made sure that the word lies inside the mapping.
+        let word = unsafe { self.memory.start().add(offset) };
+        // SAFETY: the address is inside the mapping, which lives as long as `self`, and aligned (see `map`; mappings begin
+        // on pages). Kernel and user access the word only as a whole.
+        unsafe { AtomicU32::from_ptr(word.as_ptr().cast()) }
+    }
+
+    /// The address of the entry with this number: inside the mapping and aligned, because `map` asked for the same `T`.
+    fn entry<T>(&self, number: u32) -> *mut T {
+        let offset = self.entries + (number & self.mask) as usize * size_of::<T>();
+        // SAFETY: the masked number is below the number of entries, all of which lie inside the mapping.
+        unsafe { self.memory.start().add(offset) }.as_ptr().cast()
+    }
+}
+
+/// Where the parts of each ring lie in its mapping.
+fn ring_offsets(socket: &OwnedFd) -> io::Result<libc::xdp_mmap_offsets> {
+    // SAFETY: `xdp_mmap_offsets` is a C struct of integers, for which all zeroes is a valid value.
+    let mut offsets: libc::xdp_mmap_offsets = unsafe { std::mem::zeroed() };
+    let mut length = length_of::<libc::xdp_mmap_offsets>();
+    // SAFETY: getsockopt(2) writes at most `*optlen` bytes to `optval` and their number to `optlen`; both point to live
+    // variables above.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_XDP,
+            libc::XDP_MMAP_OFFSETS,
+            (&raw mut offsets).cast(),
+            &raw mut length,
+        )
+    })?;
+    // Kernels before 5.4 answer with a shorter structure.
+    if length < length_of::<libc::xdp_mmap_offsets>() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    Ok(offsets)
+}
+
+/// Sets one option of level `SOL_XDP`. Of what `XDP_UMEM_REG` registers the kernel keeps the pages, not the structure.
+fn set<T>(socket: &OwnedFd, option: c_int, value: &T) -> io::Result<()> {
+    set_option(socket.as_fd(), libc::SOL_XDP, option, value)
+}
