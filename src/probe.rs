@@ -274,6 +274,7 @@ mod tests {
     use super::*;
     use crate::config::plan::FilePath;
     use crate::destination::Destination;
+    use crate::destination::Shared;
     use crate::destination::capture_file::CaptureFile;
 
     const TOKEN: Token = Token(0x0123_4567_89ab_cdef);
@@ -319,7 +320,7 @@ mod tests {
     fn every_frame_of_the_exchange_has_its_fate() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("inner.pcap");
-        let destination = CaptureFile::create(&FilePath::Path(file.clone())).unwrap();
+        let destination = CaptureFile::open(&FilePath::Path(file.clone()), &mut Shared::new(&[], 0)).unwrap();
         let mut destinations = Destinations::new(vec![Destination::File(destination)]);
         let mut ledger = Ledger::new([("1", "pcap:inner.pcap")]);
 

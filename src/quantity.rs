@@ -126,6 +126,11 @@ bounded! {
     Ifindex(u32), 1..=2_147_483_647, "interface index"
 }
 
+bounded! {
+    /// Worker threads of one session.
+    Workers(u8), 1..=64, "number of workers"
+}
+
 impl Mtu {
     /// What Ethernet has carried since 1980.
     pub const ETHERNET: Self = Self(1500);
@@ -228,6 +233,19 @@ impl PortRange {
     /// How many ports.
     pub const fn count(self) -> u32 {
         self.last as u32 - self.first as u32 + 1
+    }
+
+    /// The part that belongs to worker `number` of `workers`, counted from 0: the parts differ by one port at most. The
+    /// whole range where there are fewer ports than workers.
+    #[must_use]
+    pub fn part(self, number: u32, workers: u32) -> Self {
+        let start =
+            |number: u32| u64::from(self.first) + u64::from(self.count()) * u64::from(number) / u64::from(workers);
+        let port = |number: u64| u16::try_from(number).unwrap_or(self.last);
+        if number >= workers || workers > self.count() {
+            return self;
+        }
+        Self { first: port(start(number)), last: port(start(number + 1) - 1) }
     }
 
     /// Whether `port` is one of them.
@@ -336,6 +354,18 @@ mod tests {
         assert_eq!("49152-65535".parse(), Ok(PortRange::DYNAMIC));
         for wrong in ["0", "2-1", "70000", "a-b", ""] {
             assert!(wrong.parse::<PortRange>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_port_range_are_the_range() {
+        for (range, workers) in [("49152-65535", 3), ("1-65535", 64), ("5000-5002", 3), ("5000", 1)] {
+            let range: PortRange = range.parse().unwrap();
+            let parts: Vec<PortRange> = (0..workers).map(|number| range.part(number, workers)).collect();
+            assert_eq!((parts[0].first, parts[parts.len() - 1].last), (range.first, range.last));
+            assert!(parts.windows(2).all(|pair| pair[0].last + 1 == pair[1].first), "{parts:?}");
+            let sizes = parts.iter().map(|part| part.count());
+            assert!(sizes.clone().max().unwrap() - sizes.min().unwrap() <= 1, "{parts:?}");
         }
     }
 }

@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use farspan::config::plan::{EndPlan, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
+use farspan::destination::Shared;
 use farspan::destination::capture_file::CaptureFile;
 use farspan::error::{ExitCode, Explain};
 use farspan::flow::FlowHash;
@@ -47,7 +48,7 @@ fn plan(path: &Path) -> SessionPlan {
 /// Reads a whole file: its frames, and the error it ended with.
 fn read(plan: &SessionPlan) -> (Vec<Seen>, Option<Box<dyn Explain>>) {
     let mut opened = source::open(plan).unwrap();
-    let source = &mut opened.sources[0];
+    let source = &mut opened.shares[0][0];
     let mut seen = Vec::new();
     loop {
         let outcome = source.drain(Instant::now(), 3, &mut |frame| {
@@ -355,7 +356,7 @@ fn a_paced_replay_waits_for_each_frame_and_catches_up() {
         let start = Instant::now();
         let mut drain = |after: Duration| {
             let mut frames = 0;
-            let readiness = opened.sources[0].drain(start + after, 8, &mut |lent| {
+            let readiness = opened.shares[0][0].drain(start + after, 8, &mut |lent| {
                 assert_eq!(lent.bytes, bytes);
                 frames += 1;
             });
@@ -392,7 +393,7 @@ fn a_named_pipe_gives_each_frame_as_it_comes() {
     assert!(opened.progress.is_none());
     let mut drain = || {
         let mut frames = 0;
-        (opened.sources[0].drain(Instant::now(), 8, &mut |_| frames += 1).unwrap(), frames)
+        (opened.shares[0][0].drain(Instant::now(), 8, &mut |_| frames += 1).unwrap(), frames)
     };
     assert_eq!(drain(), (Readiness::More, 1));
     proceed.send(()).unwrap();
@@ -410,9 +411,9 @@ fn progress_comes_to_the_size_of_the_file() {
     assert_eq!(opened.interfaces[0].name, path.display().to_string());
     let progress = opened.progress.take().unwrap();
     assert_eq!((progress.read(), progress.size()), (0, 24 + 2 * 62));
-    opened.sources[0].drain(Instant::now(), 1, &mut |_| ()).unwrap();
+    opened.shares[0][0].drain(Instant::now(), 1, &mut |_| ()).unwrap();
     assert_eq!(progress.read(), 62);
-    while opened.sources[0].drain(Instant::now(), 1, &mut |_| ()).unwrap() != Readiness::Ended {}
+    while opened.shares[0][0].drain(Instant::now(), 1, &mut |_| ()).unwrap() != Readiness::Ended {}
     assert_eq!(progress.read(), 2 * 62);
 }
 
@@ -430,7 +431,7 @@ fn a_full_disk_never_leaves_half_a_record() {
     run("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs"]);
 
     let path = disk.join("inner.pcap");
-    let mut file = CaptureFile::create(&FilePath::Path(path.clone())).unwrap();
+    let mut file = CaptureFile::open(&FilePath::Path(path.clone()), &mut Shared::new(&[], 0)).unwrap();
     let (bytes, mut account) = (frame(&[], 1), DestinationLedger::default());
     let mut offer = |count, account: &mut DestinationLedger| {
         for nanos in 0..count {
@@ -484,7 +485,7 @@ proptest! {
         let plan = plan(&fixture.write(&file));
         if let Ok(mut opened) = source::open(&plan) {
             let mut frames = 0;
-            while let Ok(Readiness::More) = opened.sources[0].drain(Instant::now(), 2, &mut |_| frames += 1) {}
+            while let Ok(Readiness::More) = opened.shares[0][0].drain(Instant::now(), 2, &mut |_| frames += 1) {}
             prop_assert!(frames < file.len());
         }
     }

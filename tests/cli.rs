@@ -33,6 +33,13 @@ const WRONG_LINES: &[(&str, &[&str])] = &[
     ("mirror -i eth0 --analyser zeek --to pcap:-", &["unexpected argument '--analyser'", "'--analyzer'"]),
     ("mirror -i eth0 -r a.pcap --to pcap:-", &["cannot be mirrored together", "where: -r a.pcap"]),
     ("mirror -i eth0 --to 192.0.2.1", &["the encapsulation is missing", "vxlan://192.0.2.1?vni=42"]),
+    ("mirror -i eth0 --to 192.0.2.1?vni=7", &["the encapsulation is missing", "for example vxlan://192.0.2.1?vni=7;"]),
+    ("mirror -i eth0 --to vxlan:192.0.2.1?vni=7", &["for example vxlan://192.0.2.1?vni=7;"]),
+    ("mirror -i eth0 --to copy.pcap", &["for example pcap:copy.pcap;"]),
+    ("mirror -i eth0 --to vxlan://[2001:db8::1?vni=7", &["`[2001:db8::1` is neither", "[2001:db8::10]"]),
+    ("mirror -i eth0 --to vxlan://[fe80::1%eth1]?vni=7", &["neither an IP address", "device=eth1"]),
+    ("mirror -i eth0 --to vxlan://h?VNI=1", &["no key `VNI`", "did you mean `vni`?"]),
+    ("mirror eth0 --to pcap:-", &["`--to` stands behind the first word of the filter", "given with -i"]),
     ("mirror -i eth0 --to vlan://192.0.2.1", &["there is no encapsulation `vlan`", "did you mean vxlan://", "geneve"]),
     ("mirror -i eth0 --to vxlan://192.0.2.1", &["`vni` is missing", "vni=42"]),
     ("mirror -i eth0 --to erspan2://192.0.2.1", &["`session` is missing", "session=42"]),
@@ -55,7 +62,7 @@ const WRONG_LINES: &[(&str, &[&str])] = &[
     ("mirror -i eth0 --to vxlan://h?vni=1&ttl=0", &["0 is not a TTL", "ttl=64"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&ports=9-1", &["source-port range", "49152-65535"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&analyzer=bro", &["not a known analyzer", "zeek"]),
-    ("mirror -i eth0 --to vxlan://h?vni=1&transmit=xdp", &["not a way to transmit", "pcap:FILE"]),
+    ("mirror -i eth0 --to vxlan://h?vni=1&transmit=dpdk", &["not a way to transmit", "pcap:FILE"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&udp_checksum=no", &["UDP checksum", "auto, on or off"]),
     ("mirror -i eth0 --to vxlan://h?vni=1&gso=yes", &["UDP GSO", "auto, on or off"]),
     (
@@ -175,6 +182,9 @@ const WRONG_FILES: &[(&str, &[&str])] = &[
         &["`x` is not a GRE key", "f.toml:6:6, session.a.destination.b.to\n", "for example key=42"],
     ),
     ("[session.a.destination]\nb = \"gre://h\"\n", &["`b` must be a table"]),
+    ("[session.b]\nsource = \"eth0\"\n", &["`source` must be a table", "write [session.b.source], and its keys"]),
+    ("[session.b.source]\n", &["nothing to mirror", "below [session.b.source], interface = "]),
+    ("[session.b]\n", &["no destination is given", "below [session.b.destination.ids1]", "to = "]),
     ("[session.A]\n", &["`A` is not a name", "`a` would do"]),
 ];
 
@@ -446,6 +456,9 @@ fn what_is_not_there_or_no_capture_ends_with_66() {
         ("mirror -r absent.pcap --to pcap:-", ["absent.pcap", "hint:"]),
         ("mirror -r text --to pcap:-", ["text", "hint:"]),
         ("mirror -i nope0 --to pcap:-", ["there is no interface `nope0`", "interfaces here are"]),
+        ("mirror -i lo,nope0 --to pcap:-", ["there is no interface `lo,nope0`", "-i once for each"]),
+        // Told before the analyzer is waited for, and so without a word about it.
+        ("mirror -i nope0 --to vxlan://nobody.invalid?vni=1", ["there is no interface `nope0`", "interfaces here are"]),
         ("mirror -i nope* --to pcap:-", ["nope*", "interfaces here are"]),
     ] {
         let output = farspan(directory.path(), line);

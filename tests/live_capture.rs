@@ -62,6 +62,8 @@ fn live_by(engine: Engine, directions: Directions) -> LivePlan {
         engine,
         buffer: defaults::BUFFER,
         delay: defaults::DELAY,
+        workers: defaults::WORKERS,
+        pin: Vec::new(),
     }
 }
 
@@ -109,7 +111,7 @@ struct Seen {
 
 /// Drains the only source, waiting as a worker does, until `enough`.
 fn collect(opened: &mut Opened, mut enough: impl FnMut(&[Seen]) -> bool) -> Vec<Seen> {
-    let source = &mut opened.sources[0];
+    let source = &mut opened.shares[0][0];
     let (mut seen, start) = (Vec::new(), Instant::now());
     while !enough(&seen) {
         assert!(start.elapsed() < PATIENCE, "only {} frames came", seen.len());
@@ -126,7 +128,9 @@ fn wait(source: &dyn Source, readiness: Readiness) {
     let until = match readiness {
         Readiness::More => return,
         Readiness::Waiting => Duration::from_millis(100),
-        Readiness::Until(moment) => moment.saturating_duration_since(Instant::now()) + Duration::from_millis(1),
+        Readiness::Until(moment) | Readiness::Filling(moment) => {
+            moment.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
+        }
         Readiness::Ended => panic!("an interface does not end"),
     };
     let timeout = PollTimeout::try_from(until).unwrap();
@@ -229,21 +233,21 @@ fn both_directions_are_told_apart_and_stay_in_order(engine: Engine) {
 fn a_full_ring_loses_frames_and_says_how_many(engine: Engine) {
     let _network = Network::new();
     let mut opened = source::open(&plan(LivePlan { buffer: 0, ..live_by(engine, Directions::In) }, "")).unwrap();
-    assert_eq!(opened.sources[0].kernel_drops().buffer_full, 0);
+    assert_eq!(opened.shares[0][0].kernel_drops().buffer_full, 0);
     let (mut send, mut send_other_way) = (sender(FAR), sender(TAPPED));
     let large = [frame(&[], 0), vec![0; 1454]].concat();
     let count = 3000;
     for _ in 0..count {
         send_other_way(&large);
     }
-    assert_eq!(opened.sources[0].kernel_drops().buffer_full, 0, "the other direction takes no room");
+    assert_eq!(opened.shares[0][0].kernel_drops().buffer_full, 0, "the other direction takes no room");
     for _ in 0..count {
         send(&large);
     }
-    let dropped = opened.sources[0].kernel_drops().buffer_full;
+    let dropped = opened.shares[0][0].kernel_drops().buffer_full;
     assert!(dropped > 0 && dropped < count, "{dropped} dropped");
     let seen = collect(&mut opened, |seen| seen.len() as u64 + dropped >= count);
-    assert_eq!(seen.len() as u64 + opened.sources[0].kernel_drops().buffer_full, count);
+    assert_eq!(seen.len() as u64 + opened.shares[0][0].kernel_drops().buffer_full, count);
 }
 
 #[test]
@@ -252,7 +256,7 @@ fn a_changed_mtu_is_noticed() {
     let _network = Network::new();
     let mut opened = source::open(&plan(live(Directions::In), "")).unwrap();
     ip(&format!("link set {TAPPED} mtu 9000"));
-    opened.sources[0].kernel_drops();
+    opened.shares[0][0].kernel_drops();
     sender(FAR)(&frame(&[], 1));
     let seen = collect(&mut opened, |seen| !seen.is_empty());
     assert_eq!(seen[0].offload, Offload::Unknown { mtu: Mtu::new(9000).unwrap() });
@@ -295,8 +299,8 @@ fn an_interface_that_goes_down_comes_back_and_one_that_vanishes_ends_the_capture
     let start = Instant::now();
     let error = loop {
         assert!(start.elapsed() < PATIENCE, "nobody noticed");
-        match opened.sources[0].drain(Instant::now(), 64, &mut |_| ()) {
-            Ok(readiness) => wait(opened.sources[0].as_ref(), readiness),
+        match opened.shares[0][0].drain(Instant::now(), 64, &mut |_| ()) {
+            Ok(readiness) => wait(opened.shares[0][0].as_ref(), readiness),
             Err(error) => break error,
         }
     };

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZero;
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep};
@@ -32,6 +33,8 @@ pub struct Facts {
     pub capabilities: Capabilities,
     /// Whose virtual machine this is.
     pub cloud: Option<Cloud>,
+    /// How many CPUs this process may use.
+    pub cpus: usize,
 }
 
 /// An interface that the session captures on.
@@ -59,7 +62,8 @@ impl Facts {
             }
         };
         let capabilities = Capabilities::of_this_process().unwrap_or(Capabilities::NONE);
-        (Self { links, tapped, underlays, capabilities, cloud: cloud() }, problems)
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+        (Self { links, tapped, underlays, capabilities, cloud: cloud(), cpus }, problems)
     }
 }
 

@@ -17,6 +17,7 @@ pub mod report;
 mod testing;
 pub mod traffic;
 pub mod words;
+pub mod workers;
 pub mod xdp;
 
 use std::os::unix::fs::FileTypeExt as _;
@@ -74,8 +75,9 @@ fn missing_ids(plan: &SessionPlan, interfaces: &[String]) -> Vec<Box<dyn Explain
 
 /// What there is to say about `plan` on a host with these facts.
 fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
-    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 7] = [
+    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 8] = [
         capture::findings,
+        workers::findings,
         mtu::findings,
         network::findings,
         gso::findings,

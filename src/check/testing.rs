@@ -12,7 +12,7 @@ use crate::config::plan::{
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::{Counters, Link};
 use crate::kernel::underlay::{NextHop, Underlay};
-use crate::quantity::{Directions, Ifindex, Mtu, Vni};
+use crate::quantity::{Directions, Ifindex, Mtu, Vni, Workers};
 
 pub fn mtu(bytes: u64) -> Mtu {
     Mtu::new(bytes).unwrap()
@@ -37,6 +37,8 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
             engine: Engine::Pcap,
             buffer: 1 << 20,
             delay: Duration::from_millis(2),
+            workers: Workers::LEAST,
+            pin: Vec::new(),
         }),
         filter: String::new(),
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
@@ -84,5 +86,6 @@ pub fn facts(path: Mtu) -> Facts {
         underlays: vec![Some(Arc::new(underlay))],
         capabilities: Capabilities::ALL,
         cloud: None,
+        cpus: 4,
     }
 }

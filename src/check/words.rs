@@ -7,6 +7,7 @@ use super::mtu::{Room, inner_mtu};
 use super::network::protocol;
 use super::report::Statement;
 use super::traffic::{Traffic, bits_in_words};
+use super::workers;
 use crate::config::plan::{
     DestinationPlan, Encapsulation, End, Fit, Ids, LivePlan, Pace, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan,
 };
@@ -50,11 +51,14 @@ fn live_source(live: &LivePlan, facts: &Facts) -> Vec<Statement> {
         let mtu = tapped.link.mtu.map_or_else(String::new, |mtu| format!(" (MTU {mtu})"));
         format!("{}{mtu}, {directions}, {} now", tapped.link.name, traffic_in_words(tapped.traffic))
     };
+    let mut said = Vec::new();
     if facts.tapped.is_empty() {
-        return vec![Statement::new("from", format!("{}, {directions}", live.interfaces.join(", ")))];
+        said.push(Statement::new("from", format!("{}, {directions}", live.interfaces.join(", "))));
     }
     let about = |number| if number == 0 { "from" } else { "" };
-    facts.tapped.iter().enumerate().map(|(number, tapped)| Statement::new(about(number), one(tapped))).collect()
+    said.extend(facts.tapped.iter().enumerate().map(|(number, tapped)| Statement::new(about(number), one(tapped))));
+    said.extend(workers::in_words(live).map(|workers| Statement::new("workers", workers)));
+    said
 }
 
 fn one_destination(

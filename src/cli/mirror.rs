@@ -11,10 +11,10 @@ use crate::error::Problems;
 use crate::kernel::resolve::resolve;
 use crate::kernel::watch::watch;
 use crate::ledger::Ledger;
-use crate::quantity::Mtu;
+use crate::quantity::{Mtu, Workers};
 use crate::session::control::{Signals, until_end};
 use crate::session::{Outcome, Session};
-use crate::source::Interface;
+use crate::source::{self, Interface};
 
 pub(super) const USAGE: &str = "\
 farspan mirror -i IF | -r FILE --to DEST [OPTIONS] [EXPRESSION]...
@@ -55,13 +55,15 @@ pub fn run(arguments: &MirrorArguments, quiet: bool) -> Result<(), Problems> {
 
 /// Opens the session, says so, and runs it to its end.
 async fn mirror(plan: &SessionPlan, quiet: bool) -> Result<Outcome, Problems> {
+    // A mistyped interface is told before anybody is waited for.
+    source::look(plan)?;
     let underlays = resolve(&plan.destinations).await?;
     let session = Session::open(plan, &underlays)?;
     let signals = Signals::listen().map_err(RuntimeError)?;
     if !quiet {
         let to = plan.destinations.iter().map(|destination| destination.to.as_str());
         let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));
-        output::say(&start_line(session.interfaces(), to.zip(mtus)));
+        output::say(&start_line(session.interfaces(), plan.workers(), to.zip(mtus)));
     }
     tokio::spawn(watch(underlays.into_iter().flatten().collect()));
     let progress = Progress::of(plan, session.progress(), quiet);
@@ -71,16 +73,21 @@ async fn mirror(plan: &SessionPlan, quiet: bool) -> Result<Outcome, Problems> {
 }
 
 /// What is mirrored where, over which path MTU, with which engine. A capture file has no path.
-fn start_line<'a>(interfaces: &[Interface], destinations: impl Iterator<Item = (&'a str, Option<Mtu>)>) -> String {
+fn start_line<'a>(
+    interfaces: &[Interface],
+    workers: Workers,
+    destinations: impl Iterator<Item = (&'a str, Option<Mtu>)>,
+) -> String {
     let engine = match interfaces.iter().find_map(|interface| interface.engine) {
         Some(Engine::Auto | Engine::Ring) => ", with packet rings",
         Some(Engine::Pcap) => ", with libpcap",
         None => "",
     };
+    let workers = if workers > Workers::LEAST { format!(", by {workers} workers") } else { String::new() };
     let interfaces: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let to: Vec<String> =
         destinations.map(|(to, mtu)| mtu.map_or_else(|| to.to_owned(), |mtu| format!("{to} over MTU {mtu}"))).collect();
-    format!("farspan: mirroring {} to {}{engine}\n", interfaces.join(", "), to.join(" and "))
+    format!("farspan: mirroring {} to {}{engine}{workers}\n", interfaces.join(", "), to.join(" and "))
 }
 
 #[cfg(test)]
@@ -94,9 +101,11 @@ mod tests {
     #[test]
     fn the_start_line_says_what_goes_where_over_which_mtu() {
         let destinations = [("vxlan://192.0.2.10?vni=42", Some(Mtu::ETHERNET)), ("pcap:copy.pcap", None)];
-        assert_eq!(
-            start_line(&["eth0", "veth1"].map(interface), destinations.into_iter()),
-            "farspan: mirroring eth0, veth1 to vxlan://192.0.2.10?vni=42 over MTU 1500 and pcap:copy.pcap, with libpcap\n"
-        );
+        let said = "farspan: mirroring eth0, veth1 to vxlan://192.0.2.10?vni=42 over MTU 1500 and pcap:copy.pcap, with libpcap";
+        for (workers, end) in [(1, "\n"), (2, ", by 2 workers\n")] {
+            let line =
+                start_line(&["eth0", "veth1"].map(interface), Workers::new(workers).unwrap(), destinations.into_iter());
+            assert_eq!(line, format!("{said}{end}"));
+        }
     }
 }

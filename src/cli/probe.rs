@@ -9,6 +9,7 @@ use crate::config::load::SessionWritten;
 use crate::config::plan::DestinationPlan;
 use crate::config::resolve::destinations;
 use crate::destination::Patience;
+use crate::destination::Shared;
 use crate::error::{Explain, Problems};
 use crate::kernel::resolve::resolve;
 use crate::ledger::Ledger;
@@ -71,7 +72,8 @@ impl Explain for ProbeLost {
 
 async fn send(token: &Token, plans: &[DestinationPlan]) -> Result<Ledger, Problems> {
     let underlays = resolve(plans).await?;
-    let mut destinations = open_destinations(plans, &underlays, &["probe".to_owned()], Patience::Drop)?;
+    let mut destinations =
+        open_destinations(plans, &underlays, &["probe".to_owned()], Patience::Drop, &mut Shared::new(plans, 0))?;
     let mut ledger = Ledger::new(plans.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())));
     probe::send(token, &mut destinations, &mut ledger);
     Ok(ledger)

@@ -63,6 +63,12 @@ struct SourceArguments {
     /// Longest time that a frame waits in the capture memory [default: 2ms]
     #[arg(long, value_name = "TIME")]
     delay: Option<String>,
+    /// Threads that share the flows of the interfaces, 1 to 64 [default: 1]
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// CPUs of the workers, such as 0,2 or 4-7: each worker stays on one [default: where the kernel likes]
+    #[arg(long, value_name = "CPUS")]
+    pin: Option<String>,
     /// How fast a file is replayed: unpaced, or recorded for the recorded gaps [default: unpaced]
     #[arg(long)]
     pace: Option<String>,
@@ -171,6 +177,8 @@ impl SourceArguments {
         write("engine", "--engine", &self.engine);
         write("buffer", "--buffer", &self.buffer);
         write("delay", "--delay", &self.delay);
+        write("workers", "--workers", &self.workers);
+        write("pin", "--pin", &self.pin);
         write("pace", "--pace", &self.pace);
         write("rate", "--rate", &self.rate);
         if self.no_promiscuous {
@@ -229,7 +237,9 @@ mod tests {
         Analyzer, DestinationPlan, Encapsulation, End, Engine, FilePath, FilePlan, Fit, Gso, Host, Ids, LivePlan,
         NormalisePlan, Pace, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
     };
-    use crate::quantity::{Directions, Dscp, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni};
+    use crate::quantity::{
+        Directions, Dscp, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Workers,
+    };
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -277,6 +287,8 @@ mod tests {
                     engine: Engine::default(),
                     buffer: 24 << 20,
                     delay: Duration::from_millis(2),
+                    workers: Workers::LEAST,
+                    pin: Vec::new(),
                 }),
                 filter: "not port 22".into(),
                 normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
@@ -296,7 +308,7 @@ mod tests {
     #[test]
     fn every_flag_of_a_session_reaches_the_plan() {
         let plan = plan(
-            "-i eth0 -i veth* -Q in -p --engine pcap -B 8MiB --delay 5ms -s 128 -c 10 --for 60s --to gre://ids.example.net --key 7 \
+            "-i eth0 -i veth* -Q in -p --engine pcap -B 8MiB --delay 5ms --workers 3 --pin 0 -s 128 --for 60s --to gre://ids.example.net --key 7 \
              --seq on --fit drop --analyzer zeek --transmit pcap:out.pcap --source 192.0.2.1 --device eth1 --dscp 8 --ttl 3",
         );
         assert_eq!(
@@ -308,10 +320,12 @@ mod tests {
                 engine: Engine::Pcap,
                 buffer: 8 << 20,
                 delay: Duration::from_millis(5),
+                workers: Workers::new(3).unwrap(),
+                pin: vec![0],
             })
         );
         assert_eq!(plan.normalise.truncate, Some(Snaplen::new(128).unwrap()));
-        assert_eq!(plan.end, EndPlan { count: Some(10), duration: Some(Duration::from_mins(1)) });
+        assert_eq!(plan.end, EndPlan { count: None, duration: Some(Duration::from_mins(1)) });
         let key = Some(Ids::all(GreKey::new(7).unwrap()));
         let expected = TunnelPlan {
             fit: Fit::Drop,
@@ -324,6 +338,32 @@ mod tests {
             ..tunnel(Encapsulation::Gre { key, sequence: true }, "ids.example.net")
         };
         assert_eq!(plan.destinations[0].end, End::Tunnel(expected));
+    }
+
+    #[test]
+    fn workers_are_for_interfaces_without_a_count() {
+        assert_eq!(plan("-i eth0 -c 10 --workers 1 --to pcap:-").end, EndPlan { count: Some(10), duration: None });
+        for (line, words) in [
+            ("-i eth0 -c 10 --workers 2 --to pcap:-", "a count of frames needs one worker, and there are to be 2"),
+            ("-i eth0 --workers 65 --to pcap:-", "65 is not a number of workers: it goes from 1 to 64"),
+            ("-r a.pcap --workers 2 --to pcap:-", "`workers` is for interfaces, and the source is a capture file"),
+            ("-r a.pcap --pin 0 --to pcap:-", "`pin` is for interfaces, and the source is a capture file"),
+            ("-i eth0 --pin 1023 --to pcap:-", "there is no CPU 1023 for farspan to run on"),
+            (
+                "-i eth0 --pin 0,x --to pcap:-",
+                "`x` is not a list of CPUs: write numbers and ranges, such as 0,2 or 4-7",
+            ),
+            (
+                "-i eth0 --workers 3 --to vxlan://h?vni=1&ports=50000-50001",
+                "3 workers need a UDP source port each, and `ports` has 2",
+            ),
+        ] {
+            let arguments = Line::try_parse_from(std::iter::once("farspan").chain(line.split(' '))).unwrap();
+            let problems = arguments.session.plan().unwrap_err();
+            let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            assert_eq!(said, [words], "{line}");
+            assert!(problems.iter().all(|problem| problem.hint().is_some()), "{problems}");
+        }
     }
 
     #[test]

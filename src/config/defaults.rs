@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::quantity::ErspanIndex;
+use crate::quantity::{ErspanIndex, Workers};
 use crate::wire::geneve::Geneve;
 use crate::wire::vxlan::Vxlan;
 
@@ -20,6 +20,8 @@ pub const BUFFER: u64 = 24 << 20;
 pub const LEAST_BUFFER: u64 = 1 << 20;
 /// Longest time that a frame waits in the capture buffer.
 pub const DELAY: Duration = Duration::from_millis(2);
+/// Worker threads of a session: one carries a busy Gigabit link, and costs least for each frame.
+pub const WORKERS: Workers = Workers::LEAST;
 /// Whether interfaces are asked for frames that are not for this host: a tap wants all of them.
 pub const PROMISCUOUS: bool = true;
 /// Whether GRE headers carry a sequence number: many receivers take only the plain header.

@@ -175,9 +175,9 @@ mod tests {
 
     #[test]
     fn the_defaults_in_the_reference_s_comments_are_real_too() {
-        const LIVE_ONLY: &[&str] = &["interface", "direction", "promiscuous", "engine", "buffer", "delay"];
+        const LIVE_ONLY: &[&str] = &["interface", "direction", "promiscuous", "engine", "buffer", "delay", "workers"];
         const WITHOUT_DEFAULT: &[&str] =
-            &["rate", "vni_out", "analyzer", "source", "device", "key", "key_out", "session_out"];
+            &["rate", "pin", "vni_out", "analyzer", "source", "device", "key", "key_out", "session_out"];
         let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
         let mut replay = String::new();
         for line in REFERENCE.lines() {

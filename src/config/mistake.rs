@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use super::destination_url::{Scheme, UrlError};
 use super::written::{Origin, Place};
 use crate::error::{ExitCode, Explain};
-use crate::quantity::QuantityError;
+use crate::quantity::{QuantityError, Workers};
+
+/// The shape of a key that holds other keys.
+pub(super) const TABLE: &str = "a table";
 
 /// One mistake at its place.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -146,6 +149,25 @@ pub enum What {
     /// Runs need the checksum that is switched off.
     #[error("UDP GSO needs the UDP checksum, which is off")]
     GsoWithoutChecksum,
+    /// A count that several workers would have to agree on, frame by frame.
+    #[error("a count of frames needs one worker, and there are to be {0}")]
+    CountOfWorkers(Workers),
+    /// Source ports that do not suffice for all workers.
+    #[error("{workers} workers need a UDP source port each, and `ports` has {ports}")]
+    PortsOfWorkers {
+        /// How many workers there are to be.
+        workers: Workers,
+        /// How many ports there are.
+        ports: u32,
+    },
+    /// A CPU that this process cannot run on.
+    #[error("there is no CPU {cpu} for farspan to run on")]
+    NoSuchCpu {
+        /// Its number.
+        cpu: usize,
+        /// The CPUs there are.
+        present: Vec<usize>,
+    },
     /// Fragments are made by the kernel's IP stack, which AF_XDP passes by.
     #[error("AF_XDP sends whole frames, and fit=fragment needs the kernel's IP stack")]
     XdpWithFragments,
@@ -182,6 +204,9 @@ impl Explain for Mistake {
                 let all = format!("there are {}", known.join(", "));
                 Some(closest(key, known).map_or_else(|| all.clone(), |near| format!("did you mean `{near}`? {all}")))
             }
+            What::Shape { expected: TABLE, .. } => {
+                Some(format!("write [{}], and its keys in the lines below", self.place.path))
+            }
             What::Shape { key, .. } => Some(example(key, &self.place)),
             What::Missing { key, .. } => Some(example(key, &self.place)),
             What::Meaningless { scheme, .. } => Some(format!("{scheme} has {}", scheme.keys().join(", "))),
@@ -192,11 +217,15 @@ impl Explain for Mistake {
                 Some("frames of files are left byte for byte; --normalise treats them as an interface's".to_owned())
             }
             What::PaceAndRate => Some("leave out one of the two".to_owned()),
-            What::NoSource => {
-                Some("-i IF captures an interface (-i 'veth*' several), -r FILE reads a capture file".to_owned())
-            }
+            What::NoSource => Some(match self.place.path.as_str() {
+                "" => "-i IF captures an interface (-i 'veth*' several), -r FILE reads a capture file".to_owned(),
+                table => format!("below [{table}], interface = \"eth0\" or file = \"capture.pcapng\""),
+            }),
             What::TwoSources => Some("run two sessions, or leave out one of them".to_owned()),
-            What::NoDestination => Some("for example --to 'vxlan://192.0.2.10?vni=42'".to_owned()),
+            What::NoDestination => Some(match self.place.path.as_str() {
+                "" => "for example --to 'vxlan://192.0.2.10?vni=42'".to_owned(),
+                table => format!("below [{table}.ids1], for example, to = \"vxlan://192.0.2.10?vni=42\""),
+            }),
             What::SameName(_) => Some("give one of them another name".to_owned()),
             What::Name(name) => {
                 let lower: String = name.to_lowercase().chars().map(|c| if c == '_' { '-' } else { c }).collect();
@@ -209,22 +238,31 @@ impl Explain for Mistake {
             What::NoSuchSession { sessions, .. } | What::WhichSession(sessions) => {
                 Some(format!("--session NAME, one of {}", sessions.join(", ")))
             }
-            What::NoSession => Some(
-                "`farspan generate config` prints a commented file to start from; the flag for an ERSPAN session id is \
-                 --session-id"
-                    .to_owned(),
-            ),
+            What::NoSession => {
+                let start = "`farspan generate config` prints a commented file to start from";
+                let named = matches!(&self.place.origin, Some(Origin::Flag(flag)) if flag.starts_with("--session"));
+                let ids = if named { "; the flag for an ERSPAN session id is --session-id" } else { "" };
+                Some(format!("{start}{ids}"))
+            }
             What::Pattern { .. } => Some("`*`, `?` and `[…]` work as in a shell, for example veth*".to_owned()),
             What::Uncovered { interface, key } => Some(format!("add {interface}, or `*` for all others, to `{key}`")),
             What::Family { .. } => Some("give a source address of the analyzer's family, or none".to_owned()),
             What::SameFile(_) => Some("give each its own file".to_owned()),
             What::Overwritten(_) => Some("write to another file".to_owned()),
-            What::GsoWithoutChecksum => Some(
-                "leave `udp_checksum` at auto: it is computed where datagrams leave in GSO runs".to_owned(),
-            ),
+            What::GsoWithoutChecksum => {
+                Some("leave `udp_checksum` at auto: it is computed where datagrams leave in GSO runs".to_owned())
+            }
+            What::CountOfWorkers(_) => Some("leave out `workers`, or -c".to_owned()),
+            What::PortsOfWorkers { .. } => Some("give a wider range with `ports`, or run fewer workers".to_owned()),
+            What::NoSuchCpu { present, .. } => {
+                let present: Vec<String> = present.iter().map(ToString::to_string).collect();
+                Some(format!("CPUs here are {}", present.join(", ")))
+            }
             What::XdpWithFragments => Some("choose another `fit`, or transmit=socket".to_owned()),
             What::XdpWithGso => Some("leave `gso` out, or choose transmit=socket".to_owned()),
-            What::FlagInFilter(_) => Some("put every option before the filter expression".to_owned()),
+            What::FlagInFilter(_) => {
+                Some("put every option before the filter expression; an interface is given with -i".to_owned())
+            }
         }
     }
 
@@ -248,7 +286,7 @@ pub fn is_name(text: &str) -> bool {
 pub fn closest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
-        .map(|&candidate| (strsim::normalized_damerau_levenshtein(word, candidate), candidate))
+        .map(|&candidate| (strsim::normalized_damerau_levenshtein(&word.to_lowercase(), candidate), candidate))
         .filter(|&(likeness, _)| likeness > 0.6)
         .max_by(|one, other| one.0.total_cmp(&other.0))
         .map(|(_, candidate)| candidate)
@@ -283,6 +321,8 @@ fn example(key: &str, place: &Place) -> String {
         ("buffer", "24MiB", ""),
         ("delay", "2ms", ""),
         ("promiscuous", "on", ""),
+        ("workers", "2", ""),
+        ("pin", "0,2", ", a CPU for each worker"),
         ("pace", "recorded", ""),
         ("rate", "20kpps", ""),
         ("enabled", "on", ""),

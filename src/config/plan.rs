@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::quantity::{
-    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni,
+    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Workers,
 };
 
 /// One session: from sources to destinations.
@@ -34,6 +34,22 @@ impl SessionPlan {
             End::File(_) => false,
         })
     }
+
+    /// The CPU of worker `number`, counted from 0, if it is to have one.
+    pub fn cpu(&self, number: usize) -> Option<usize> {
+        match &self.source {
+            SourcePlan::Live(live) => live.pin.get(number.checked_rem(live.pin.len())?).copied(),
+            SourcePlan::File(_) => None,
+        }
+    }
+
+    /// How many worker threads there are: a file has one, which keeps its order.
+    pub fn workers(&self) -> Workers {
+        match &self.source {
+            SourcePlan::Live(live) => live.workers,
+            SourcePlan::File(_) => Workers::LEAST,
+        }
+    }
 }
 
 /// Where frames come from.
@@ -60,6 +76,11 @@ pub struct LivePlan {
     pub buffer: u64,
     /// Longest time that a frame waits in the capture buffer.
     pub delay: Duration,
+    /// How many threads share the flows.
+    pub workers: Workers,
+    /// CPUs by number: worker n runs on the n-th one, from the front again behind the last. Empty: where the kernel
+    /// likes.
+    pub pin: Vec<usize>,
 }
 
 /// What captures on an interface.
@@ -138,6 +159,27 @@ impl DestinationPlan {
     /// What messages call it: its name, and where it sends.
     pub fn place(&self) -> String {
         format!("destination {} ({})", self.name, self.to)
+    }
+
+    /// The capture file that it writes, if it writes one: inner frames, or the dry run of a tunnel.
+    pub fn file(&self) -> Option<&FilePath> {
+        match &self.end {
+            End::File(file) => Some(file),
+            End::Tunnel(tunnel) => match &tunnel.transmit {
+                TransmitPlan::CaptureFile(file) => Some(file),
+                TransmitPlan::Socket | TransmitPlan::Xdp => None,
+            },
+        }
+    }
+
+    /// The same destination with the UDP source ports that worker `number` of `workers` may send from.
+    #[must_use]
+    pub fn of_worker(&self, number: u32, workers: Workers) -> Self {
+        let mut plan = self.clone();
+        if let End::Tunnel(tunnel) = &mut plan.end {
+            tunnel.ports = tunnel.ports.part(number, workers.value().into());
+        }
+        plan
     }
 }
 

@@ -6,17 +6,19 @@ use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+
 use super::defaults;
 use super::destination::{self, One};
 use super::keys::{Keys, Mistakes};
 use super::load::SessionWritten;
 use super::mistake::{Mistake, What};
-use super::plan::{
-    DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, TransmitPlan,
-};
+use super::plan::{DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use super::words;
+use super::written::Value;
 use crate::error::Problems;
-use crate::quantity::{Mtu, Rate};
+use crate::quantity::{Mtu, Rate, Workers};
 
 /// Resolves one session.
 ///
@@ -26,7 +28,7 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
     let mut mistakes = Mistakes::new();
     let keys = session_keys(written);
     keys.only(&["source", "select", "normalise", "spread", "destination"], &mut mistakes);
-    let source = source(&keys, &mut mistakes);
+    let source = source(&keys, written.end.count, &mut mistakes);
     let select = keys.table("select", &mut mistakes);
     select.only(&["filter"], &mut mistakes);
     let filter = select.word("filter", &mut mistakes).unwrap_or_default().trim().to_owned();
@@ -63,8 +65,8 @@ fn session_keys(written: &SessionWritten) -> Keys<'_> {
     Keys::new(path, &written.keys)
 }
 
-fn source(session: &Keys<'_>, mistakes: &mut Mistakes) -> Option<SourcePlan> {
-    const LIVE: &[&str] = &["direction", "engine", "buffer", "delay", "promiscuous"];
+fn source(session: &Keys<'_>, count: Option<u64>, mistakes: &mut Mistakes) -> Option<SourcePlan> {
+    const LIVE: &[&str] = &["direction", "engine", "buffer", "delay", "promiscuous", "workers", "pin"];
     const FILE: &[&str] = &["pace", "rate"];
     let keys = session.table("source", mistakes);
     keys.only(&[&["interface", "file"], LIVE, FILE].concat(), mistakes);
@@ -72,7 +74,10 @@ fn source(session: &Keys<'_>, mistakes: &mut Mistakes) -> Option<SourcePlan> {
     let file = file(&keys, mistakes);
     let (source, foreign, wanted, found) = match (keys.written("interface"), keys.written("file")) {
         (None, None) => {
-            mistakes.push(session.missing("source", What::NoSource));
+            // What is no table was refused already.
+            if matches!(session.written("source").map(|written| &written.value), None | Some(Value::Table(_))) {
+                mistakes.push(session.missing("source", What::NoSource));
+            }
             return None;
         }
         (Some(_), Some(_)) => {
@@ -85,6 +90,11 @@ fn source(session: &Keys<'_>, mistakes: &mut Mistakes) -> Option<SourcePlan> {
     for &key in foreign.iter().filter(|key| keys.written(key).is_some()) {
         mistakes.push(keys.mistake(key, What::OtherSource { key, wanted, found }));
     }
+    if let (Some(SourcePlan::Live(live)), Some(_)) = (&source, count)
+        && live.workers > Workers::LEAST
+    {
+        mistakes.push(keys.mistake("workers", What::CountOfWorkers(live.workers)));
+    }
     source
 }
 
@@ -94,13 +104,35 @@ fn live(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<LivePlan> {
     let buffer = keys.read("buffer", mistakes, words::buffer).unwrap_or(defaults::BUFFER);
     let delay = keys.read("delay", mistakes, words::delay).unwrap_or(defaults::DELAY);
     let promiscuous = keys.read("promiscuous", mistakes, words::switch).unwrap_or(defaults::PROMISCUOUS);
+    let workers = keys.read("workers", mistakes, str::parse).unwrap_or(defaults::WORKERS);
+    let pin = pin(keys, mistakes);
     let interfaces = keys.words("interface", mistakes)?;
     for pattern in &interfaces {
         if glob::Pattern::new(pattern).is_err() {
             mistakes.push(keys.mistake("interface", What::Pattern { pattern: pattern.clone() }));
         }
     }
-    Some(LivePlan { interfaces, directions, promiscuous, engine, buffer, delay })
+    Some(LivePlan { interfaces, directions, promiscuous, engine, buffer, delay, workers, pin })
+}
+
+/// The CPUs of the workers. Each must be one that the kernel lets this process run on.
+fn pin(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Vec<usize> {
+    if keys.written("pin").is_none() {
+        return Vec::new();
+    }
+    let Some(words) = keys.words("pin", mistakes) else { return Vec::new() };
+    let cpus = words::cpus(&words).unwrap_or_else(|error| {
+        mistakes.push(keys.mistake("pin", error));
+        Vec::new()
+    });
+    let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else { return cpus };
+    let is_present = |cpu: usize| allowed.is_set(cpu).unwrap_or(false);
+    let missing = cpus.iter().find(|&&cpu| !is_present(cpu));
+    mistakes.extend(missing.map(|&cpu| {
+        let present = (0..CpuSet::count()).filter(|&cpu| is_present(cpu)).collect();
+        keys.mistake("pin", What::NoSuchCpu { cpu, present })
+    }));
+    cpus
 }
 
 fn file(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<FilePlan> {
@@ -158,7 +190,7 @@ fn all_destinations(
         if destinations.iter().any(|earlier| earlier.name == plan.name) {
             mistakes.push(own.mistake("to", What::SameName(plan.name.clone())));
         }
-        if let Some(what) = contested_file(&plan, &destinations, source) {
+        if let Some(what) = contested_file(&plan, &destinations, source).or_else(|| too_few_ports(&plan, source)) {
             mistakes.push(own.mistake("to", what));
         }
         destinations.push(plan);
@@ -183,17 +215,25 @@ fn interfaces_by_name(source: Option<&SourcePlan>) -> Vec<String> {
     }
 }
 
+/// Why the workers of `source` cannot all send to `plan`: each needs source ports of its own, so that those of one flow
+/// are one worker's.
+fn too_few_ports(plan: &DestinationPlan, source: Option<&SourcePlan>) -> Option<What> {
+    let (End::Tunnel(tunnel), Some(SourcePlan::Live(live))) = (&plan.end, source) else { return None };
+    let (workers, ports) = (live.workers, tunnel.ports.count());
+    (ports < workers.value().into()).then_some(What::PortsOfWorkers { workers, ports })
+}
+
 /// Why `plan` must not write its file. Inner frames have a file for themselves; only the dry run gathers the outer
 /// frames of several tunnels in one.
 fn contested_file(plan: &DestinationPlan, earlier: &[DestinationPlan], source: Option<&SourcePlan>) -> Option<What> {
-    let file = written_file(plan)?;
+    let file = plan.file()?;
     if let (Some(SourcePlan::File(FilePlan { file: read, .. })), FilePath::Path(path)) = (source, file)
         && is_one_file(&read_from(read), path)
     {
         return Some(What::Overwritten(path.display().to_string()));
     }
     let is_inner = |plan: &DestinationPlan| matches!(plan.end, End::File(_));
-    let contests = |other: &DestinationPlan| match (written_file(other), file) {
+    let contests = |other: &DestinationPlan| match (other.file(), file) {
         // Dry runs share a file that they know by the same name.
         (Some(FilePath::Path(other)), FilePath::Path(path)) if other != path => is_one_file(other, path),
         (other_file, file) => other_file == Some(file) && (is_inner(plan) || is_inner(other)),
@@ -224,15 +264,4 @@ fn identity(path: &Path) -> Option<(u64, u64, Option<&OsStr>)> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (directory, name) = (directory.metadata().ok()?, path.file_name()?);
     Some((directory.dev(), directory.ino(), Some(name)))
-}
-
-/// The file that a destination writes, if it writes one.
-fn written_file(plan: &DestinationPlan) -> Option<&FilePath> {
-    match &plan.end {
-        End::File(file) => Some(file),
-        End::Tunnel(tunnel) => match &tunnel.transmit {
-            TransmitPlan::CaptureFile(file) => Some(file),
-            TransmitPlan::Socket | TransmitPlan::Xdp => None,
-        },
-    }
 }

@@ -131,6 +131,21 @@ pub(super) fn delay(text: &str) -> Result<Duration, QuantityError> {
     in_range("delay in milliseconds", millis, 1, 1000).map(Duration::from_millis)
 }
 
+/// CPUs as taskset(1) takes them: numbers and ranges such as `0-3`.
+pub(super) fn cpus(words: &[String]) -> Result<Vec<usize>, QuantityError> {
+    // What sched_setaffinity(2) can name.
+    const MOST: usize = nix::sched::CpuSet::count();
+    let mut cpus = Vec::new();
+    for word in words {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
+            (Ok(first), Ok(last)) if first <= last && last < MOST => cpus.extend(first..=last),
+            _ => return Err(unreadable("list of CPUs", word, "numbers and ranges, such as 0,2 or 4-7")),
+        }
+    }
+    Ok(cpus)
+}
+
 /// `off`, or how many bytes of each frame are kept. tcpdump's `0` is `off` too.
 pub(super) fn truncate(text: &str) -> Result<Option<Snaplen>, QuantityError> {
     match text {
@@ -177,6 +192,16 @@ mod tests {
             "cut".parse::<Fit>().unwrap_err().to_string(),
             "`cut` is not a way to fit: write split, fragment, truncate or drop"
         );
+    }
+
+    #[test]
+    fn cpus_are_numbers_and_ranges() {
+        let read = |text: &str| cpus(&text.split(',').map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(read("0,2"), Ok(vec![0, 2]));
+        assert_eq!(read("4-7,1"), Ok(vec![4, 5, 6, 7, 1]));
+        for wrong in ["", "a", "3-1", "-1", "1-", "99999999"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

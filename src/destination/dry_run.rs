@@ -1,37 +1,21 @@
 //! The dry run: outer frames go to a capture file as they would leave. It needs no privilege and no network.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Seek, SeekFrom, Stdout, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::sync::Arc;
 
 use super::Patience;
 use super::batch::{Batch, Datagram};
 use super::encapsulate::outer_len;
 use super::open_error::OpenError;
 use super::outer;
+use super::shared_file::SharedFile;
 use super::transmit::{Transmit, count_dropped, count_sent};
-use crate::config::plan::{FilePath, TunnelPlan};
+use crate::config::plan::TunnelPlan;
 use crate::frame::WireFrame;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason};
 use crate::wire::outer::{Outer, TooLong, Transport};
-use crate::wire::pcap::{FileHeader, RecordHeader};
-
-/// The capture files of a session's dry runs: destinations that name the same one share it, a batch after the other.
-#[derive(Debug, Default)]
-pub struct DryRunFiles(Vec<(FilePath, SharedFile)>);
-
-impl DryRunFiles {
-    /// The file of that name, made new unless another destination has made it in this session.
-    pub(super) fn open(&mut self, path: &FilePath) -> Result<SharedFile, OpenError> {
-        if let Some((_, file)) = self.0.iter().find(|(known, _)| known == path) {
-            return Ok(file.clone());
-        }
-        let file = SharedFile::create(path)?;
-        self.0.push((path.clone(), file.clone()));
-        Ok(file)
-    }
-}
+use crate::wire::pcap::RecordHeader;
 
 /// Writes the outer frames of one destination.
 #[derive(Debug)]
@@ -45,15 +29,14 @@ pub(super) struct DryRun {
     file: SharedFile,
     /// Records of the batch at hand.
     records: Vec<u8>,
-    /// The datagrams that have one.
-    recorded: Vec<Datagram>,
+    /// The datagrams that have one, each with where its last record ends.
+    recorded: Vec<(Datagram, usize)>,
     /// The outer frame at hand.
     packet: Vec<u8>,
     /// Bytes of outer IP and UDP in front of each datagram.
     outer_len: usize,
-    write_failed: Option<io::Error>,
-    /// Whether the reader of the pipe has ended.
-    reader_gone: bool,
+    /// Whether nothing can be written any more.
+    closed: bool,
 }
 
 impl DryRun {
@@ -78,8 +61,7 @@ impl DryRun {
             recorded: Vec::new(),
             packet: Vec::new(),
             outer_len: outer_len(&plan.encapsulation, underlay.remote()),
-            write_failed: None,
-            reader_gone: false,
+            closed: false,
         })
     }
 
@@ -133,27 +115,19 @@ impl Transmit for DryRun {
         for position in 0..self.batch.len() {
             let datagram = self.batch.datagrams()[position];
             match self.record(&datagram) {
-                Ok(()) => self.recorded.push(datagram),
+                Ok(()) => self.recorded.push((datagram, self.records.len())),
                 Err(TooLong(_)) => count_dropped(account, DropReason::Oversize, 1),
             }
         }
-        match self.file.append(&self.records) {
-            Ok(()) => {
-                let outer_len = self.outer_len;
-                for datagram in &self.recorded {
-                    count_sent(account, outer_len + datagram.len(), datagram.cut);
-                }
-            }
-            Err(error) => {
-                let reason = match error.kind() {
-                    ErrorKind::BrokenPipe => DropReason::ReaderGone,
-                    _ => DropReason::WriteFailed,
-                };
-                self.reader_gone |= reason == DropReason::ReaderGone;
-                count_dropped(account, reason, self.recorded.len());
-                self.write_failed = Some(error);
-            }
+        let written = self.file.append(&self.records);
+        let stand = self.recorded.partition_point(|&(_, end)| end <= written.bytes);
+        for (datagram, _) in &self.recorded[..stand] {
+            count_sent(account, self.outer_len + datagram.len(), datagram.cut);
         }
+        if let Some(reason) = written.lost {
+            count_dropped(account, reason, self.recorded.len() - stand);
+        }
+        self.closed = written.closed;
         self.batch.clear();
     }
 
@@ -162,60 +136,12 @@ impl Transmit for DryRun {
     }
 
     fn collect_reports(&mut self, _: &mut DestinationLedger) -> Option<io::Error> {
-        self.write_failed.take()
+        // The file says itself why it cannot be written.
+        None
     }
 
     fn is_closed(&self) -> bool {
-        self.reader_gone
-    }
-}
-
-/// A capture file that several destinations may write.
-#[derive(Clone, Debug)]
-pub(super) struct SharedFile(Arc<Mutex<Output>>);
-
-/// Where the records go.
-#[derive(Debug)]
-enum Output {
-    Standard(Stdout),
-    File {
-        file: File,
-        /// Where its last whole record ends.
-        end: u64,
-    },
-}
-
-impl SharedFile {
-    fn create(path: &FilePath) -> Result<Self, OpenError> {
-        let opened = match path {
-            FilePath::Standard => Ok(Output::Standard(io::stdout())),
-            FilePath::Path(path) => File::create(path).map(|file| Output::File { file, end: 0 }),
-        };
-        let shared = opened.map(|output| Self(Arc::new(Mutex::new(output))));
-        shared.and_then(|shared| shared.append(&FileHeader::bytes()).map(|()| shared)).map_err(|cause| {
-            let file = match path {
-                FilePath::Standard => "standard output".to_owned(),
-                FilePath::Path(path) => path.display().to_string(),
-            };
-            OpenError::File { file, cause }
-        })
-    }
-
-    /// Appends whole records or, in a regular file, nothing: when the disk is full the file still ends with a record.
-    fn append(&self, records: &[u8]) -> io::Result<()> {
-        // A poisoned lock guards nothing that could be half done: `end` is written last.
-        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Output::Standard(output) => output.write_all(records).and_then(|()| output.flush()),
-            Output::File { file, end } => {
-                if let Err(error) = file.write_all(records) {
-                    // On a pipe or device there is nothing to take back, and the write's own error is the one to tell.
-                    let _ = file.set_len(*end).and_then(|()| file.seek(SeekFrom::Start(*end)));
-                    return Err(error);
-                }
-                *end += records.len() as u64;
-                Ok(())
-            }
-        }
+        self.closed
     }
 }
 
@@ -231,7 +157,7 @@ mod tests {
     use super::super::testing::{frame, plan, udp_frame, underlay, vxlan};
     use super::super::tunnel::Tunnel;
     use super::*;
-    use crate::config::plan::{DestinationPlan, Encapsulation, Fit, TransmitPlan};
+    use crate::config::plan::{DestinationPlan, Encapsulation, FilePath, Fit, TransmitPlan};
     use crate::kernel::underlay::NextHop;
 
     /// A destination of `fit` and `encapsulation` that is dry-run into `path`, over a path of 1500 bytes.
@@ -355,10 +281,10 @@ mod tests {
         let underlay = underlay("192.0.2.1", 1500, NextHop::Usable);
         let shared = &mut Shared::new(&[], 0);
         let error = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared).unwrap_err();
-        assert_eq!(error.to_string(), "cannot write /nonexistent/dry.pcap");
+        assert_eq!(error.to_string(), "cannot write the capture file `/nonexistent/dry.pcap`");
 
         let (destination, plan) = planned(Path::new("/dev/full"), vxlan(4789), Fit::Split);
         let error = Tunnel::open(&destination, &plan, &underlay, &["eth0".into()], Patience::Drop, shared).unwrap_err();
-        assert_eq!(error.to_string(), "cannot write /dev/full");
+        assert_eq!(error.to_string(), "cannot write the capture file `/dev/full`");
     }
 }

@@ -14,6 +14,8 @@ mod outer;
 mod raw_ip;
 pub mod runs;
 pub mod sequence;
+mod shared;
+pub mod shared_file;
 mod socket;
 mod socket_bank;
 pub mod transmit;
@@ -25,18 +27,16 @@ pub mod xdp_queue;
 #[cfg(test)]
 mod testing;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::plan::{DestinationPlan, End, TransmitPlan};
 use crate::error::Explain;
 use crate::frame::WireFrame;
 use crate::ledger::{DestinationLedger, DropReason, Ledger};
 use crate::select::own_traffic::OwnTunnel;
 use capture_file::CaptureFile;
-use dry_run::DryRunFiles;
+pub use shared::Shared;
 use tunnel::Tunnel;
-use xdp_queue::Queues;
 
 /// How long a destination may wait for room before it drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,24 +61,6 @@ pub enum Destination {
 #[derive(Debug)]
 pub struct Destinations(Vec<Destination>);
 
-/// What the destinations of one worker open together.
-#[derive(Debug)]
-pub struct Shared {
-    /// The session's dry runs: one file for all that name it.
-    pub dry_runs: DryRunFiles,
-    /// AF_XDP sockets: one for each interface.
-    pub queues: Arc<Mutex<Queues>>,
-}
-
-impl Shared {
-    /// For the destinations `plans` of the worker with this number.
-    pub fn new(plans: &[DestinationPlan], worker: u32) -> Self {
-        let is_xdp = |plan: &&DestinationPlan| matches!(&plan.end, End::Tunnel(t) if t.transmit == TransmitPlan::Xdp);
-        let members = plans.iter().filter(is_xdp).count();
-        Self { dry_runs: DryRunFiles::default(), queues: Arc::new(Mutex::new(Queues::new(worker, members))) }
-    }
-}
-
 /// A capture file without all its frames.
 #[derive(Debug, thiserror::Error)]
 #[error("{frames} frames for {to} could not be written")]
@@ -90,6 +72,14 @@ pub struct Unwritten {
 impl Explain for Unwritten {
     fn hint(&self) -> Option<String> {
         Some(DropReason::WriteFailed.remedy().to_owned())
+    }
+}
+
+impl Unwritten {
+    /// The destination of `account`, which is a capture file, if it lacks frames.
+    pub fn of(account: &DestinationLedger) -> Option<Self> {
+        let frames = account.dropped[DropReason::WriteFailed];
+        (frames > 0).then(|| Self { to: Arc::clone(&account.to), frames })
     }
 }
 
@@ -132,18 +122,6 @@ impl Destinations {
         self.0.iter().all(|destination| match destination {
             Destination::Tunnel(tunnel) => tunnel.is_closed(),
             Destination::File(file) => file.is_closed(),
-        })
-    }
-
-    /// The capture files, dry runs among them, that lack frames because they could not be written.
-    pub fn failures(&self, ledger: &Ledger) -> impl Iterator<Item = Unwritten> {
-        self.0.iter().zip(&ledger.destinations).filter_map(|(destination, account)| {
-            let is_file = match destination {
-                Destination::Tunnel(tunnel) => tunnel.own_tunnel().is_none(),
-                Destination::File(_) => true,
-            };
-            let frames = account.dropped[DropReason::WriteFailed];
-            (is_file && frames > 0).then(|| Unwritten { to: Arc::clone(&account.to), frames })
         })
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
+use super::shared_file::CannotCreate;
 use super::xdp_queue::QueueError;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::setcap_line;
@@ -101,14 +102,8 @@ pub enum OpenError {
     #[error(transparent)]
     Queue(#[from] QueueError),
     /// The dry run's file cannot be made.
-    #[error("cannot write {file}")]
-    File {
-        /// The file as the operator wrote it.
-        file: String,
-        /// The kernel's words.
-        #[source]
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] CannotCreate),
 }
 
 impl OpenError {
@@ -123,7 +118,7 @@ impl OpenError {
             Self::NotLocal { .. } => Some("source"),
             Self::Device { .. } => Some("device"),
             Self::NoFreePort { .. } => Some("ports"),
-            Self::File { .. } | Self::Queue(_) => Some("transmit"),
+            Self::File(_) | Self::Queue(_) => Some("transmit"),
             Self::NoId { .. } | Self::NotPermitted(_) | Self::Socket { .. } => None,
         }
     }
@@ -140,7 +135,7 @@ impl OpenError {
             Self::NotLocal { .. } => Some("`ip address` lists the addresses of this host".into()),
             Self::Device { .. } => Some("`ip link` lists the interfaces of this host".into()),
             Self::NoFreePort { .. } => Some("give a wider range with `ports`, or see who has them: ss -uanp".into()),
-            Self::File { .. } => Some("the dry run needs a directory that it may write to".into()),
+            Self::File(cannot) => cannot.hint(),
             Self::Queue(error) => error.hint(),
             Self::Socket { .. } => None,
         }
@@ -152,11 +147,8 @@ impl OpenError {
             Self::NotPermitted(_) => ExitCode::NotPermitted,
             Self::Queue(error) if error.cause.kind() == io::ErrorKind::PermissionDenied => ExitCode::NotPermitted,
             Self::Device { .. } => ExitCode::NoInput,
-            Self::NotLocal { .. }
-            | Self::NoFreePort { .. }
-            | Self::Queue(_)
-            | Self::Socket { .. }
-            | Self::File { .. } => ExitCode::Failed,
+            Self::File(cannot) => cannot.exit_code(),
+            Self::NotLocal { .. } | Self::NoFreePort { .. } | Self::Queue(_) | Self::Socket { .. } => ExitCode::Failed,
         }
     }
 }

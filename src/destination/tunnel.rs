@@ -72,7 +72,10 @@ impl Tunnel {
     ) -> Result<Self, CannotOpen> {
         let encapsulator = Encapsulator::new(&plan.encapsulation, interfaces);
         encapsulator
-            .and_then(|encapsulator| Ok((encapsulator, open_engine(plan, underlay, shared)?)))
+            .and_then(|mut encapsulator| {
+                encapsulator.share(shared.counters(&destination.name));
+                Ok((encapsulator, open_engine(plan, underlay, shared)?))
+            })
             .map(|(encapsulator, engine)| Self::assemble(plan, underlay, encapsulator, engine, patience))
             .map_err(|error| CannotOpen { destination: destination.place(), error })
     }
@@ -242,7 +245,7 @@ fn open_engine(
     Ok(match (&plan.transmit, udp_port(&plan.encapsulation)) {
         (TransmitPlan::CaptureFile(path), _) => {
             let sources: Vec<u16> = udp::ports(plan.ports).take(SOURCE_PORTS as usize).collect();
-            (Box::new(DryRun::new(plan, underlay, sources.clone(), shared.dry_runs.open(path)?)?), sources)
+            (Box::new(DryRun::new(plan, underlay, sources.clone(), shared.file(path)?)?), sources)
         }
         (TransmitPlan::Socket, Some(port)) => {
             let (sockets, sources) = udp::open(plan, underlay, port)?;

@@ -26,6 +26,9 @@ use crate::sys::xsk::Slot;
 use crate::wire::ethernet;
 use crate::wire::outer_template::OuterTemplate;
 
+/// Frames that are submitted together: enough to make the system call cheap, few enough that the kernel's copy finds them
+/// in the processor's caches, and that the next ones do not push them out. More would cost a tenth more CPU.
+const BATCH: usize = 64;
 /// How often a lost interface is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Longest single wait for the device: so soon a replay notices that its session is to end.
@@ -180,6 +183,9 @@ impl Transmit for Xdp {
     fn push(&mut self, header_len: usize, frame: &WireFrame<'_>, bucket: u32, cut: bool) -> Option<&mut [u8]> {
         let (start, len) = (self.outer.len() + header_len, self.outer.len() + header_len + frame.len());
         if self.member.as_ref().is_none_or(|member| len > member.largest_frame) {
+            return None;
+        }
+        if self.waiting.len() >= BATCH {
             return None;
         }
         let mut slot = self.free.pop()?;

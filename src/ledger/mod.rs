@@ -7,6 +7,7 @@ mod law;
 mod present;
 mod publish;
 mod reason;
+mod sum;
 
 use std::sync::Arc;
 
@@ -114,11 +115,6 @@ impl Ledger {
 
     /// ICMP reports of all destinations together.
     pub fn icmp(&self) -> IcmpReports {
-        self.destinations.iter().fold(IcmpReports::default(), |sum, destination| IcmpReports {
-            port_unreachable: sum.port_unreachable + destination.icmp.port_unreachable,
-            host_unreachable: sum.host_unreachable + destination.icmp.host_unreachable,
-            too_big: sum.too_big + destination.icmp.too_big,
-            other: sum.other + destination.icmp.other,
-        })
+        self.destinations.iter().fold(IcmpReports::default(), |sum, destination| sum + destination.icmp)
     }
 }

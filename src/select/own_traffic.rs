@@ -52,6 +52,24 @@ pub enum Carrier {
     },
 }
 
+impl OwnTunnel {
+    /// The tunnels of several workers, each a list in the order of the session's destinations, as one such list: a tunnel's
+    /// workers differ in their source ports only.
+    pub fn of_all_workers(workers: impl IntoIterator<Item = Vec<Self>>) -> Vec<Self> {
+        let join = |mut joined: Vec<Self>, worker: Vec<Self>| {
+            for (tunnel, other) in joined.iter_mut().zip(worker) {
+                if let (Carrier::Udp { sources, .. }, Carrier::Udp { sources: more, .. }) =
+                    (&mut tunnel.carrier, other.carrier)
+                {
+                    sources.extend(more);
+                }
+            }
+            joined
+        };
+        workers.into_iter().reduce(join).unwrap_or_default()
+    }
+}
+
 /// Recognises the session's own datagrams, their later fragments, and ICMP errors that quote them.
 #[derive(Debug, Default)]
 pub struct OwnTraffic {
@@ -325,6 +343,18 @@ mod tests {
 
     fn is_ours(own: &mut OwnTraffic, frame: &[u8]) -> bool {
         own.is_ours(frame, &Layers::parse(frame))
+    }
+
+    #[test]
+    fn workers_differ_in_their_source_ports_only() {
+        let (local, remote) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let udp = |sources: &[u16]| Carrier::Udp { sources: sources.to_vec(), destination: 4789 };
+        let tunnels = |sources: &[u16]| {
+            [udp(sources), Carrier::Erspan1].map(|carrier| OwnTunnel { local, remote, carrier }).to_vec()
+        };
+        let workers = [&[49152, 49153], &[57344, 57345]].map(|sources| tunnels(sources));
+        assert_eq!(OwnTunnel::of_all_workers(workers), tunnels(&[49152, 49153, 57344, 57345]));
+        assert_eq!(OwnTunnel::of_all_workers([tunnels(&[7])]), tunnels(&[7]));
     }
 
     #[test]

@@ -1,14 +1,16 @@
-//! A running session: opened as a whole or not at all, then one worker thread until its end.
+//! A running session: opened as a whole or not at all, then its worker threads until their end.
 
+mod contact;
 pub mod control;
 mod path;
+mod running;
 mod stop;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::sync::oneshot;
 
 use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
@@ -19,31 +21,24 @@ use crate::kernel::underlay::Underlay;
 use crate::ledger::{Ledger, Published};
 use crate::normalise::Normaliser;
 use crate::select::Selector;
-use crate::select::own_traffic::OwnTraffic;
+use crate::select::own_traffic::{OwnTraffic, OwnTunnel};
 use crate::source::{self, Interface, Progress};
 
+use contact::{Contact, Failures};
 use path::Path;
+use running::Ready;
+pub use running::{Outcome, Running};
 use stop::Stop;
-pub use worker::Outcome;
 use worker::Worker;
 
 /// A session with everything open and nothing moving yet.
 pub struct Session {
-    worker: Worker,
+    workers: Vec<Ready>,
+    failures: Failures,
     underlays: Vec<Arc<Underlay>>,
-    stop: Stop,
-    published: Published,
+    files: Vec<bool>,
     interfaces: Vec<Interface>,
     progress: Option<Progress>,
-}
-
-/// A session whose worker runs.
-#[derive(Debug)]
-pub struct Running {
-    outcome: oneshot::Receiver<Outcome>,
-    underlays: Vec<Arc<Underlay>>,
-    stop: Stop,
-    published: Published,
 }
 
 /// What keeps an otherwise sound session from starting or from ending well.
@@ -62,9 +57,21 @@ pub enum SessionError {
         /// The destination's name.
         destination: String,
     },
-    /// A defect of farspan: the ledger is as it was last published.
-    #[error("the worker thread ended unexpectedly; the ledger is as it was shortly before")]
-    Crashed,
+    /// A defect of farspan: the worker's part of the ledger is as it was last published.
+    #[error("worker thread worker-{worker} ended unexpectedly; what it counted last is missing from the ledger")]
+    Crashed {
+        /// The worker's number.
+        worker: usize,
+    },
+    /// The CPU was there when the session was planned.
+    #[error("worker cannot stay on CPU {cpu}")]
+    NotPinned {
+        /// Its number.
+        cpu: usize,
+        /// The kernel's words.
+        #[source]
+        cause: nix::Error,
+    },
     /// The worker did not end in time, or a second signal did not want to wait for it.
     #[error("ended while a pipe gave or took no frame; what the session held then is not in the ledger")]
     Abandoned,
@@ -74,9 +81,10 @@ impl Explain for SessionError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Resources { .. } => Some("look at `ulimit -n` and `ulimit -u`".into()),
-            Self::NoWay { .. } | Self::Crashed => {
+            Self::NoWay { .. } | Self::Crashed { .. } => {
                 Some("this is a defect of farspan: please report it with the message above".into())
             }
+            Self::NotPinned { .. } => Some("`pin` names the CPUs; lscpu shows which are online".into()),
             Self::Abandoned => None,
         }
     }
@@ -95,22 +103,34 @@ impl Session {
             SourcePlan::File(_) => (Patience::Wait, Duration::ZERO),
         };
         let names: Vec<String> = opened.interfaces.iter().map(|interface| interface.name.clone()).collect();
-        let destinations = open_destinations(&plan.destinations, underlays, &names, patience)?;
+        let destinations = open_for_workers(plan, underlays, &names, patience)?;
+        let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
 
-        let ledger = Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())));
-        let published = Published::new(ledger.clone());
-        let path = Path {
-            selector: Selector::new(OwnTraffic::new(destinations.own_tunnels())),
-            normaliser: Normaliser::new(plan.normalise.truncate),
-            destinations,
-            ledger,
-        };
         let no_resources = |cause: nix::Error| SessionError::Resources { cause: cause.into() };
-        let stop = Stop::new().map_err(no_resources)?;
-        let worker = Worker::new(opened.sources, path, stop.clone(), published.clone(), delay, plan.end.count)
-            .map_err(no_resources)?;
-        let underlays = underlays.iter().flatten().cloned().collect();
-        Ok(Self { worker, underlays, stop, published, interfaces: opened.interfaces, progress: opened.progress })
+        let failures = Failures::default();
+        let mut workers = Vec::new();
+        for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
+            let ledger = Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())));
+            let stop = Stop::new().map_err(no_resources)?;
+            let published = Published::new(ledger.clone());
+            let contact = Contact { stop, published, failures: failures.clone() };
+            let path = Path {
+                selector: Selector::new(OwnTraffic::new(own.clone())),
+                normaliser: Normaliser::new(plan.normalise.truncate),
+                destinations,
+                ledger,
+            };
+            let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
+            workers.push(Ready { worker, contact, cpu: plan.cpu(number) });
+        }
+        Ok(Self {
+            workers,
+            failures,
+            underlays: underlays.iter().flatten().cloned().collect(),
+            files: plan.destinations.iter().map(|destination| destination.file().is_some()).collect(),
+            interfaces: opened.interfaces,
+            progress: opened.progress,
+        })
     }
 
     /// The interfaces, or the file, that are mirrored.
@@ -123,45 +143,36 @@ impl Session {
         self.progress.as_ref()
     }
 
-    /// Starts the worker.
+    /// Starts the workers.
     ///
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        let Self { mut worker, underlays, stop, published, .. } = self;
-        let (send, outcome) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("worker".into())
-            // The outcome first: to close many captures takes the kernel seconds. Where nobody waits for it any more, the
-            // process is ending.
-            .spawn(move || drop(send.send(worker.run())))
-            .map_err(|cause| SessionError::Resources { cause })?;
-        Ok(Running { outcome, underlays, stop, published })
+        Running::start(self.workers, self.failures, self.underlays, self.files)
     }
 }
 
-impl Running {
-    /// Asks the worker to end; [`ended`](Self::ended) tells when it has.
-    pub fn stop(&self) {
-        self.stop.request();
-        self.underlays.iter().for_each(|underlay| underlay.stop_waiting());
-    }
-
-    /// The ledger as it was a moment ago.
-    pub fn ledger(&self) -> Ledger {
-        self.published.read()
-    }
-
-    /// Waits for the worker's end.
-    pub async fn ended(&mut self) -> Outcome {
-        match (&mut self.outcome).await {
-            Ok(outcome) => outcome,
-            Err(_) => Outcome { ledger: self.published.read(), failures: vec![SessionError::Crashed.into()] },
+/// Opens every destination of `plan` once for each worker: each has sockets, batches and source ports of its own.
+fn open_for_workers(
+    plan: &SessionPlan,
+    underlays: &[Option<Arc<Underlay>>],
+    interfaces: &[String],
+    patience: Patience,
+) -> Result<Vec<Destinations>, Problems> {
+    let mut shared = Shared::new(&plan.destinations, 0);
+    let workers = plan.workers();
+    let open = |number: u8| {
+        if number > 0 {
+            shared.go_on_to(number.into());
         }
-    }
+        let own: Vec<_> = plan.destinations.iter().map(|plan| plan.of_worker(number.into(), workers)).collect();
+        open_destinations(&own, underlays, interfaces, patience, &mut shared)
+    };
+    (0..workers.value()).map(open).collect()
 }
 
-/// Opens every destination of `plans`, whose ways are `underlays`, for frames of `interfaces`.
+/// Opens every destination of `plans`, whose ways are `underlays`, for frames of `interfaces`. `shared` is what the
+/// session's destinations have in common, also those of its other workers.
 ///
 /// # Errors
 /// Everything that could not be opened.
@@ -170,12 +181,12 @@ pub fn open_destinations(
     underlays: &[Option<Arc<Underlay>>],
     interfaces: &[String],
     patience: Patience,
+    shared: &mut Shared,
 ) -> Result<Destinations, Problems> {
-    let mut shared = Shared::new(plans, 0);
     let opened = plans.iter().zip(underlays).map(|(plan, underlay)| match (&plan.end, underlay) {
-        (End::File(file), _) => Ok(Destination::File(CaptureFile::create(file)?)),
+        (End::File(file), _) => Ok(Destination::File(CaptureFile::open(file, shared)?)),
         (End::Tunnel(tunnel), Some(underlay)) => {
-            Ok(Destination::Tunnel(Tunnel::open(plan, tunnel, underlay, interfaces, patience, &mut shared)?))
+            Ok(Destination::Tunnel(Tunnel::open(plan, tunnel, underlay, interfaces, patience, shared)?))
         }
         (End::Tunnel(_), None) => Err(SessionError::NoWay { destination: plan.name.clone() }.into()),
     });

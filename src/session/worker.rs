@@ -2,15 +2,13 @@
 //!
 //! No async, channel, lock, allocation, clock reading or log line for a frame; those are for the turn around many.
 
-use std::mem;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::contact::Contact;
 use super::path::Path;
-use super::stop::Stop;
-use crate::error::Explain;
-use crate::ledger::{KernelDrops, Ledger, Published};
+use crate::ledger::KernelDrops;
 use crate::source::{Readiness, Source};
 
 /// Frames that one source may hand over before the batches are flushed and the others get their turn.
@@ -29,14 +27,12 @@ pub(super) struct Worker {
     taps: Vec<Tap>,
     path: Path,
     wake: Epoll,
-    stop: Stop,
-    published: Published,
+    contact: Contact,
     published_at: Option<Instant>,
     asked_kernel_at: Option<Instant>,
     /// Captured frames after which the session ends by itself.
     count: u64,
     grace: Duration,
-    failures: Vec<Box<dyn Explain>>,
 }
 
 /// A source with what the worker remembers about it.
@@ -45,15 +41,6 @@ struct Tap {
     readiness: Readiness,
     /// The last answer, kept when the source is gone: totals only rise.
     kernel_drops: KernelDrops,
-}
-
-/// How a session ended.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The whole account; nothing is in flight.
-    pub ledger: Ledger,
-    /// What went wrong on the way. Frames mirrored before are in the ledger all the same.
-    pub failures: Vec<Box<dyn Explain>>,
 }
 
 impl Worker {
@@ -65,14 +52,13 @@ impl Worker {
     pub(super) fn new(
         sources: Vec<Box<dyn Source>>,
         path: Path,
-        stop: Stop,
-        published: Published,
+        contact: Contact,
         delay: Duration,
         count: Option<u64>,
     ) -> nix::Result<Self> {
         let wake = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let readable = EpollEvent::new(EpollFlags::EPOLLIN, 0);
-        wake.add(stop.descriptor(), readable)?;
+        wake.add(contact.stop.descriptor(), readable)?;
         for source in &sources {
             if let Some(descriptor) = source.descriptor() {
                 wake.add(descriptor, readable)?;
@@ -86,18 +72,17 @@ impl Worker {
             taps,
             path,
             wake,
-            stop,
-            published,
+            contact,
             published_at: None,
             asked_kernel_at: None,
             count: count.unwrap_or(u64::MAX),
             grace: LEAST_GRACE.max(2 * delay),
-            failures: Vec::new(),
         })
     }
 
-    /// Mirrors until the sources end, the count is reached or the session is stopped.
-    pub(super) fn run(&mut self) -> Outcome {
+    /// Mirrors until the sources end, the count is reached or the session is stopped. Then every frame has its fate, and
+    /// the published ledger is the whole account.
+    pub(super) fn run(&mut self) {
         let mut stop_by = None;
         let mut now = Instant::now();
         loop {
@@ -109,8 +94,8 @@ impl Worker {
             self.path.destinations.flush(now, &mut self.path.ledger);
             self.settle(now, self.path.ledger.captured - before);
 
-            if self.stop.is_requested() && stop_by.is_none() {
-                self.stop.acknowledge();
+            if self.contact.stop.is_requested() && stop_by.is_none() {
+                self.contact.stop.acknowledge();
                 // What the kernel captured before still sits in its buffer: give it time to hand that over.
                 stop_by = Some(now + self.grace);
             }
@@ -120,15 +105,20 @@ impl Worker {
         }
         self.path.destinations.finish(now, &mut self.path.ledger);
         self.ask_kernel();
-        self.published.update(&self.path.ledger);
-        let unwritten = self.path.destinations.failures(&self.path.ledger);
-        self.failures.extend(unwritten.map(|problem| Box::new(problem) as _));
-        Outcome { ledger: self.path.ledger.clone(), failures: mem::take(&mut self.failures) }
+        self.contact.published.update(&self.path.ledger);
     }
 
     /// Sleeps until a source has frames, a deadline comes or the session is stopped.
     fn wait(&mut self, now: Instant) {
         if self.taps.iter().any(|tap| tap.readiness == Readiness::More) {
+            return;
+        }
+        let filling = self.taps.iter().filter_map(|tap| match tap.readiness {
+            Readiness::Filling(until) => Some(until),
+            _ => None,
+        });
+        if let Some(until) = filling.min().filter(|_| !self.contact.stop.is_requested()) {
+            std::thread::sleep(until.saturating_duration_since(Instant::now()));
             return;
         }
         let deadlines = self.taps.iter().filter_map(|tap| match tap.readiness {
@@ -137,7 +127,7 @@ impl Worker {
         });
         let deadline = deadlines.chain(self.path.destinations.deadline()).min().unwrap_or(now + IDLE_TURN);
         // A stopped session has no more to do than to empty the kernel's buffers.
-        let limit = if self.stop.is_requested() { self.grace } else { IDLE_TURN };
+        let limit = if self.contact.stop.is_requested() { self.grace } else { IDLE_TURN };
         let patience = deadline.saturating_duration_since(now).min(limit);
         if patience < Duration::from_millis(1) {
             // epoll counts in whole milliseconds; a paced replay asks for less.
@@ -151,7 +141,7 @@ impl Worker {
 
     /// Takes what the sources have, in turn.
     fn drain(&mut self, now: Instant, stopping: bool) {
-        let Self { taps, path, failures, count, wake, .. } = self;
+        let Self { taps, path, contact, count, wake, .. } = self;
         for tap in taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             // A source that fails gives what it still holds, be it over the budget.
             let left = count.saturating_sub(path.ledger.captured);
@@ -166,8 +156,7 @@ impl Worker {
                 continue;
             }
             tap.readiness = tap.source.drain(now, budget, &mut |frame| path.take(frame)).unwrap_or_else(|failure| {
-                tracing::error!("{failure}");
-                failures.push(failure);
+                contact.failures.report(failure);
                 // What its buffer still holds would keep it readable, and the worker awake, for ever.
                 let _ = tap.source.descriptor().map(|descriptor| wake.delete(descriptor));
                 Readiness::Ended
@@ -183,7 +172,7 @@ impl Worker {
         }
         debug_assert_eq!(self.path.ledger.balance(), Ok(()));
         if is_due(&mut self.published_at, now, PUBLISH_INTERVAL) || found < BUDGET as u64 {
-            self.published.update(&self.path.ledger);
+            self.contact.published.update(&self.path.ledger);
         }
     }
 
@@ -192,10 +181,7 @@ impl Worker {
         for tap in self.taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             tap.kernel_drops = tap.source.kernel_drops();
         }
-        self.path.ledger.kernel = self.taps.iter().fold(KernelDrops::default(), |sum, tap| KernelDrops {
-            buffer_full: sum.buffer_full + tap.kernel_drops.buffer_full,
-            interface: sum.interface + tap.kernel_drops.interface,
-        });
+        self.path.ledger.kernel = self.taps.iter().fold(KernelDrops::default(), |sum, tap| sum + tap.kernel_drops);
     }
 
     /// Whether there is nothing left to do.
@@ -222,28 +208,18 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use super::super::testing;
     use super::*;
-    use crate::config::plan::FilePath;
-    use crate::destination::capture_file::CaptureFile;
-    use crate::destination::{Destination, Destinations};
-    use crate::frame::{Frame, InterfaceId, Offload};
-    use crate::normalise::Normaliser;
-    use crate::quantity::Timestamp;
-    use crate::select::Selector;
-    use crate::select::own_traffic::OwnTraffic;
+    use crate::error::Explain;
+    use crate::frame::Frame;
+    use crate::ledger::Ledger;
     use crate::source::SourceError;
 
-    fn worker(sources: Vec<Box<dyn Source>>, count: Option<u64>) -> Worker {
-        let nowhere = CaptureFile::create(&FilePath::Path("/dev/null".into())).unwrap();
-        let ledger = Ledger::new([("1", "pcap:/dev/null")]);
-        let published = Published::new(ledger.clone());
-        let path = Path {
-            selector: Selector::new(OwnTraffic::default()),
-            normaliser: Normaliser::new(None),
-            destinations: Destinations::new(vec![Destination::File(nowhere)]),
-            ledger,
-        };
-        Worker::new(sources, path, Stop::new().unwrap(), published, Duration::from_millis(2), count).unwrap()
+    /// What a worker with these sources counts, and how many things go wrong.
+    fn run(sources: Vec<Box<dyn Source>>, count: Option<u64>) -> (Ledger, usize) {
+        let contact = testing::contact();
+        testing::worker(sources, &contact, count).run();
+        (contact.published.read(), contact.failures.take().len())
     }
 
     /// An interface that goes away while its buffer still holds frames.
@@ -260,7 +236,7 @@ mod tests {
             _: usize,
             each: &mut dyn FnMut(&Frame<'_>),
         ) -> Result<Readiness, Box<dyn Explain>> {
-            (0..self.held).for_each(|_| each(&FRAME));
+            (0..self.held).for_each(|_| each(&testing::FRAME));
             let (interface, cause) = ("eth7".to_owned(), pcap::Error::PcapError("the interface disappeared".into()));
             Err(Box::new(SourceError::CaptureEnded { interface, cause }))
         }
@@ -301,16 +277,6 @@ mod tests {
         }
     }
 
-    const FRAME: Frame<'_> = Frame {
-        has_restored_tag: false,
-        bytes: &[2; 60],
-        wire_len: 60,
-        timestamp: Timestamp::from_nanos(0),
-        direction: None,
-        interface: InterfaceId(0),
-        offload: Offload::Whole,
-    };
-
     /// A busy interface: as many frames as anybody takes, and five lost by the kernel.
     struct Busy;
 
@@ -321,7 +287,7 @@ mod tests {
             budget: usize,
             each: &mut dyn FnMut(&Frame<'_>),
         ) -> Result<Readiness, Box<dyn Explain>> {
-            (0..budget).for_each(|_| each(&FRAME));
+            (0..budget).for_each(|_| each(&testing::FRAME));
             Ok(Readiness::More)
         }
 
@@ -336,17 +302,17 @@ mod tests {
 
     #[test]
     fn a_count_takes_so_many_frames_and_what_the_kernel_dropped_at_every_source() {
-        let outcome = worker(vec![Box::new(Busy), Box::new(Busy)], Some(700)).run();
-        assert_eq!((outcome.ledger.captured, outcome.ledger.kernel.buffer_full), (700, 10));
-        let outcome = worker(vec![Box::new(Busy), Box::new(Busy)], Some(100)).run();
-        assert_eq!((outcome.ledger.captured, outcome.ledger.kernel.buffer_full), (100, 10));
+        for count in [700, 100] {
+            let (ledger, _) = run(vec![Box::new(Busy), Box::new(Busy)], Some(count));
+            assert_eq!((ledger.captured, ledger.kernel.buffer_full), (count, 10));
+        }
     }
 
     #[test]
     fn what_a_failing_source_still_held_may_exceed_the_count() {
         let (ring, _writer) = io::pipe().unwrap();
-        let outcome = worker(vec![Box::new(Vanished { ring, held: 10 }), Box::new(Busy)], Some(5)).run();
-        assert_eq!((outcome.ledger.captured, outcome.failures.len()), (10, 1));
+        let (ledger, failures) = run(vec![Box::new(Vanished { ring, held: 10 }), Box::new(Busy)], Some(5));
+        assert_eq!((ledger.captured, failures), (10, 1));
     }
 
     #[test]
@@ -355,8 +321,8 @@ mod tests {
         writer.write_all(b"unread").unwrap();
         let asked = Arc::new(AtomicU32::new(0));
         let waiting = Waiting { until: None, asked: Arc::clone(&asked) };
-        let outcome = worker(vec![Box::new(Vanished { ring: reader, held: 0 }), Box::new(waiting)], None).run();
-        assert_eq!(outcome.failures.len(), 1);
+        let (_, failures) = run(vec![Box::new(Vanished { ring: reader, held: 0 }), Box::new(waiting)], None);
+        assert_eq!(failures, 1);
         // At first, when the time has come, and twice more because waits end at whole milliseconds.
         assert!(asked.load(Ordering::Relaxed) <= 4, "asked {asked:?} times");
     }

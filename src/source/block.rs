@@ -25,6 +25,7 @@ use crate::frame::{At, Unfinished};
 use crate::quantity::{Direction, Timestamp};
 use crate::wire::ethernet::VLAN_TAG_LEN;
 
+const BLOCK_STATUS: usize = 8;
 const NUMBER_OF_FRAMES: usize = 12;
 const FIRST_FRAME: usize = 16;
 const NEXT_OFFSET: usize = 0;
@@ -39,6 +40,8 @@ const VLAN_TPID: usize = 36;
 const PACKET_TYPE: usize = 48 + 10;
 const VNET_HEADER_LEN: usize = 10;
 
+/// `TP_STATUS_BLK_TMO`: the block was handed over because the delay was over.
+const BLOCK_TIMED_OUT: u32 = 1 << 5;
 /// `TP_STATUS_VLAN_VALID`: the kernel or the NIC took the outermost tag out of the frame.
 const VLAN_VALID: u32 = 1 << 4;
 /// `TP_STATUS_VLAN_TPID_VALID`: its TPID is known too.
@@ -104,6 +107,11 @@ impl Cursor {
     pub(super) fn left(&self) -> u32 {
         self.left
     }
+}
+
+/// Whether the kernel handed `block` over because it was full, and not because the delay was over.
+pub(super) fn was_full(block: &[u8]) -> bool {
+    u32_at(block, BLOCK_STATUS).is_some_and(|status| status & BLOCK_TIMED_OUT == 0)
 }
 
 /// The frame whose `tpacket3_hdr` begins `header`.
@@ -222,6 +230,16 @@ mod tests {
     }
 
     const FRAME_BYTES: &[u8; 20] = b"ddddddssssss\x08\x00abcdef";
+
+    #[test]
+    fn a_block_says_whether_it_was_full_or_the_delay_was_over() {
+        let mut block = block(&[(TOLD, FRAME_BYTES)]);
+        block[BLOCK_STATUS..][..4].copy_from_slice(&1_u32.to_ne_bytes()); // TP_STATUS_USER
+        assert!(was_full(&block));
+        block[BLOCK_STATUS..][..4].copy_from_slice(&0x21_u32.to_ne_bytes()); // and TP_STATUS_BLK_TMO
+        assert!(!was_full(&block));
+        assert!(!was_full(&[]));
+    }
 
     #[test]
     fn frames_come_in_order_with_what_the_kernel_told() {

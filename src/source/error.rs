@@ -63,6 +63,15 @@ pub enum SourceError {
         #[source]
         cause: io::Error,
     },
+    /// The kernel refuses to share an interface among workers.
+    #[error("cannot share `{interface}` among several workers")]
+    CannotShare {
+        /// The interface.
+        interface: String,
+        /// The kernel's words.
+        #[source]
+        cause: io::Error,
+    },
     /// The ring was asked for by name, and it takes Ethernet interfaces only.
     #[error("`{interface}` is not an Ethernet interface, which the ring engine needs")]
     NoRing {
@@ -209,6 +218,9 @@ impl Explain for SourceError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::NoSuchInterface { name, present } if name.contains([',', ' ']) => {
+                Some(format!("give -i once for each; interfaces here are {}", present.join(", ")))
+            }
             Self::NoSuchInterface { present, .. } | Self::NoMatch { present, .. } => {
                 Some(format!("interfaces here are {}", present.join(", ")))
             }
@@ -217,6 +229,7 @@ impl Explain for SourceError {
             Self::CannotOpenRing { .. } => {
                 Some("a smaller --buffer needs less kernel memory; --engine pcap captures with libpcap".to_owned())
             }
+            Self::CannotShare { .. } => Some("it takes Linux 4.12 or newer; without `workers` there is one".to_owned()),
             Self::NoRing { .. } => Some("--engine auto or pcap makes Ethernet frames of other link types".to_owned()),
             Self::InterfaceGone { interface, .. } | Self::CaptureEnded { interface, .. } => {
                 Some(format!("look at `ip link show {interface}` and the kernel log"))

@@ -9,11 +9,19 @@ use socket2::SockFilter;
 use super::error::SourceError;
 use crate::quantity::Directions;
 
+/// `ret #0`: no byte of any frame.
+pub(super) const REJECT: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+
 /// Lets only frames through that `expression` matches; an empty one matches everything.
 pub(super) fn apply<T: Activated>(capture: &mut Capture<T>, expression: &str) -> Result<(), SourceError> {
     if expression.trim().is_empty() {
         return Ok(());
     }
+    set(capture, expression)
+}
+
+/// Puts `expression` in the place of whatever filter there is; an empty one lets everything through.
+pub(super) fn set<T: Activated>(capture: &mut Capture<T>, expression: &str) -> Result<(), SourceError> {
     capture.filter(expression, true).map_err(|cause| bad_filter(capture, expression, cause))
 }
 

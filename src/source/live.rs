@@ -9,13 +9,14 @@ use pcap::{Active, Capture};
 use socket2::SockRef;
 
 use super::error::SourceError;
+use super::fan_out::FanOut;
 use super::link_type::{LARGEST_FRAME, LinkLayer};
 use super::{Readiness, Source, filter, timestamp};
 use crate::config::plan::{LivePlan, SessionPlan};
 use crate::error::Explain;
 use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::KernelDrops;
-use crate::quantity::{Direction, Directions, Mtu};
+use crate::quantity::{Direction, Directions, Mtu, Timestamp, Workers};
 use crate::sys;
 
 /// One capture on one interface.
@@ -29,12 +30,50 @@ pub(super) struct Live {
     mtu: Mtu,
     /// Whether what the host's offloads left undone is to be finished.
     normalise: bool,
+    /// Frames from before do not count: they may be another worker's too.
+    since: Timestamp,
+    /// Whether it is the one, of several workers' captures, that tells what the interface itself dropped.
+    tells_interface_drops: bool,
     drops: RisingDrops,
 }
 
 impl Live {
-    /// Captures frames of `directions` that the filter of `session` matches, through a ring of `buffer` bytes.
+    /// Captures frames of `directions` that the filter of `session` matches, through one ring of `buffer` bytes for each
+    /// of the plan's workers.
     pub fn open(
+        plan: &LivePlan,
+        session: &SessionPlan,
+        interface: (InterfaceId, &str),
+        directions: Directions,
+        buffer: u64,
+    ) -> Result<Vec<Self>, SourceError> {
+        let cannot_share = |cause| SourceError::CannotShare { interface: interface.1.to_owned(), cause };
+        if plan.workers == Workers::LEAST {
+            return Ok(vec![Self::open_one(plan, session, interface, directions, buffer)?]);
+        }
+        let mut group = None;
+        let mut captures = Vec::new();
+        for worker in 0..plan.workers.value() {
+            let mut live = Self::open_one(plan, session, interface, directions, buffer)?;
+            SockRef::from(&live.capture).attach_filter(&[filter::REJECT]).map_err(cannot_share)?;
+            // Not told to ignore what is sent: libpcap would not tell a single socket either.
+            let group = group.get_or_insert_with(|| FanOut::new(live.link.is_ethernet(), Directions::InOut));
+            group.join(live.capture.as_fd()).map_err(cannot_share)?;
+            live.tells_interface_drops = worker == 0;
+            captures.push(live);
+        }
+        // libpcap starts to capture before anybody can join: what is in the rings until now may be in several of them.
+        let since = Timestamp::now();
+        for live in &mut captures {
+            live.since = since;
+            filter::set(&mut live.capture, &session.filter)?;
+            only(&mut live.capture, directions, &session.filter, &live.link)
+                .map_err(|cause| refusal(interface.1, cause))?;
+        }
+        Ok(captures)
+    }
+
+    fn open_one(
         plan: &LivePlan,
         session: &SessionPlan,
         (interface, name): (InterfaceId, &str),
@@ -51,8 +90,18 @@ impl Live {
             Directions::InOut => None,
         };
         let mtu = mtu(capture.as_fd(), name).unwrap_or(Mtu::ETHERNET);
-        let (name, normalise) = (name.to_owned(), session.normalise.enabled);
-        Ok(Self { capture, link, name, interface, direction, mtu, normalise, drops: RisingDrops::default() })
+        Ok(Self {
+            capture,
+            link,
+            name: name.to_owned(),
+            interface,
+            direction,
+            mtu,
+            normalise: session.normalise.enabled,
+            since: Timestamp::default(),
+            tells_interface_drops: true,
+            drops: RisingDrops::default(),
+        })
     }
 
     /// The interface's MTU; `None` when it has none, as `any`.
@@ -68,14 +117,18 @@ impl Source for Live {
         budget: usize,
         each: &mut dyn FnMut(&Frame<'_>),
     ) -> Result<Readiness, Box<dyn Explain>> {
-        let Self { capture, link, interface, direction, .. } = self;
+        let Self { capture, link, interface, direction, since, .. } = self;
         let offload = if self.normalise { Offload::Unknown { mtu: self.mtu } } else { Offload::Whole };
         let lent = capture.dispatch(Some(budget), |packet| {
+            let timestamp = timestamp(packet.header);
+            if timestamp < *since {
+                return;
+            }
             let ethernet = link.ethernet(packet.data, packet.header.len);
             each(&Frame {
                 bytes: ethernet.bytes,
                 wire_len: ethernet.wire_len,
-                timestamp: timestamp(packet.header),
+                timestamp,
                 direction: direction.or(ethernet.direction),
                 interface: *interface,
                 offload,
@@ -100,7 +153,8 @@ impl Source for Live {
         if let Ok(counted) = self.capture.stats() {
             self.drops.update(counted);
         }
-        self.drops.totals
+        let KernelDrops { buffer_full, interface } = self.drops.totals;
+        KernelDrops { buffer_full, interface: if self.tells_interface_drops { interface } else { 0 } }
     }
 }
 

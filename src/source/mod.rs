@@ -6,8 +6,10 @@
 mod block;
 mod by_direction;
 mod error;
+mod fan_out;
 mod file;
 mod filter;
+mod flow_program;
 mod held;
 mod interfaces;
 mod link_type;
@@ -41,6 +43,9 @@ pub enum Readiness {
     More,
     /// Nothing now: wait for the source's descriptor.
     Waiting,
+    /// Frames come so fast that the descriptor would be readable again at once. The buffer holds what comes until this
+    /// moment many times over: let them come together.
+    Filling(Instant),
     /// Nothing before this moment, because the replay is paced or frames wait for the other direction; only a
     /// descriptor, if there is one, may become readable before.
     Until(Instant),
@@ -72,8 +77,8 @@ pub trait Source: Send {
 
 /// What a session captures from.
 pub struct Opened {
-    /// The sources, ready to be drained.
-    pub sources: Vec<Box<dyn Source>>,
+    /// For each worker its sources, ready to be drained: of every interface the part that is that worker's.
+    pub shares: Vec<Vec<Box<dyn Source>>>,
     /// What [`Frame::interface`] counts.
     pub interfaces: Vec<Interface>,
     /// How far a replay has come; `None` for live sources and pipes.
@@ -91,6 +96,17 @@ pub struct Interface {
     pub engine: Option<Engine>,
 }
 
+/// Whether the interfaces of `plan` are there, as far as that can be told without opening one.
+///
+/// # Errors
+/// A [`SourceError`] for each that is not.
+pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
+    match &plan.source {
+        SourcePlan::Live(live) => Problems::unless_empty(interfaces::meant(&live.interfaces).1),
+        SourcePlan::File(_) => Ok(()),
+    }
+}
+
 /// Opens everything that `plan` captures from.
 ///
 /// # Errors
@@ -102,7 +118,7 @@ pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
             let file = Replay::open(file, &plan.filter, &plan.normalise)?;
             let interfaces = vec![Interface { name: file.name().to_owned(), mtu: None, engine: None }];
             let progress = file.progress();
-            Ok(Opened { sources: vec![Box::new(file)], interfaces, progress })
+            Ok(Opened { shares: vec![vec![Box::new(file)]], interfaces, progress })
         }
     }
 }
@@ -144,14 +160,16 @@ fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
         problems.extend(filter::check(&plan.filter).err().map(Into::into));
     }
     let tell_directions = live.directions == Directions::InOut && plan.needs_direction();
-    let share = live.buffer / u64::try_from(names.len().max(1)).unwrap_or(1);
-    let mut opened = Opened { sources: Vec::new(), interfaces: Vec::new(), progress: None };
+    let rings = names.len().max(1) * usize::from(live.workers.value());
+    let buffer = live.buffer / u64::try_from(rings).unwrap_or(u64::MAX);
+    let shares = (0..live.workers.value()).map(|_| Vec::new()).collect();
+    let mut opened = Opened { shares, interfaces: Vec::new(), progress: None };
     let mut down = Vec::new();
     for name in names {
         let Ok(interface) = u16::try_from(opened.interfaces.len()).map(InterfaceId) else { break };
-        match open_interface(live, plan, (interface, &name), tell_directions, share) {
-            Ok((source, interface)) => {
-                opened.sources.push(source);
+        match open_interface(live, plan, (interface, &name), tell_directions, buffer) {
+            Ok((sources, interface)) => {
+                opened.shares.iter_mut().zip(sources).for_each(|(share, source)| share.push(source));
                 opened.interfaces.push(interface);
             }
             // A pattern means those that can be captured; only a name means this very one.
@@ -165,7 +183,7 @@ fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
             }
         }
     }
-    if opened.sources.is_empty() {
+    if opened.interfaces.is_empty() {
         problems.extend(down.into_iter().map(Into::into));
     } else {
         for problem in down {
@@ -176,23 +194,24 @@ fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
     Ok(opened)
 }
 
+/// One source for each worker, of `buffer` bytes.
 fn open_interface(
     plan: &LivePlan,
     session: &SessionPlan,
     interface: (InterfaceId, &str),
     tell_directions: bool,
     buffer: u64,
-) -> Result<(Box<dyn Source>, Interface), SourceError> {
+) -> Result<(Vec<Box<dyn Source>>, Interface), SourceError> {
     let captured_by = |engine, mtu| Interface { name: interface.1.to_owned(), mtu, engine: Some(engine) };
-    let ring = match plan.engine {
+    let rings = match plan.engine {
         Engine::Auto | Engine::Ring if interface.1 != interfaces::ANY => {
             RingCapture::open(plan, session, interface, buffer.max(LEAST_BUFFER))?
         }
         _ => None,
     };
-    if let Some(ring) = ring {
-        let mtu = ring.mtu();
-        return Ok((Box::new(ring), captured_by(Engine::Ring, mtu)));
+    if let Some(rings) = rings {
+        let mtu = rings.first().and_then(RingCapture::mtu);
+        return Ok((boxed(rings), captured_by(Engine::Ring, mtu)));
     }
     if plan.engine == Engine::Ring {
         return Err(SourceError::NoRing { interface: interface.1.to_owned() });
@@ -200,13 +219,22 @@ fn open_interface(
     let open = |directions, buffer: u64| Live::open(plan, session, interface, directions, buffer.max(LEAST_BUFFER));
     // Frames of `any` are cooked and tell their direction themselves.
     if !tell_directions || interface.1 == interfaces::ANY {
-        let capture = open(plan.directions, buffer)?;
-        let mtu = capture.mtu();
-        return Ok((Box::new(capture), captured_by(Engine::Pcap, mtu)));
+        let captures = open(plan.directions, buffer)?;
+        let mtu = captures.first().and_then(Live::mtu);
+        return Ok((boxed(captures), captured_by(Engine::Pcap, mtu)));
     }
-    let captures = [open(Directions::In, buffer / 2)?, open(Directions::Out, buffer / 2)?];
-    let mtu = captures[0].mtu();
-    Ok((Box::new(ByDirection::new(interface.1, captures, plan.delay)?), captured_by(Engine::Pcap, mtu)))
+    let (received, sent) = (open(Directions::In, buffer / 2)?, open(Directions::Out, buffer / 2)?);
+    let mtu = received.first().and_then(Live::mtu);
+    // Both groups were joined in the order of the workers: each worker has both directions of its flows.
+    let merged = received
+        .into_iter()
+        .zip(sent)
+        .map(|(received, sent)| ByDirection::new(interface.1, [received, sent], plan.delay));
+    Ok((boxed(merged.collect::<Result<Vec<_>, _>>()?), captured_by(Engine::Pcap, mtu)))
+}
+
+fn boxed<S: Source + 'static>(sources: Vec<S>) -> Vec<Box<dyn Source>> {
+    sources.into_iter().map(|source| Box::new(source) as _).collect()
 }
 
 /// How frames of `link_type` become Ethernet; said once if they are not.

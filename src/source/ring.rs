@@ -4,21 +4,23 @@
 //! are, which checksum is unfinished, which tag was taken out. libpcap still judges the interface and writes the filter.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use socket2::{SockFilter, SockRef};
 
-use super::block::{Captured, Cursor};
+use super::block::{self, Captured, Cursor};
 use super::error::SourceError;
+use super::fan_out::FanOut;
 use super::{Readiness, Source, filter, live};
 use crate::config::plan::{LivePlan, SessionPlan};
 use crate::error::Explain;
 use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::KernelDrops;
-use crate::quantity::{Directions, Ifindex, Mtu};
+use crate::quantity::{Directions, Ifindex, Mtu, Workers};
 use crate::sys;
 use crate::sys::packet_socket::{PacketSocket, RingShape};
 use crate::sys::tpacket::Ring;
@@ -35,22 +37,33 @@ pub(super) struct RingCapture {
     ring: Ring,
     /// Where reading the oldest block goes on.
     cursor: Option<Cursor>,
+    /// Blocks taken since the ring last ran dry.
+    taken: u32,
+    /// Whether the kernel handed the latest of them over because it was full, before the delay.
+    was_full: bool,
+    /// More blocks than these in one go say that the ring is filling up.
+    ease: u32,
+    /// How long to let blocks come together.
+    pause: Duration,
     name: String,
     interface: InterfaceId,
     /// Whether what the offloads left unfinished is to be finished.
     normalise: bool,
     drops: KernelDrops,
+    /// Whether it says what all workers see of the interface.
+    speaks: bool,
 }
 
 impl RingCapture {
-    /// Captures frames of the plan's directions that the session's filter matches, through a ring of `buffer` bytes. `None`
-    /// when the interface is not Ethernet: then libpcap has to make frames of what it gives.
+    /// Captures frames of the plan's directions that the session's filter matches, through one ring of `buffer` bytes for
+    /// each of the plan's workers. `None` when the interface is not Ethernet: then libpcap has to make frames of what it
+    /// gives.
     pub(super) fn open(
         plan: &LivePlan,
         session: &SessionPlan,
         (interface, name): (InterfaceId, &str),
         buffer: u64,
-    ) -> Result<Option<Self>, SourceError> {
+    ) -> Result<Option<Vec<Self>>, SourceError> {
         // libpcap knows why an interface cannot be captured, and writes its filter for a capture that is open.
         let mut judge = live::activate(plan, name, u64::from(BLOCK))?;
         if judge.get_datalink() != pcap::Linktype::ETHERNET {
@@ -66,21 +79,38 @@ impl RingCapture {
             filter::program(&judge, directions, &session.filter).map_err(|cause| live::refusal(name, cause))?;
         drop(judge);
 
-        let ring = open_ring(plan, name, directions, &program, buffer)
-            .map_err(|cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause })?;
-        Ok(Some(Self {
+        let shape = shape(buffer, plan);
+        let rings = open_rings(plan, name, directions, &program, shape)?;
+        let captures = rings.into_iter().enumerate().map(|(worker, ring)| Self {
             ring,
             cursor: None,
+            taken: 0,
+            was_full: false,
+            ease: shape.block_count / 8,
+            pause: plan.delay * 3 / 4,
             name: name.to_owned(),
             interface,
             normalise: session.normalise.enabled,
             drops: KernelDrops::default(),
-        }))
+            speaks: worker == 0,
+        });
+        Ok(Some(captures.collect()))
     }
 
     /// The interface's MTU.
     pub(super) fn mtu(&self) -> Option<Mtu> {
         live::mtu(self.ring.as_fd(), &self.name)
+    }
+
+    /// What to wait for now that the ring has run dry. Where blocks fill up faster than the delay the kernel would wake us
+    /// for each of them, and to be woken costs more than to mirror a hundred frames.
+    fn ran_dry(&mut self, now: Instant) -> Readiness {
+        let taken = mem::take(&mut self.taken);
+        if self.was_full && (1..=self.ease).contains(&taken) {
+            Readiness::Filling(now + self.pause)
+        } else {
+            Readiness::Waiting
+        }
     }
 
     /// What the socket has to say while no frame comes: an interface that is down may come back, one that is gone does
@@ -90,7 +120,9 @@ impl RingCapture {
             Ok(None) => Ok(()),
             Ok(Some(cause)) | Err(cause) => match sys::interface::mtu(self.ring.as_fd(), &self.name) {
                 Ok(_) => {
-                    tracing::warn!("{}: {cause}; waiting for it", self.name);
+                    if self.speaks {
+                        tracing::warn!("{}: {cause}; waiting for it", self.name);
+                    }
                     Ok(())
                 }
                 Err(_) => Err(SourceError::InterfaceGone { interface: self.name.clone(), cause }),
@@ -99,19 +131,37 @@ impl RingCapture {
     }
 }
 
-/// The order matters: a socket of no protocol gets no frame, and a filter that rejects everything keeps it so until
-/// the real one is there.
-fn open_ring(
+/// One ring for each worker. The filter that lets frames in comes last, when every worker has joined: until then each
+/// socket would capture what is the others' too.
+fn open_rings(
     plan: &LivePlan,
     name: &str,
     directions: Directions,
     program: &[SockFilter],
-    buffer: u64,
-) -> io::Result<Ring> {
+    shape: RingShape,
+) -> Result<Vec<Ring>, SourceError> {
+    let cannot_open = |cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause };
+    let cannot_share = |cause| SourceError::CannotShare { interface: name.to_owned(), cause };
+    let mut group = (plan.workers > Workers::LEAST).then(|| FanOut::new(true, directions));
+    let mut rings = Vec::new();
+    for _ in 0..plan.workers.value() {
+        let ring = open_ring(plan, name, directions, shape).map_err(cannot_open)?;
+        group.as_mut().map_or(Ok(()), |group| group.join(ring.as_fd())).map_err(cannot_share)?;
+        rings.push(ring);
+    }
+    for ring in &rings {
+        SockRef::from(ring).attach_filter(program).map_err(cannot_open)?;
+    }
+    Ok(rings)
+}
+
+/// The order matters: a socket of no protocol gets no frame, and a filter that rejects everything keeps it so until
+/// the real one is there.
+fn open_ring(plan: &LivePlan, name: &str, directions: Directions, shape: RingShape) -> io::Result<Ring> {
     let index = nix::net::if_::if_nametoindex(name)?;
     let interface = Ifindex::new(u64::from(index)).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
-    let ring = Ring::map(PacketSocket::open()?, shape(buffer, plan))?;
-    SockRef::from(&ring).attach_filter(&[reject()])?;
+    let ring = Ring::map(PacketSocket::open()?, shape)?;
+    SockRef::from(&ring).attach_filter(&[filter::REJECT])?;
     ring.socket().bind(interface)?;
     if directions == Directions::In
         && let Err(error) = ring.socket().ignore_outgoing()
@@ -122,7 +172,6 @@ fn open_ring(
     if plan.promiscuous {
         ring.socket().promiscuous(interface)?;
     }
-    SockRef::from(&ring).attach_filter(program)?;
     Ok(ring)
 }
 
@@ -130,12 +179,6 @@ fn is_loopback(name: &str) -> bool {
     getifaddrs().is_ok_and(|mut interfaces| {
         interfaces.any(|one| one.interface_name == name && one.flags.contains(InterfaceFlags::IFF_LOOPBACK))
     })
-}
-
-/// `ret #0`: no byte of any frame.
-fn reject() -> SockFilter {
-    const RETURN: u16 = 0x06;
-    SockFilter::new(RETURN, 0, 0, 0)
 }
 
 fn shape(buffer: u64, plan: &LivePlan) -> RingShape {
@@ -149,7 +192,7 @@ fn shape(buffer: u64, plan: &LivePlan) -> RingShape {
 impl Source for RingCapture {
     fn drain(
         &mut self,
-        _now: Instant,
+        now: Instant,
         budget: usize,
         each: &mut dyn FnMut(&Frame<'_>),
     ) -> Result<Readiness, Box<dyn Explain>> {
@@ -157,7 +200,7 @@ impl Source for RingCapture {
         while left > 0 {
             let Some(block) = self.ring.block() else {
                 self.look_around().map_err(|gone| Box::new(gone) as Box<dyn Explain>)?;
-                return Ok(Readiness::Waiting);
+                return Ok(self.ran_dry(now));
             };
             let mut cursor = self.cursor.take().unwrap_or_else(|| Cursor::start(block));
             while left > 0
@@ -169,6 +212,8 @@ impl Source for RingCapture {
             if left > 0 {
                 // A block whose header promised more than it holds: those frames are as lost as any that did not fit.
                 self.drops.buffer_full += u64::from(cursor.left());
+                self.was_full = block::was_full(block);
+                self.taken += 1;
                 self.ring.release();
             } else {
                 self.cursor = Some(cursor);

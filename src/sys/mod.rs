@@ -5,6 +5,7 @@ pub mod ethtool;
 pub mod interface;
 pub mod mmap;
 pub mod mmsg;
+pub mod packet_fanout;
 pub mod packet_socket;
 pub mod socket_option;
 pub mod tpacket;

@@ -1,4 +1,4 @@
-//! setsockopt(2) for options that neither socket2 nor nix knows.
+//! setsockopt(2) and getsockopt(2) for options that neither socket2 nor nix knows.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -25,12 +25,32 @@ impl IntOption {
     /// Whether the kernel makes up a flow label (`linux/in6.h`).
     pub const AUTO_FLOW_LABEL: Self = Self(libc::IPPROTO_IPV6, libc::IPV6_AUTOFLOWLABEL);
 
+    /// The fan-out group of a packet socket, packet(7): the group's id in the low half, how it spreads frames in the high
+    /// half.
+    pub const PACKET_FANOUT: Self = Self(libc::SOL_PACKET, libc::PACKET_FANOUT);
+
     /// Sets the option.
     ///
     /// # Errors
     /// The kernel's, for instance `ENOPROTOOPT` from a socket of another family.
     pub fn set(self, socket: BorrowedFd<'_>, value: c_int) -> io::Result<()> {
         set_option(socket, self.0, self.1, &value)
+    }
+
+    /// The option's value.
+    ///
+    /// # Errors
+    /// The kernel's, as for [`set`](Self::set).
+    pub fn value_of(self, socket: BorrowedFd<'_>) -> io::Result<c_int> {
+        let mut value: c_int = 0;
+        let mut length = length_of::<c_int>();
+        // SAFETY: getsockopt(2): "optlen is a value-result argument, initially containing the size of the buffer pointed
+        // to by optval": both point to live variables above, and the kernel writes no more than that size. The descriptor
+        // is open because it is borrowed.
+        check(unsafe {
+            libc::getsockopt(socket.as_raw_fd(), self.0, self.1, (&raw mut value).cast(), &raw mut length)
+        })?;
+        Ok(value)
     }
 }
 
@@ -59,6 +79,7 @@ mod tests {
         let v4 = UdpSocket::bind("127.0.0.1:0").unwrap();
         for option in [IntOption::UDP_NO_CHECKSUM_V4, IntOption::MTU_DISCOVER_V4] {
             option.set(v4.as_fd(), 1).unwrap();
+            assert_eq!(option.value_of(v4.as_fd()).unwrap(), 1);
         }
         let refused = IntOption::MTU_DISCOVER_V6.set(v4.as_fd(), 1).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ENOPROTOOPT));

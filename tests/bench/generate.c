@@ -1,30 +1,43 @@
-/* generate IF 64|imix|1514 FRAMES_PER_SECOND SECONDS: UDP frames of 64 flows at a steady pace.
+/* generate IF 64|imix|1514 FRAMES_PER_SECOND SECONDS: UDP frames of 64 flows at a given pace.
  *
  * Sizes count the FCS that is not there, as the field does: "64" is 60 bytes, "1514" is 1514 without FCS, IMIX is
- * 60, 590 and 1514 in the proportion 7:4:1, shuffled. Sent in bursts of 32 past the queueing discipline. Prints how
- * many were sent.
+ * 60, 590 and 1514 in the proportion 7:4:1, at random for each frame. They leave through AF_XDP, which is fast enough to
+ * find the limits of a tap, in bursts of up to 32 at random intervals: even ones fall into step with a tap's timers.
+ * About a thousand frames a second carry the moment of their sending (MARK, then nanoseconds of CLOCK_REALTIME, after
+ * the UDP header). Prints how many were sent, in how many seconds, and the CPU time of sending alone, in which the
+ * receiving interface and what captures there have their share.
  */
-#define _GNU_SOURCE /* sendmmsg */
+#define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <linux/if_packet.h>
+#include <errno.h>
+#include <linux/if_xdp.h>
+#include <math.h>
 #include <net/if.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 
-enum { FLOWS = 64, BURST = 32, FRAMES = 4096 };
+enum { FLOWS = 64, BURST = 32, FRAMES = 4096, CHUNK = 2048, RING = 2048, HEADERS = 42, STAMPS = 1000 };
+static const unsigned char MARK[4] = {'f', 's', 'p', 'n'};
 
-static unsigned char frames[FRAMES][1514];
-static struct iovec parts[FRAMES];
-static struct mmsghdr messages[FRAMES];
+static unsigned char *memory; /* FRAMES chunks, one frame each */
+static uint32_t lengths[FRAMES];
 
-static double now(void) {
+/* One ring that is shared with the kernel. */
+struct ring {
+    uint32_t *producer, *consumer;
+    void *entries;
+};
+
+static uint64_t nanoseconds(clockid_t clock) {
     struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec + time.tv_nsec / 1e9;
+    clock_gettime(clock, &time);
+    return time.tv_sec * 1000000000ull + time.tv_nsec;
 }
 
 static unsigned random_number(void) { /* xorshift: the same frames in every run */
@@ -60,8 +73,66 @@ static void fill(unsigned char *frame, size_t length, unsigned flow) {
     const uint16_t ports[2] = {htons(10000 + flow), htons(9)};
     memcpy(ip + 20, ports, 4);
     memcpy(ip + 24, &udp, 2); /* checksum 0: none */
-    for (size_t at = 42; at < length; at++)
+    for (size_t at = HEADERS; at < length; at++)
         frame[at] = at * 7 + flow;
+}
+
+static void *must_map(size_t length, int flags, int fd, off_t offset) {
+    void *at = mmap(NULL, length, PROT_READ | PROT_WRITE, flags | MAP_POPULATE, fd, offset);
+    if (at == MAP_FAILED) {
+        perror("mmap");
+        exit(1);
+    }
+    return at;
+}
+
+static struct ring map_ring(int xsk, const struct xdp_ring_offset *offset, size_t entry, off_t which) {
+    unsigned char *at = must_map(offset->desc + RING * entry, MAP_SHARED, xsk, which);
+    return (struct ring){(uint32_t *)(at + offset->producer), (uint32_t *)(at + offset->consumer), at + offset->desc};
+}
+
+/* An AF_XDP socket that sends the frames in `memory` by copying. */
+static int open_socket(const char *interface, struct ring *send, struct ring *done) {
+    const int xsk = socket(AF_XDP, SOCK_RAW, 0), size = RING;
+    const struct xdp_umem_reg umem = {.addr = (uintptr_t)memory, .len = FRAMES * CHUNK, .chunk_size = CHUNK};
+    struct xdp_mmap_offsets offsets;
+    socklen_t length = sizeof offsets;
+    if (xsk < 0 || setsockopt(xsk, SOL_XDP, XDP_UMEM_REG, &umem, sizeof umem) != 0 ||
+        setsockopt(xsk, SOL_XDP, XDP_UMEM_FILL_RING, &size, sizeof size) != 0 ||
+        setsockopt(xsk, SOL_XDP, XDP_UMEM_COMPLETION_RING, &size, sizeof size) != 0 ||
+        setsockopt(xsk, SOL_XDP, XDP_TX_RING, &size, sizeof size) != 0 ||
+        getsockopt(xsk, SOL_XDP, XDP_MMAP_OFFSETS, &offsets, &length) != 0) {
+        perror("generate: AF_XDP");
+        exit(1);
+    }
+    *send = map_ring(xsk, &offsets.tx, sizeof(struct xdp_desc), XDP_PGOFF_TX_RING);
+    *done = map_ring(xsk, &offsets.cr, sizeof(uint64_t), XDP_UMEM_PGOFF_COMPLETION_RING);
+    struct sockaddr_xdp at = {.sxdp_family = AF_XDP, .sxdp_ifindex = if_nametoindex(interface), .sxdp_flags = XDP_COPY};
+    for (int tries = 0; bind(xsk, (struct sockaddr *)&at, sizeof at) != 0; tries++) {
+        if (errno != EBUSY || tries == 1000) { /* the socket before keeps the queue for some milliseconds */
+            perror(interface);
+            exit(1);
+        }
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+    return xsk;
+}
+
+/* Sends frames `first` to `first + count`; false when the kernel refuses to. */
+static int send_burst(int xsk, struct ring *send, struct ring *done, unsigned first, unsigned count) {
+    struct xdp_desc *descriptors = send->entries;
+    uint32_t at = *send->producer;
+    for (unsigned number = first; number < first + count; number++, at++)
+        descriptors[at % RING] = (struct xdp_desc){.addr = (uint64_t)(number % FRAMES) * CHUNK, .len = lengths[number % FRAMES]};
+    __atomic_store_n(send->producer, at, __ATOMIC_RELEASE);
+    for (int tries = 0; __atomic_load_n(send->consumer, __ATOMIC_ACQUIRE) != at; tries++) {
+        if (tries == 100000)
+            return 0;
+        if (sendto(xsk, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && errno != EAGAIN && errno != EBUSY && errno != ENOBUFS)
+            return 0;
+        __atomic_store_n(done->consumer, __atomic_load_n(done->producer, __ATOMIC_ACQUIRE), __ATOMIC_RELEASE);
+    }
+    return 1;
 }
 
 int main(int argc, char **argv) {
@@ -70,32 +141,49 @@ int main(int argc, char **argv) {
         return 2;
     }
     const double pace = atof(argv[3]), seconds = atof(argv[4]);
-    const int out = socket(AF_PACKET, SOCK_RAW, 0), on = 1;
-    struct sockaddr_ll at = {.sll_family = AF_PACKET, .sll_ifindex = if_nametoindex(argv[1])};
-    if (out < 0 || bind(out, (struct sockaddr *)&at, sizeof at) != 0) {
-        perror(argv[1]);
-        return 1;
-    }
-    setsockopt(out, SOL_PACKET, PACKET_QDISC_BYPASS, &on, sizeof on);
+    memory = must_map(FRAMES * CHUNK, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     for (unsigned number = 0; number < FRAMES; number++) {
-        parts[number] = (struct iovec){frames[number], length_of(argv[2])};
-        fill(frames[number], parts[number].iov_len, random_number() % FLOWS);
-        messages[number].msg_hdr = (struct msghdr){.msg_iov = &parts[number], .msg_iovlen = 1};
+        lengths[number] = length_of(argv[2]);
+        fill(memory + number * CHUNK, lengths[number], random_number() % FLOWS);
     }
+    struct ring send, done;
+    const int xsk = open_socket(argv[1], &send, &done);
+    prctl(PR_SET_TIMERSLACK, 1);
 
+    const unsigned burst = pace < 5000 ? 1 : pace > 5000 * BURST ? BURST : pace / 5000;
+    const double gap = burst / pace * 1e9, stamp = STAMPS / (pace / burst);
     const unsigned long goal = pace * seconds;
-    unsigned long sent = 0;
-    const double start = now();
-    while (sent < goal && now() - start < 4 * seconds) {
-        const double ahead = sent / pace - (now() - start);
-        if (ahead > 0) {
-            const struct timespec rest = {0, ahead * 1e9};
-            nanosleep(&rest, NULL);
+    unsigned long sent = 0, stamped = 0;
+    uint64_t cpu = 0;
+    const uint64_t start = nanoseconds(CLOCK_MONOTONIC);
+    double due = start;
+    while (sent < goal && nanoseconds(CLOCK_MONOTONIC) - start < 4e9 * seconds) {
+        due -= log((random_number() + 1.0) / 4294967297.0) * gap;
+        if (due > nanoseconds(CLOCK_MONOTONIC)) {
+            const struct timespec then = {due / 1e9, fmod(due, 1e9)};
+            clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &then, NULL);
         }
-        const int taken = sendmmsg(out, &messages[sent % (FRAMES - BURST)], BURST, 0);
-        if (taken > 0)
-            sent += taken;
+
+        unsigned char *mark = memory + sent % FRAMES * CHUNK + HEADERS, before[12];
+        const int marked = random_number() / 4294967296.0 < stamp;
+        const uint64_t used = nanoseconds(CLOCK_THREAD_CPUTIME_ID);
+        if (marked) {
+            const uint64_t now = nanoseconds(CLOCK_REALTIME);
+            memcpy(before, mark, sizeof before);
+            memcpy(mark, MARK, sizeof MARK);
+            memcpy(mark + sizeof MARK, &now, sizeof now);
+        }
+        if (!send_burst(xsk, &send, &done, sent, burst)) {
+            perror("generate: sending");
+            return 1;
+        }
+        cpu += nanoseconds(CLOCK_THREAD_CPUTIME_ID) - used;
+        if (marked)
+            memcpy(mark, before, sizeof before);
+        stamped += marked;
+        sent += burst;
     }
-    printf("%lu\n", sent);
+    printf("{\"sent\":%lu,\"stamped\":%lu,\"seconds\":%.6f,\"cpu_ns\":%lu}\n", sent, stamped,
+           (nanoseconds(CLOCK_MONOTONIC) - start) / 1e9, (unsigned long)cpu);
     return 0;
 }

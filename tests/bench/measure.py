@@ -1,193 +1,88 @@
-#!/usr/bin/env python3
-"""What farspan costs, measured against the plainest tap there is; called by scripts/bench, as root.
-
-Three namespaces wired with veth, as in the tests: client - tapped host - analyzer. The datagrams go
-to nobody's MAC address, so that the analyzer's kernel counts and drops them and answers nothing. "CPU per frame" is the
-CPU time of all the tap's threads (schedstat of proc(5), exact to the nanosecond) over the datagrams that the analyzer's
-interface counted; on veth it includes the receiver's share of
-the kernel, for both taps alike. Runs of baseline and farspan alternate; tables show medians.
-"""
-import argparse
-import json
-import os
-import random
+"""What is measured, once each: every function lets one tap do one thing and says what that cost."""
+import math
 import signal
-import socket
-import statistics
 import struct
 import subprocess
-import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-HOST, ANALYZER = "10.8.0.2", "192.0.2.2"
-# The baseline knows the first word; what follows the comma is farspan's.
-URLS = {
-    "vxlan": f"vxlan://{ANALYZER}?vni=42",
-    "vxlan, gso off": f"vxlan://{ANALYZER}?vni=42&gso=off",
-    "gre": f"gre://{ANALYZER}",
-}
-SIZES = ["64", "imix", "1514"]
-PACE = 200_000  # frames a second: loss-free for both taps, so that both pay for the same frames
+from lab import soon
+from tap import Tap
+
+OUTER = 50  # Ethernet, IPv4, UDP and VXLAN
+MARK = OUTER + 42  # where tests/bench/generate.c puts MARK: behind the inner Ethernet, IPv4 and UDP headers
 
 
-def run(*command):
-    return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
+def cost(lab, which, sink, encapsulation, traffic):
+    """CPU ns of the tap for each datagram that arrived, and of the traffic's own CPU for each frame; of TCP, for each
+    segment. Without a tap (`which` is None) the traffic's alone.
+    """
+    if which is None:
+        made = traffic()
+        return {"traffic_ns": made["cpu_ns"] / (made.get("sent") or made["segments"])}
+    with Tap(lab, which, sink, encapsulation) as tap:
+        before, cpu = lab.arrived(sink), tap.cpu()
+        made = traffic()
+        goal = before + made["sent"] if "sent" in made else None  # with TCP acknowledgements arrive too
+        arrived = lab.settled(sink, goal) - before
+        cpu, memory = tap.cpu() - cpu, tap.memory()
+        lost = tap.stop()["kernel_dropped"]
+    return {
+        "ns": cpu / (made.get("segments") or max(arrived, 1)),
+        "traffic_ns": made["cpu_ns"] / (made.get("segments") or made["sent"]),
+        "lost": max(lost, made["sent"] - arrived) if goal else lost,
+        "memory_kib": memory,
+    }
 
 
-def soon(what, look, patience=10.0):
-    """Waits until look() is true."""
-    deadline = time.monotonic() + patience
-    while not look():
-        if time.monotonic() > deadline:
-            sys.exit(f"waited in vain for {what}")
-        time.sleep(0.02)
-
-
-class Lab:
-    """The namespaces; deleted at the end."""
-
-    def __enter__(self):
-        try:
-            self.build()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def build(self):
-        self.names = {role: f"fpr{os.getpid()}-{role}" for role in ("client", "host", "analyzer")}
-        for name in self.names.values():
-            run("ip", "netns", "add", name)
-        for left, near, right, far, mtu in (("client", "c0", "host", "h0", 1500), ("host", "u0", "analyzer", "a0", 9000)):
-            run("ip", "link", "add", near, "netns", self.names[left], "mtu", mtu,
-                "type", "veth", "peer", "name", far, "netns", self.names[right], "mtu", mtu)
-        for role, link, address in (("client", "c0", "10.8.0.1/24"), ("host", "h0", f"{HOST}/24"),
-                                    ("host", "u0", "192.0.2.1/24"), ("analyzer", "a0", None)):
-            self.on(role, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
-            if address:
-                self.on(role, "ip", "address", "add", address, "dev", link)
-            self.on(role, "ip", "link", "set", link, "up")
-        for role, link in (("host", "u0"), ("analyzer", "a0")):
-            self.on(role, "ethtool", "-K", link, "tx", "off", "tso", "off", "gso", "off", "gro", "off")
-        # What leaves is what a wire would carry: a veth would hand runs of datagrams on uncut.
-        self.on("host", "ethtool", "-K", "u0", "tx-udp-segmentation", "off")
-        # Nobody's address: the analyzer's kernel counts a frame that is not for it and drops it at once, as it does
-        # beside a sniffing IDS, instead of looking for a route.
-        self.on("host", "ip", "neigh", "replace", ANALYZER, "lladdr", "02:00:00:00:00:99", "dev", "u0", "nud", "permanent")
-
-    def __exit__(self, *_):
-        for name in self.names.values():
-            subprocess.run(["ip", "netns", "delete", name], check=False)
-
-    def inside(self, role, *command):
-        return ["ip", "netns", "exec", self.names[role], *map(str, command)]
-
-    def on(self, role, *command):
-        return run(*self.inside(role, *command))
-
-    def arrived(self):
-        """Frames that the analyzer's interface has received."""
-        return int(self.on("analyzer", "cat", "/sys/class/net/a0/statistics/rx_packets"))
-
-    def settled(self):
-        """The same, once no more arrive."""
-        last = -1
-        while (count := self.arrived()) != last:
-            last = count
-            time.sleep(0.1)
-        return count
-
-    def offloads(self, state):
-        for role, link in (("client", "c0"), ("host", "h0")):
-            self.on(role, "ethtool", "-K", link, "tx", state, "tso", state, "gso", state)
-
-
-class Tap:
-    """A running tap on the tapped host."""
-
-    def __init__(self, lab, which, encapsulation):
-        self.log = tempfile.TemporaryFile("w+")
-        command = {
-            "baseline": [HERE.parent.parent / "target/bench/baseline", "h0", encapsulation.split(",")[0], ANALYZER],
-            "farspan": [os.environ["FARSPAN_BINARY"], "mirror", "-i", "h0", "--to", URLS[encapsulation], "--json"],
-        }[which]
-        self.process = subprocess.Popen(lab.inside("host", *command), stdout=subprocess.PIPE, stderr=self.log, text=True)
-        soon(f"{which} to start", lambda: "mirroring" in self.words())
-
-    def words(self):
-        self.log.seek(0)
-        return self.log.read()
-
-    def cpu(self):
-        """CPU time of all its threads so far, in nanoseconds."""
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks)
-
-    def memory(self):
-        """Largest resident memory so far, in KiB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0])
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        printed, _ = self.process.communicate(timeout=30)
-        return json.loads(printed)
-
-
-def cost(lab, which, encapsulation, traffic):
-    """Lets traffic() pass a tap; returns CPU ns, datagrams that arrived, and what the kernel dropped before the tap."""
-    tap = Tap(lab, which, encapsulation)
-    frames, cpu = lab.settled(), tap.cpu()
-    traffic()
-    frames, cpu = lab.settled() - frames, tap.cpu() - cpu
-    return cpu, frames, tap.stop()["kernel_dropped"]
-
-
-def interleaved(lab, rounds, encapsulation, traffic, unit=None):
-    """Medians of both taps over alternating rounds; `unit` divides instead of the datagrams that arrived."""
-    samples = {"baseline": [], "farspan": []}
-    dropped = {"baseline": 0, "farspan": 0}
-    for number in range(rounds):
-        order = ("baseline", "farspan") if number % 2 == 0 else ("farspan", "baseline")
-        for which in order:
-            cpu, frames, lost = cost(lab, which, encapsulation, traffic)
-            samples[which].append(cpu / (unit or max(frames, 1)))
-            dropped[which] += lost
-    medians = {which: statistics.median(values) for which, values in samples.items()}
-    return {**medians, "ratio": medians["farspan"] / medians["baseline"], "dropped": dropped, "samples": samples}
-
-
-def bulk(lab, megabytes):
-    """Real TCP: iperf3 from the tapped host to the client."""
-    server = subprocess.Popen(lab.inside("client", "iperf3", "-s", "-1"), stdout=subprocess.DEVNULL)
-    soon("iperf3", lambda: ":5201 " in lab.on("client", "ss", "-Hlnt"))
-    lab.on("host", "iperf3", "-c", "10.8.0.1", "-n", f"{megabytes}M", "-b", "800M")
-    server.wait()
-
-
-def delays(lab, count):
-    """Milliseconds from a ping's passing the tapped interface to its copy's arrival at the analyzer."""
-    with tempfile.TemporaryDirectory() as folder:
-        watchers = []
-        for role, link, what in (("host", "h0", "icmp"), ("analyzer", "a0", "udp dst port 4789")):
-            log = open(f"{folder}/{link}.log", "w+")
-            watchers.append(subprocess.Popen(lab.inside(
-                role, "tcpdump", "-i", link, "-w", f"{folder}/{link}", "-U", "--immediate-mode", "-Z", "root",
-                "--time-stamp-precision=nano", *what.split()), stderr=log))
-            soon("tcpdump", lambda: "listening" in Path(log.name).read_text())
-        tap = Tap(lab, "farspan", "vxlan")
-        lab.on("client", sys.executable, __file__, "--ping", count)
-        lab.settled()
+def carries(lab, which, size, pace, seconds):
+    """Whether a tap keeps up with a pace, losing nothing and not falling behind; and the pace that was reached."""
+    with Tap(lab, which) as tap:
+        before = lab.arrived("veth")
+        traffic = lab.generate(size, pace, seconds)
+        behind = traffic["sent"] - (lab.arrived("veth") - before)
+        arrived = lab.settled("veth", before + traffic["sent"]) - before
         tap.stop()
-        for watcher in watchers:
+    reached = traffic["sent"] / traffic["seconds"]
+    # What the ring holds at the end was not carried: no more than 20 ms of it.
+    return reached, arrived >= traffic["sent"] and behind <= reached * 0.02
+
+
+def loss_free(lab, which, size, seconds, tries):
+    """The highest loss-free rate in frames a second, by bisection, and whether it was the generator that gave up."""
+    best, low, high = 0.0, 100_000, 1_600_000
+    for _ in range(tries):
+        pace = math.sqrt(low * high)
+        short = 0.95 * pace  # of what the generator was asked for
+        reached, kept = carries(lab, which, size, pace, seconds)
+        if not kept or reached < short:  # once more: others use this machine too
+            reached, kept = max((reached, kept), carries(lab, which, size, pace, seconds), key=lambda result: result[::-1])
+        if kept:
+            best, low = max(best, reached), pace
+            if reached < short:
+                return best, True
+        else:
+            high = pace
+    return best, False
+
+
+@contextmanager
+def watched(lab, expression, snaplen):
+    """What tcpdump sees at the analyzer meanwhile: a list that is filled at the end, of (nanoseconds, frame)."""
+    frames = []
+    with tempfile.TemporaryDirectory() as folder, open(f"{folder}/log", "w+") as log:
+        watcher = subprocess.Popen(lab.inside(
+            "analyzer", "tcpdump", "-i", "a0", "-w", f"{folder}/a0", "-U", "--immediate-mode", "-Z", "root", "-s", snaplen,
+            "-B", 65536, "--time-stamp-precision=nano", *expression.split()), stderr=log)
+        soon("tcpdump", lambda: "listening" in Path(log.name).read_text())
+        try:
+            yield frames
+        finally:
             watcher.send_signal(signal.SIGINT)
             watcher.wait()
-        seen = {frame: when for when, frame in records(f"{folder}/h0")}
-        copies = {frame[50:]: when for when, frame in records(f"{folder}/a0")}
-    return sorted((copies[frame] - when) / 1e6 for frame, when in seen.items() if frame in copies), len(seen)
+            frames += records(f"{folder}/a0")
 
 
 def records(path):
@@ -200,81 +95,83 @@ def records(path):
         at += 16 + length
 
 
-def ping(count):
-    """Echo requests at random intervals, 2 to 30 ms; runs inside the client's namespace."""
-    out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-    for number in range(count):
-        body = struct.pack("!BBHHH", 8, 0, 0, os.getpid() & 0xFFFF, number & 0xFFFF) + random.randbytes(48)
-        total = sum(struct.unpack(f"!{len(body) // 2}H", body))
+def delay(lab, which, pace, seconds):
+    """Milliseconds from a frame's passing the tapped interface to its copy's arrival at the analyzer: p50, p99, largest."""
+    with watched(lab, f"udp port 4789 and ether[{MARK}:4] = 0x6673706e", 128) as copies:
+        with Tap(lab, which) as tap:
+            before = lab.arrived("veth")
+            traffic = lab.generate("imix", pace, seconds)
+            lab.settled("veth", before + traffic["sent"])
+            tap.stop()
+    took = sorted((when - struct.unpack_from("Q", frame, MARK + 4)[0]) / 1e6 for when, frame in copies)
+    if not took:
+        return {"p50": math.inf, "p99": math.inf, "max": math.inf, "missing": traffic["stamped"]}
+    return {"p50": took[len(took) // 2], "p99": took[len(took) * 99 // 100], "max": took[-1],
+            "missing": traffic["stamped"] - len(took)}
+
+
+def drain(lab, which, size, sink, frames, workers):
+    """A ring filled while the tap was paused: frames a CPU-second, and a second while all workers have some."""
+    with Tap(lab, which, sink, mebibytes=256, workers=workers) as tap:
+        tap.pause()
+        pace = 400_000
+        sent = lab.generate(size, pace, frames / pace)["sent"]
+        before, cpu = lab.arrived(sink), tap.cpu()
+        began = tap.resume()
+        seen = [(0, 0.0)]
+        while seen[-1][0] < sent and time.monotonic() - began < 10:
+            time.sleep(0.002)
+            seen.append((lab.arrived(sink) - before, time.monotonic() - began))
+        cpu = tap.cpu() - cpu
+        tap.stop()
+    # Between waking up and the end of the first worker that has nothing left.
+    middle = [(count, when) for count, when in seen if sent * 0.1 <= count <= sent * 0.8]
+    (first, start), (last, end) = (middle[0], middle[-1]) if len(middle) > 1 else (seen[0], seen[-1])
+    return {"frames_per_cpu_second": seen[-1][0] / cpu * 1e9, "frames_per_second": (last - first) / (end - start),
+            "lost": sent - seen[-1][0]}
+
+
+def idle(lab, which, seconds):
+    """CPU in percent of a core, of taps that all have nothing to do at the same time; and their resident memory in KiB."""
+    taps = {}
+    try:
+        for each in which:
+            taps[each] = Tap(lab, each)
+        time.sleep(1)
+        before = {each: tap.cpu() for each, tap in taps.items()}
+        time.sleep(seconds)
+        return {each: {"cpu_percent": (tap.cpu() - before[each]) / seconds / 1e7, "memory_kib": tap.memory()}
+                for each, tap in taps.items()}
+    finally:
+        for tap in taps.values():
+            tap.stop()
+
+
+def checksums(lab, which, megabytes):
+    """Verifies every IPv4 and TCP checksum of a transfer at the analyzer, and that nothing there is a super-frame."""
+    with watched(lab, "udp port 4789", 65535) as copies:
+        with Tap(lab, which) as tap:
+            lab.bulk(megabytes)
+            lab.settled("veth")
+            tap.stop()
+    frames = [frame[OUTER:] for _, frame in copies]
+    segments = [frame for frame in frames if frame[12:14] == b"\x08\x00" and frame[23] == 6]
+    return {"verified": len(segments), "wrong": sum(not intact(frame[14:]) for frame in segments),
+            "longest": max(map(len, frames), default=0)}
+
+
+def intact(packet):
+    """Whether both checksums of an IPv4 packet with TCP are right."""
+    header, total = (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0]
+    segment = packet[header:total]
+    pseudo = packet[12:20] + struct.pack("!HH", 6, len(segment))
+    return ones(packet[:header]) == 0xFFFF and ones(pseudo + segment) == 0xFFFF
+
+
+def ones(data):
+    """The ones' complement sum of RFC 1071."""
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-        total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-        out.sendto(body[:2] + struct.pack("!H", total) + body[4:], (HOST, 0))
-        time.sleep(random.uniform(0.002, 0.030))
-
-
-def idle(lab, seconds):
-    """CPU of an idle farspan in percent of a core, and its resident memory in KiB."""
-    tap = Tap(lab, "farspan", "vxlan")
-    time.sleep(1)
-    cpu = tap.cpu()
-    time.sleep(seconds)
-    used, memory = tap.cpu() - cpu, tap.memory()
-    tap.stop()
-    return {"cpu_percent": used / seconds / 1e7, "memory_kib": memory}
-
-
-def measure(quick):
-    rounds, seconds, pings = (3, 0.5, 200) if quick else (7, 1.0, 1000)
-    results = {"cpu_ns_per_frame": {}, "cpu_ns_per_wire_segment": {}}
-    with Lab() as lab:
-        for encapsulation in URLS:
-            for size in SIZES:
-                generate = [HERE.parent.parent / "target/bench/generate", "c0", size, PACE, seconds]
-                row = interleaved(lab, rounds, encapsulation, lambda: lab.on("client", *generate))
-                results["cpu_ns_per_frame"][f"{encapsulation} {size}"] = row
-                print_row(f"{encapsulation} {size}", row)
-            megabytes = 50 if quick else 200
-            for state in ("on", "off"):
-                lab.offloads(state)
-                segments = megabytes * 2**20 / 1448
-                row = interleaved(lab, rounds, encapsulation, lambda: bulk(lab, megabytes), segments)
-                results["cpu_ns_per_wire_segment"][f"{encapsulation} TCP, offloads {state}"] = row
-                print_row(f"{encapsulation} TCP, offloads {state} *", row)
-            lab.offloads("on")
-        delay, sent = delays(lab, pings)
-        results["delay_ms"] = {
-            "p50": delay[len(delay) // 2], "p99": delay[len(delay) * 99 // 100], "max": delay[-1],
-            "mirrored": len(delay), "of": sent,
-        }
-        results["idle"] = idle(lab, 5 if quick else 20)
-    return results
-
-
-def print_row(name, row):
-    lost = " ".join(f"{which} lost {count}" for which, count in row["dropped"].items() if count)
-    print(f"{name:30}{row['baseline']:10.0f}{row['farspan']:10.0f}{row['ratio']:10.2f}  {lost}", file=sys.stderr)
-
-
-def main():
-    arguments = argparse.ArgumentParser(prog="scripts/bench", description="what farspan costs, against a baseline")
-    arguments.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under five minutes")
-    arguments.add_argument("--json", action="store_true", help="every sample as JSON on standard output")
-    arguments.add_argument("--ping", type=int, help=argparse.SUPPRESS)
-    chosen = arguments.parse_args()
-    if chosen.ping:
-        return ping(chosen.ping)
-    print(f"{'CPU ns per frame':30}{'baseline':>10}{'farspan':>10}{'ratio':>10}", file=sys.stderr)
-    results = measure(chosen.quick)
-    print("* per 1448 bytes of payload; with offloads on the baseline sends super-frames that no analyzer can use",
-          file=sys.stderr)
-    delay, still = results["delay_ms"], results["idle"]
-    print(f"ping mirrored after: p50 {delay['p50']:.2f} ms, p99 {delay['p99']:.2f} ms "
-          f"({delay['mirrored']} of {delay['of']})", file=sys.stderr)
-    print(f"idle: {still['cpu_percent']:.3f} % of a core, {still['memory_kib'] / 1024:.1f} MiB resident", file=sys.stderr)
-    if chosen.json:
-        json.dump(results, sys.stdout, indent=1)
-        print()
-
-
-if __name__ == "__main__":
-    main()
+    return total

@@ -63,9 +63,9 @@ pub fn tunnel(bytes: &[u8]) {
                     let Ok(Some((bytes, packet))) = reassembly.add(outer, &packet, now) else { continue };
                     let whole = rules.take_from_packet(bytes, &packet);
                     assert_ne!(whole, Err(DecapsulateError::Fragment));
-                    whole.map(|inner| inner.bytes.len()).unwrap_or(0)
+                    whole.map_or(0, |inner| inner.bytes.len())
                 }
-                taken => taken.map(|inner| inner.bytes.len()).unwrap_or(0),
+                taken => taken.map_or(0, |inner| inner.bytes.len()),
             };
             assert!(inner < 65_536 || inner < outer.len());
         }

@@ -14,14 +14,18 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("wire", [&frames[..], &tunnels].concat()),
         (
             "tunnel",
-            tunnels.iter().map(|frame| listed(&[frame.clone()])).chain([listed(&fragments(&tunnels[0]))]).collect(),
+            tunnels
+                .iter()
+                .map(|frame| listed(std::slice::from_ref(frame)))
+                .chain([listed(&fragments(&tunnels[0]))])
+                .collect(),
         ),
         ("capture_file", vec![pcap(&frames, true), pcap(&frames, false), pcapng(&frames)]),
         ("compare", captures),
     ]
 }
 
-/// `virtio_net_hdr` (linux/virtio_net.h): TCP over IPv4 in segments of 100 bytes, its checksum partial.
+/// `virtio_net_hdr` (`linux/virtio_net.h`): TCP over IPv4 in segments of 100 bytes, its checksum partial.
 const SEGMENT: [u8; 10] = [1, 1, 54, 0, 100, 0, 34, 0, 16, 0];
 /// The same without segmentation.
 const CHECKSUM: [u8; 10] = [1, 0, 0, 0, 0, 0, 34, 0, 6, 0];
@@ -37,14 +41,14 @@ fn frames() -> Vec<Vec<u8>> {
         frames.push(frame);
     };
     add(&|out| {
-        ethernet().ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64).tcp(4000, 80, 7, 500).ack(9).write(out, &payload).unwrap()
+        ethernet().ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64).tcp(4000, 80, 7, 500).ack(9).write(out, &payload).unwrap();
     });
     add(&|out| ethernet().ipv6([1; 16], [2; 16], 64).tcp(4000, 80, 7, 500).psh().write(out, &payload).unwrap());
     add(&|out| ethernet().ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64).udp(4000, 53).write(out, &payload[..40]).unwrap());
     let [outer, inner] = [100, 200].map(|id| VlanId::try_new(id).unwrap());
     add(&|out| ethernet().double_vlan(outer, inner).ipv6([1; 16], [2; 16], 64).udp(1, 2).write(out, b"qinq").unwrap());
     add(&|out| {
-        ethernet().ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64).icmpv4_echo_request(1, 2).write(out, b"ping").unwrap()
+        ethernet().ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64).icmpv4_echo_request(1, 2).write(out, b"ping").unwrap();
     });
     add(&|out| out.extend([&[0xff; 6][..], &[2; 6], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &[1; 20]].concat()));
     add(&|out| {
@@ -101,7 +105,7 @@ fn listed(frames: &[Vec<u8>]) -> Vec<u8> {
     frames.iter().flat_map(|frame| [&u16::try_from(frame.len()).unwrap().to_le_bytes()[..], frame].concat()).collect()
 }
 
-/// A TPACKET_V3 block (linux/if_packet.h) with these frames, each with this `virtio_net_hdr`. Every second one lacks a
+/// A TPACKET_V3 block (`linux/if_packet.h`) with these frames, each with this `virtio_net_hdr`. Every second one lacks a
 /// tag that the kernel took out.
 fn block(frames: &[Vec<u8>], vnet: [u8; 10]) -> Vec<u8> {
     const HEADER: usize = 48;

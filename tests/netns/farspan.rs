@@ -15,7 +15,7 @@ pub fn binary() -> PathBuf {
 }
 
 /// The capture engine of this run, if `FARSPAN_ENGINE` names one: every test holds for each of them.
-fn engine() -> Vec<String> {
+pub fn engine() -> Vec<String> {
     std::env::var("FARSPAN_ENGINE").map_or_else(|_| Vec::new(), |engine| vec!["--engine".to_owned(), engine])
 }
 
@@ -44,9 +44,9 @@ impl Farspan {
         let mut command = lab.host.command(binary());
         command
             .args(["mirror", "--json"])
-            .args(arguments)
             .args(engine())
             .args(transmit(arguments))
+            .args(arguments)
             .stdout(File::create(&ledger).expect("the folder is writable"))
             .stderr(File::create(&log).expect("the folder is writable"));
         let mut farspan = Self { process: Process::start(command), ledger, log };
@@ -57,6 +57,11 @@ impl Farspan {
             farspan.log().contains("mirroring ")
         });
         farspan
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// What it wrote to standard error so far.

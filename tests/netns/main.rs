@@ -22,3 +22,5 @@ mod ids;
 mod law;
 mod own_traffic;
 mod resources;
+mod settings;
+mod workers;

@@ -12,7 +12,7 @@ use crate::traffic::Servers;
 fn one_copy_of_each_frame_and_no_loop() {
     let lab = Lab::new();
     let _device = KernelVxlan::start(&lab, 42, false);
-    exactly_one_copy(&lab, "vxlan://192.0.2.2?vni=42", None);
+    exactly_one_copy(&lab, "vxlan://192.0.2.2?vni=42", None, &[]);
 }
 
 #[test]
@@ -20,7 +20,7 @@ fn one_copy_of_each_frame_and_no_loop() {
 fn one_copy_where_our_datagrams_are_fragmented() {
     let lab = Lab::new();
     let _device = KernelVxlan::start(&lab, 42, false);
-    let capture = exactly_one_copy(&lab, "vxlan://192.0.2.2?vni=42&fit=fragment", None);
+    let capture = exactly_one_copy(&lab, "vxlan://192.0.2.2?vni=42&fit=fragment", None, &[]);
     assert!(tshark::count(&capture, "ip.frag_offset#1 > 0") > 0, "full frames left as two fragments");
 }
 
@@ -29,7 +29,7 @@ fn one_copy_where_our_datagrams_are_fragmented() {
 fn one_copy_where_the_analyzer_has_no_socket() {
     let lab = Lab::new();
     lab.analyzer.run("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv4.icmp_msgs_per_sec=100000");
-    exactly_one_copy(&lab, "vxlan://192.0.2.2?vni=42", Some("icmp.type == 3"));
+    exactly_one_copy(&lab, "vxlan://192.0.2.2?vni=42", Some("icmp.type == 3"), &[]);
 }
 
 #[test]
@@ -37,16 +37,17 @@ fn one_copy_where_the_analyzer_has_no_socket() {
 fn one_copy_over_gre_where_the_analyzer_has_no_socket() {
     let lab = Lab::new();
     lab.analyzer.run("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv4.icmp_msgs_per_sec=100000");
-    exactly_one_copy(&lab, "gre://192.0.2.2?key=7", Some("icmp.type == 3"));
+    exactly_one_copy(&lab, "gre://192.0.2.2?key=7", Some("icmp.type == 3"), &[]);
 }
 
 /// Lets the analyzer talk to the tapped host over the interface that is mirrored and that carries the mirror, and
 /// compares what was said with what was mirrored. `about_us` selects what the analyzer answers to the mirror itself.
-fn exactly_one_copy(lab: &Lab, to: &str, about_us: Option<&str>) -> PathBuf {
+/// farspan runs with these `options`.
+pub fn exactly_one_copy(lab: &Lab, to: &str, about_us: Option<&str>, options: &[&str]) -> PathBuf {
     let _servers = Servers::start(lab);
     lab.write("page", vec![b'x'; 200_000]);
     let seen = Capture::start(lab, &lab.analyzer, "a0", "");
-    let farspan = Farspan::mirror(lab, &["-i", "u0", "--to", to]);
+    let farspan = Farspan::mirror(lab, &[&["-i", "u0", "--to", to], options].concat());
     // The analyzer is also a client of the host: pings, and a download with full frames.
     lab.analyzer.run(&format!("ping -q -c 20 -i 0.02 -s 900 {UNDERLAY_HOST}"));
     lab.analyzer.run(&format!("curl -sS -o /dev/null http://{UNDERLAY_HOST}/page"));

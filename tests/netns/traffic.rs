@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::lab::{CLIENT, HOST, Lab, Process, await_that};
+use crate::lab::{CLIENT, HOST, Lab, Namespace, Process, await_that};
 
 /// Rules that the conversations of [`Servers`] trigger, one each for HTTP, DNS and TLS.
 pub const RULES: &str = r#"
@@ -83,8 +83,13 @@ pub fn of_stranger(frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 
 /// Sends made-up frames from the client towards the tapped host, at `rate` (an option of tcpreplay).
 pub fn send(lab: &Lab, frames: &[Vec<u8>], rate: &str) {
+    send_from(lab, &lab.client, "c0", frames, rate);
+}
+
+/// Sends made-up frames at any interface of the lab.
+pub fn send_from(lab: &Lab, namespace: &Namespace, link: &str, frames: &[Vec<u8>], rate: &str) {
     let file = lab.write("sent.pcap", capture_file(frames));
-    lab.client.run(&format!("tcpreplay -q -i c0 {rate} {}", file.display()));
+    namespace.run(&format!("tcpreplay -q -i {link} {rate} {}", file.display()));
 }
 
 /// A classic capture file of whole Ethernet frames, one a millisecond

@@ -7,7 +7,24 @@ use crate::lab::succeed;
 
 /// How many frames pass a display filter.
 pub fn count(capture: &Path, filter: &str) -> usize {
-    succeed(tshark(capture, filter).args(["-T", "fields", "-e", "frame.number"])).lines().count()
+    values(capture, filter, "frame.number").len()
+}
+
+/// What `field` is in each of the frames that pass a display filter.
+pub fn values(capture: &Path, filter: &str, field: &str) -> Vec<String> {
+    succeed(tshark(capture, filter).args(["-T", "fields", "-e", field])).lines().map(str::to_owned).collect()
+}
+
+/// Fields of each frame that passes a display filter, packet by packet: fragments are not put together. All occurrences
+/// of a field, the outermost first, with commas between them.
+pub fn fields(capture: &Path, filter: &str, fields: &[&str]) -> Vec<Vec<String>> {
+    let mut command = tshark(capture, filter);
+    command.args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE", "-T", "fields", "-E", "separator=/t"]);
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let lines = succeed(&mut command);
+    lines.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
 }
 
 /// Asserts that tshark finds no wrong checksum, outer or inner, and no malformed packet.

@@ -1,0 +1,63 @@
+//! What destinations share: those of one worker with each other, and a session's workers among themselves.
+
+use std::sync::{Arc, Mutex};
+
+use super::sequence::Counters;
+use super::shared_file::{CannotCreate, SharedFile};
+use super::xdp_queue::Queues;
+use crate::config::plan::{DestinationPlan, End, FilePath, TransmitPlan};
+
+/// What destinations open together. Made once a session; whoever opens a destination, for whichever worker, finds here
+/// what was opened before.
+#[derive(Debug)]
+pub struct Shared {
+    /// The session's capture files, dry runs among them, by name.
+    files: Vec<(FilePath, SharedFile)>,
+    /// The session's sequence numbers, by destination; `None` where the encapsulation has none.
+    counters: Vec<(String, Option<Counters>)>,
+    /// How many destinations send through AF_XDP.
+    members: usize,
+    /// The worker's AF_XDP sockets: one for each interface.
+    pub(super) queues: Arc<Mutex<Queues>>,
+}
+
+impl Shared {
+    /// For the destinations `plans` of the worker with this number, which is the first that opens any.
+    pub fn new(plans: &[DestinationPlan], worker: u32) -> Self {
+        let is_xdp = |plan: &&DestinationPlan| matches!(&plan.end, End::Tunnel(t) if t.transmit == TransmitPlan::Xdp);
+        let members = plans.iter().filter(is_xdp).count();
+        Self { files: Vec::new(), counters: Vec::new(), members, queues: queues(worker, members) }
+    }
+
+    /// Goes on to another worker of the session: it has sockets of its own.
+    pub fn go_on_to(&mut self, worker: u32) {
+        self.queues = queues(worker, self.members);
+    }
+
+    /// The capture file of that name, created unless another destination or worker has done so in this session.
+    ///
+    /// # Errors
+    /// When the file cannot be created or written.
+    pub(super) fn file(&mut self, path: &FilePath) -> Result<SharedFile, CannotCreate> {
+        if let Some((_, file)) = self.files.iter().find(|(known, _)| known == path) {
+            return Ok(file.clone());
+        }
+        let file = SharedFile::create(path)?;
+        self.files.push((path.clone(), file.clone()));
+        Ok(file)
+    }
+
+    /// The sequence numbers of the destination `name`: those of the first worker that opened it, if any did.
+    pub(super) fn counters(&mut self, name: &str) -> &mut Option<Counters> {
+        let known = self.counters.iter().position(|(known, _)| known == name);
+        let at = known.unwrap_or_else(|| {
+            self.counters.push((name.to_owned(), None));
+            self.counters.len() - 1
+        });
+        &mut self.counters[at].1
+    }
+}
+
+fn queues(worker: u32, members: usize) -> Arc<Mutex<Queues>> {
+    Arc::new(Mutex::new(Queues::new(worker, members)))
+}

@@ -1,0 +1,143 @@
+//! Several workers' ledgers as one: every counter is a sum, so the law that holds for each holds for all.
+
+use std::ops::{Add, AddAssign};
+
+use super::{DestinationLedger, IcmpReports, KernelDrops, Ledger, Rewritten};
+
+impl Ledger {
+    /// The ledgers of one session's workers together; an empty one when there are none.
+    pub fn sum(ledgers: impl IntoIterator<Item = Self>) -> Self {
+        let add = |mut sum: Self, ledger| {
+            sum += &ledger;
+            sum
+        };
+        ledgers.into_iter().reduce(add).unwrap_or_default()
+    }
+}
+
+// Every field is named, so that a counter that is added to a ledger is added to the sums too.
+
+impl AddAssign<&Self> for Ledger {
+    /// Adds what another worker of the same session counted, which has the same destinations.
+    fn add_assign(&mut self, other: &Self) {
+        let Self { captured, not_selected, not_normalised, segments_added, offered, destinations, kernel, rewritten } =
+            other;
+        self.captured += captured;
+        self.not_selected = &self.not_selected + not_selected;
+        self.not_normalised = &self.not_normalised + not_normalised;
+        self.segments_added += segments_added;
+        self.offered += offered;
+        self.destinations.iter_mut().zip(destinations).for_each(|(sum, destination)| *sum += destination);
+        self.kernel = self.kernel + *kernel;
+        self.rewritten = self.rewritten + *rewritten;
+    }
+}
+
+impl AddAssign<&Self> for DestinationLedger {
+    /// Adds what another worker sent to the same destination.
+    fn add_assign(&mut self, other: &Self) {
+        let Self { name: _, to: _, assigned, split_added, sent, in_flight, truncated, datagrams, bytes, dropped, icmp } =
+            other;
+        self.assigned += assigned;
+        self.split_added += split_added;
+        self.sent += sent;
+        self.in_flight += in_flight;
+        self.truncated += truncated;
+        self.datagrams += datagrams;
+        self.bytes += bytes;
+        self.dropped = &self.dropped + dropped;
+        self.icmp = self.icmp + *icmp;
+    }
+}
+
+impl Add for KernelDrops {
+    type Output = Self;
+    fn add(self, Self { buffer_full, interface }: Self) -> Self {
+        Self { buffer_full: self.buffer_full + buffer_full, interface: self.interface + interface }
+    }
+}
+
+impl Add for IcmpReports {
+    type Output = Self;
+    fn add(self, Self { port_unreachable, host_unreachable, too_big, other }: Self) -> Self {
+        Self {
+            port_unreachable: self.port_unreachable + port_unreachable,
+            host_unreachable: self.host_unreachable + host_unreachable,
+            too_big: self.too_big + too_big,
+            other: self.other + other,
+        }
+    }
+}
+
+impl Add for Rewritten {
+    type Output = Self;
+    fn add(self, Self { super_frames, checksums, tags }: Self) -> Self {
+        Self {
+            super_frames: self.super_frames + super_frames,
+            checksums: self.checksums + checksums,
+            tags: self.tags + tags,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::DropReason;
+    use super::*;
+
+    /// A ledger that balances, with numbers of its own in every counter.
+    fn lawful(seed: &[u64; 16]) -> Ledger {
+        let mut ledger = Ledger::new([("1", "vxlan://192.0.2.1?vni=1"), ("2", "pcap:copy.pcap")]);
+        ledger.not_selected[DropReason::OwnTraffic] = seed[0];
+        ledger.not_normalised[DropReason::Unsegmentable] = seed[1];
+        ledger.segments_added = seed[2];
+        ledger.captured = seed[0] + seed[1] + seed[3];
+        ledger.offered = seed[2] + seed[3];
+        ledger.kernel = KernelDrops { buffer_full: seed[4], interface: seed[5] };
+        ledger.rewritten = Rewritten { super_frames: seed[6], checksums: seed[7], tags: seed[8] };
+        for (number, account) in ledger.destinations.iter_mut().enumerate() {
+            account.assigned = ledger.offered;
+            account.split_added = seed[9];
+            account.in_flight = seed[10].min(account.assigned);
+            account.dropped[DropReason::Oversize] = seed[9];
+            account.sent = account.assigned - account.in_flight;
+            account.truncated = seed[11];
+            account.datagrams = account.sent + number as u64;
+            account.bytes = seed[12];
+            let [port_unreachable, host_unreachable, too_big, other] = [seed[13], seed[14], seed[15], seed[0]];
+            account.icmp = IcmpReports { port_unreachable, host_unreachable, too_big, other };
+        }
+        ledger
+    }
+
+    /// Every number of a ledger, in the order in which it is shown for debugging: so none can be forgotten here.
+    fn numbers(ledger: &Ledger) -> Vec<u64> {
+        let text =
+            format!("{ledger:?}").replace("vxlan://192.0.2.1?vni=1", "").replace("\"1\"", "").replace("\"2\"", "");
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+    }
+
+    proptest! {
+        /// Each counter of the sum is the sum of the counters, and the law that holds for the parts holds for it.
+        #[test]
+        fn the_sum_of_lawful_ledgers_is_lawful(seeds in proptest::collection::vec(any::<[u32; 16]>(), 1..6)) {
+            let ledgers: Vec<Ledger> = seeds.iter().map(|seed| lawful(&seed.map(u64::from))).collect();
+            prop_assert!(ledgers.iter().all(|ledger| ledger.balance().is_ok()));
+            let sum = Ledger::sum(ledgers.clone());
+            prop_assert_eq!(sum.balance(), Ok(()));
+            let parts: Vec<Vec<u64>> = ledgers.iter().map(numbers).collect();
+            let expected: Vec<u64> = (0..parts[0].len()).map(|at| parts.iter().map(|part| part[at]).sum()).collect();
+            prop_assert_eq!(numbers(&sum), expected);
+            prop_assert_eq!(&*sum.destinations[1].to, "pcap:copy.pcap");
+        }
+    }
+
+    #[test]
+    fn one_worker_s_ledger_is_its_own_sum() {
+        let ledger = lawful(&[7; 16]);
+        assert_eq!(Ledger::sum([ledger.clone()]), ledger);
+        assert_eq!(Ledger::sum([]), Ledger::default());
+    }
+}

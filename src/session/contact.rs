@@ -1,0 +1,40 @@
+//! What one worker and the control plane have of each other.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::stop::Stop;
+use crate::error::Explain;
+use crate::ledger::Published;
+
+/// What one worker and the control plane have of each other. The worker uses it between turns, never for a frame.
+#[derive(Clone, Debug)]
+pub(super) struct Contact {
+    /// How this worker is asked to end. Each has its own: an event that one acknowledges would not wake another.
+    pub(super) stop: Stop,
+    /// This worker's ledger, as others see it.
+    pub(super) published: Published,
+    /// What went wrong in the session.
+    pub(super) failures: Failures,
+}
+
+/// What went wrong in a session, each thing once: when an interface goes away, all workers see it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Failures(Arc<Mutex<Vec<Box<dyn Explain>>>>);
+
+impl Failures {
+    /// Says and keeps `failure`, unless the same has been reported.
+    pub(super) fn report(&self, failure: Box<dyn Explain>) {
+        // A list of whole failures, whoever was interrupted over it.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = failure.to_string();
+        if known.iter().all(|other| other.to_string() != words) {
+            tracing::error!("{words}");
+            known.push(failure);
+        }
+    }
+
+    /// Everything that was reported, in its order.
+    pub(super) fn take(&self) -> Vec<Box<dyn Explain>> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,241 @@
+//! A running session: its worker threads, seen as one.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::SessionError;
+use super::contact::{Contact, Failures};
+use super::worker::Worker;
+use crate::destination::Unwritten;
+use crate::error::{Explain, Problems};
+use crate::kernel::underlay::Underlay;
+use crate::ledger::Ledger;
+
+/// A session whose workers run.
+#[derive(Debug)]
+pub struct Running {
+    contacts: Vec<Contact>,
+    failures: Failures,
+    underlays: Vec<Arc<Underlay>>,
+    /// Which destinations are capture files.
+    files: Vec<bool>,
+    exits: UnboundedReceiver<Exit>,
+    /// How many workers have not ended yet.
+    at_work: usize,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The whole account; nothing is in flight.
+    pub ledger: Ledger,
+    /// What went wrong on the way. Frames mirrored before are in the ledger all the same.
+    pub failures: Vec<Box<dyn Explain>>,
+}
+
+/// A worker that is ready to run.
+pub(super) struct Ready {
+    pub(super) worker: Worker,
+    pub(super) contact: Contact,
+    /// The CPU that it stays on.
+    pub(super) cpu: Option<usize>,
+}
+
+/// A worker's last word.
+#[derive(Debug)]
+struct Exit {
+    /// Its number.
+    worker: usize,
+    /// Whether it ended as it should.
+    well: bool,
+}
+
+impl Running {
+    /// Starts `workers`, which have `failures` in common.
+    ///
+    /// # Errors
+    /// When the kernel gives no thread.
+    pub(super) fn start(
+        workers: Vec<Ready>,
+        failures: Failures,
+        underlays: Vec<Arc<Underlay>>,
+        files: Vec<bool>,
+    ) -> Result<Self, Problems> {
+        let (send, exits) = unbounded_channel();
+        let contacts = workers.iter().map(|ready| ready.contact.clone()).collect();
+        let running = Self { contacts, failures, underlays, files, exits, at_work: workers.len() };
+        for (number, ready) in workers.into_iter().enumerate() {
+            if let Err(cause) = start_one(number, ready, send.clone()) {
+                running.stop();
+                return Err(SessionError::Resources { cause }.into());
+            }
+        }
+        Ok(running)
+    }
+
+    /// Asks the workers to end; [`ended`](Self::ended) tells when they have.
+    pub fn stop(&self) {
+        self.contacts.iter().for_each(|contact| contact.stop.request());
+        self.underlays.iter().for_each(|underlay| underlay.stop_waiting());
+    }
+
+    /// The ledger of all workers together, as it was a moment ago.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::sum(self.contacts.iter().map(|contact| contact.published.read()))
+    }
+
+    /// Waits for the end of all workers. Where one ends, the others are asked to: a session without a part of its flows
+    /// would look whole.
+    pub async fn ended(&mut self) -> Outcome {
+        while self.at_work > 0 {
+            let Some(Exit { worker, well }) = self.exits.recv().await else { break };
+            self.at_work -= 1;
+            if !well {
+                self.failures.report(SessionError::Crashed { worker }.into());
+            }
+            if self.at_work > 0 {
+                self.stop();
+            }
+        }
+        let ledger = self.ledger();
+        let files =
+            ledger.destinations.iter().zip(&self.files).filter_map(|(account, is_file)| is_file.then_some(account));
+        let mut failures = self.failures.take();
+        failures.extend(files.filter_map(Unwritten::of).map(|unwritten| Box::new(unwritten) as _));
+        Outcome { ledger, failures }
+    }
+}
+
+/// Starts one worker thread.
+fn start_one(number: usize, ready: Ready, exits: UnboundedSender<Exit>) -> std::io::Result<()> {
+    let Ready { mut worker, contact, cpu } = ready;
+    let run = move || {
+        // Nothing of a worker that panicked is used again but what it has published.
+        let well = catch_unwind(AssertUnwindSafe(|| match cpu.map(|cpu| (cpu, pin(cpu))) {
+            Some((cpu, Err(cause))) => contact.failures.report(SessionError::NotPinned { cpu, cause }.into()),
+            _ => worker.run(),
+        }));
+        // The last word first: to close many captures takes the kernel seconds. Where nobody waits for it any more, the
+        // process is ending.
+        drop(exits.send(Exit { worker: number, well: well.is_ok() }));
+    };
+    thread::Builder::new().name(format!("worker-{number}")).spawn(run).map(drop)
+}
+
+/// Keeps this thread on one CPU.
+fn pin(cpu: usize) -> nix::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &only)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+    use std::time::Instant;
+
+    use nix::sched::sched_getaffinity;
+
+    use super::super::testing;
+    use super::*;
+    use crate::frame::Frame;
+    use crate::ledger::KernelDrops;
+    use crate::source::{Readiness, Source, SourceError};
+
+    /// A source that gives one frame, and then does what it was made for.
+    struct Then {
+        gave: bool,
+        then: Option<End>,
+    }
+
+    type End = fn() -> Result<Readiness, Box<dyn Explain>>;
+
+    impl Source for Then {
+        fn drain(
+            &mut self,
+            _: Instant,
+            _: usize,
+            each: &mut dyn FnMut(&Frame<'_>),
+        ) -> Result<Readiness, Box<dyn Explain>> {
+            if !std::mem::replace(&mut self.gave, true) {
+                each(&testing::FRAME);
+                return Ok(Readiness::Until(Instant::now()));
+            }
+            self.then.map_or(Ok(Readiness::Waiting), |then| then())
+        }
+
+        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn kernel_drops(&mut self) -> KernelDrops {
+            KernelDrops { buffer_full: 3, interface: 0 }
+        }
+    }
+
+    fn ready(failures: &Failures, then: Option<End>, cpu: Option<usize>) -> Ready {
+        let contact = Contact { failures: failures.clone(), ..testing::contact() };
+        let worker = testing::worker(vec![Box::new(Then { gave: false, then })], &contact, None);
+        Ready { worker, contact, cpu }
+    }
+
+    fn outcome(workers: impl FnOnce(&Failures) -> Vec<Ready>) -> Outcome {
+        let failures = Failures::default();
+        let mut running = Running::start(workers(&failures), failures, Vec::new(), vec![true]).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(running.ended())
+    }
+
+    fn words(outcome: &Outcome) -> Vec<String> {
+        outcome.failures.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn when_one_worker_crashes_the_others_end_with_their_accounts() {
+        let outcome = outcome(|failures| {
+            let crash: fn() -> _ = || panic!("a defect that this test makes");
+            vec![ready(failures, None, None), ready(failures, Some(crash), None), ready(failures, None, None)]
+        });
+        assert_eq!(
+            words(&outcome),
+            ["worker thread worker-1 ended unexpectedly; what it counted last is missing from the ledger"]
+        );
+        assert_eq!((outcome.ledger.captured, outcome.ledger.kernel.buffer_full), (3, 9));
+        assert_eq!(outcome.ledger.balance(), Ok(()));
+    }
+
+    #[test]
+    fn an_interface_that_all_workers_lose_is_told_once() {
+        let outcome = outcome(|failures| {
+            let gone: fn() -> _ = || {
+                let cause = std::io::ErrorKind::NotFound.into();
+                Err(SourceError::InterfaceGone { interface: "eth7".to_owned(), cause }.into())
+            };
+            vec![ready(failures, Some(gone), None), ready(failures, Some(gone), None)]
+        });
+        assert_eq!(words(&outcome), ["the capture on `eth7` ended"]);
+        assert_eq!(outcome.ledger.captured, 2);
+    }
+
+    #[test]
+    fn a_pinned_worker_has_its_cpu_alone() {
+        let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let cpu = (0..CpuSet::count()).rfind(|&cpu| allowed.is_set(cpu).unwrap()).unwrap();
+        let seen = thread::spawn(move || {
+            pin(cpu).unwrap();
+            sched_getaffinity(Pid::from_raw(0)).unwrap()
+        });
+        let seen = seen.join().unwrap();
+        assert!((0..CpuSet::count()).all(|other| seen.is_set(other).unwrap() == (other == cpu)));
+
+        let nowhere =
+            outcome(|failures| vec![ready(failures, None, Some(CpuSet::count() - 1)), ready(failures, None, None)]);
+        assert_eq!(words(&nowhere), [format!("worker cannot stay on CPU {}", CpuSet::count() - 1)]);
+        assert_eq!(nowhere.ledger.captured, 1, "the other one ends by itself");
+    }
+}

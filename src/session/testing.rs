@@ -1,0 +1,50 @@
+//! Workers for tests: their sources are made up, and what they mirror goes nowhere.
+
+use std::time::Duration;
+
+use super::contact::{Contact, Failures};
+use super::path::Path;
+use super::stop::Stop;
+use super::worker::Worker;
+use crate::config::plan::FilePath;
+use crate::destination::Shared;
+use crate::destination::capture_file::CaptureFile;
+use crate::destination::{Destination, Destinations};
+use crate::frame::{Frame, InterfaceId, Offload};
+use crate::ledger::{Ledger, Published};
+use crate::normalise::Normaliser;
+use crate::quantity::Timestamp;
+use crate::select::Selector;
+use crate::select::own_traffic::OwnTraffic;
+use crate::source::Source;
+
+/// A frame of the smallest size.
+pub(super) const FRAME: Frame<'_> = Frame {
+    has_restored_tag: false,
+    bytes: &[2; 60],
+    wire_len: 60,
+    timestamp: Timestamp::from_nanos(0),
+    direction: None,
+    interface: InterfaceId(0),
+    offload: Offload::Whole,
+};
+
+fn ledger() -> Ledger {
+    Ledger::new([("1", "pcap:/dev/null")])
+}
+
+pub(super) fn contact() -> Contact {
+    let (stop, published) = (Stop::new().unwrap(), Published::new(ledger()));
+    Contact { stop, published, failures: Failures::default() }
+}
+
+pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Option<u64>) -> Worker {
+    let nowhere = CaptureFile::open(&FilePath::Path("/dev/null".into()), &mut Shared::new(&[], 0)).unwrap();
+    let path = Path {
+        selector: Selector::new(OwnTraffic::default()),
+        normaliser: Normaliser::new(None),
+        destinations: Destinations::new(vec![Destination::File(nowhere)]),
+        ledger: ledger(),
+    };
+    Worker::new(sources, path, contact.clone(), Duration::from_millis(2), count).unwrap()
+}

@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+"""What farspan costs, measured against the plainest tap there is; called by scripts/bench, as root.
+
+One run, one table. Of everything that is compared, each round lets every tap do the same once, in an order that
+changes from round to round, and the table shows medians: what else happens on the machine meets all alike.
+"""
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+from pathlib import Path
+
+import measure
+from lab import QUEUES, Lab
+from tap import ENCAPSULATIONS, TRANSMIT, Refused
+
+SIZES = ["64", "imix", "1514", "tcp"]
+PARTS = ["cost", "checksums", "rate", "delay", "idle", "drain"]
+PACE = 200_000  # frames a second: loss-free for every tap, so that all pay for the same frames
+PACES = [1_000, 20_000, 200_000]  # of the delays
+
+# The project's goals: the largest ratio to the baseline, by (sink, size, encapsulation) and way of transmitting. For
+# TCP the baseline is farspan's own sendmmsg: a tap that does not cut super-frames sends an analyzer nothing useful.
+BARS = {
+    ("veth", "64", "vxlan"): {"socket": 0.82, "socket-gso": 0.33, "xdp": 0.38},
+    ("veth", "imix", "vxlan"): {"socket": 0.82, "socket-gso": 0.62, "xdp": 0.38},
+    ("veth", "1514", "vxlan"): {"socket": 0.78, "socket-gso": 0.40, "xdp": 0.38},
+    ("veth", "imix", "gre"): {"socket": 0.95, "xdp": 0.38},
+    ("veth", "imix", "erspan2"): {"socket": 0.95, "xdp": 0.38},
+    ("veth", "tcp", "vxlan"): {"socket": 1.0, "socket-gso": 0.50, "xdp": 0.60},
+    ("ifb", "64", "vxlan"): {"socket": None, "socket-gso": None, "xdp": 0.24},
+    ("ifb", "imix", "vxlan"): {"socket": None, "socket-gso": None, "xdp": 0.24},
+    ("ifb", "1514", "vxlan"): {"socket": None, "socket-gso": None, "xdp": 0.30},
+    ("ifb", "imix", "gre"): {"socket": None, "xdp": 0.24},
+    ("ifb", "imix", "erspan2"): {"socket": None, "xdp": 0.24},
+}
+LEAST_DRAIN, LEAST_SCALING, MOST_P99_MS, MOST_IDLE = 2.5, 1.6, 5.0, 0.1
+
+
+class Bench:
+    """One run: what is chosen, what was found, and the table as it grows."""
+
+    def __init__(self, lab, chosen):
+        self.lab, self.chosen, self.quick = lab, chosen, chosen.quick
+        self.taps = [which for which in TRANSMIT if which in chosen.transmit]
+        self.sizes = [size for size in SIZES if size in chosen.size]
+        self.out = sys.stderr if chosen.json else sys.stdout
+        self.found = {"rows": [], "costs": [], "missing": [], "memory_kib": {}}
+
+    def say(self, text=""):
+        print(text, file=self.out, flush=True)
+
+    def interleaved(self, taps, rounds, once, about):
+        """Samples of each tap from once(tap); a tap that does not start is reported as missing, with the reason."""
+        samples = {which: [] for which in taps}
+        for number in range(rounds):
+            turn = number % len(taps)
+            for which in taps[turn:] + taps[:turn]:
+                if which not in samples:
+                    continue
+                try:
+                    samples[which].append(once(which))
+                except Refused as refused:
+                    del samples[which]
+                    transmit, workers = which if isinstance(which, tuple) else (which, None)
+                    missing = {"transmit": transmit, **({"workers": workers} if workers else {}), **about}
+                    self.found["missing"].append({**missing, "reason": str(refused)})
+                    self.say(f"missing: {' '.join(map(str, missing.values()))}: {refused}")
+        return samples
+
+    def costs(self):
+        """CPU ns a frame: the rows."""
+        rounds, seconds, megabytes = (5, 0.25, 30) if self.quick else (7, 1.0, 200)
+        self.say(f"{'CPU ns a frame':34}{'tap':>7}{'baseline':>10}{'ratio':>8}{'goal':>8}{'traffic +':>12}{'lost':>8}")
+        for (sink, size, encapsulation), bars in BARS.items():
+            if sink not in self.chosen.sink or size not in self.sizes or encapsulation not in self.chosen.encap:
+                continue
+            # A quick run leaves out what has no goal.
+            farspan = [tap for tap in self.taps if tap in bars and not (self.quick and bars[tap] is None)]
+            if not farspan:
+                continue
+            base, traffic = "baseline", lambda: self.lab.generate(size, PACE, seconds)
+            if size == "tcp":
+                base, traffic = "socket", lambda: self.lab.bulk(megabytes)
+            taps = list(dict.fromkeys([base, *farspan, *(["none"] if sink == "veth" and encapsulation == "vxlan" else [])]))
+            about = {"sink": sink, "size": size, "encap": encapsulation}
+            samples = self.interleaved(taps, rounds, lambda which: measure.cost(
+                self.lab, None if which == "none" else which, sink, encapsulation, traffic), about)
+            for which in samples:
+                self.row(which, base, about, samples, bars)
+        self.say()
+
+    def row(self, which, base, about, samples, bars):
+        """One line of the table, one object of `rows` and one of `costs`, which says more."""
+        def median(of, what):
+            return statistics.median(sample[what] for sample in samples[of])
+
+        details = {"transmit": which, **about, "samples": samples[which]}
+        if "none" in samples:
+            details["traffic_added_ns"] = round(median(which, "traffic_ns") - median("none", "traffic_ns"))
+        if which == "none":
+            self.found["costs"].append({**details, "traffic_ns": round(median("none", "traffic_ns"))})
+            return
+        lost = sum(sample["lost"] for sample in samples[which])
+        self.found["costs"].append({**details, "ns": round(median(which, "ns")), "lost": lost})
+        memory = max(sample["memory_kib"] for sample in samples[which])
+        self.found["memory_kib"][which] = max(memory, self.found["memory_kib"].get(which, 0))
+        text = f"{which:11}{about['sink']:6}{about['size']:6}{about['encap']:11}{median(which, 'ns'):7.0f}"
+        if which == "baseline":
+            numbers = f"{'':26}"
+        elif base in samples:
+            ns, baseline = median(which, "ns"), median(base, "ns")
+            self.found["rows"].append({"transmit": which, **about, "ns": round(ns), "baseline_ns": round(baseline),
+                                       "ratio": round(ns / baseline, 3)})
+            numbers = f"{baseline:10.0f}{ns / baseline:8.2f}{goal(ns / baseline, most=bars[which]):>8}"
+        else:
+            return
+        added = details.get("traffic_added_ns")
+        self.say(f"{text}{numbers}{'' if added is None else f'{added:+}':>12}{lost or '':>8}")
+
+    def verified(self):
+        """Every checksum of a TCP transfer, at the analyzer."""
+        if "tcp" not in self.sizes:
+            return
+        about = {"checksums": "tcp"}
+        samples = self.interleaved(self.taps, 1, lambda which: measure.checksums(self.lab, which, 8), about)
+        self.found["checksums"] = [{"transmit": which, **sample[0]} for which, sample in samples.items()]
+        for each in self.found["checksums"]:
+            self.say(f"{each['transmit']:11}TCP at the analyzer: {each['verified']} segments verified, {each['wrong']} wrong "
+                     f"checksums, longest frame {each['longest']}")
+        self.say()
+
+    def rates(self):
+        """The highest loss-free rates."""
+        rounds, seconds, tries = (1, 0.25, 4) if self.quick else (5, 0.5, 6)
+        self.found["rates"] = []
+        self.say(f"{'highest loss-free rate, veth, vxlan':34}{'frames/s':>10}")
+        for size in [size for size in self.sizes if size != "tcp" and (size == "imix" or not self.quick)]:
+            samples = self.interleaved(["baseline", *self.taps], rounds, lambda which: measure.loss_free(
+                self.lab, which, size, seconds, tries), {"rate": size})
+            for which, rates in samples.items():
+                rate, limited = statistics.median(rate for rate, _ in rates), any(limited for _, limited in rates)
+                self.found["rates"].append({"transmit": which, "size": size, "frames_per_second": round(rate),
+                                            "generator_limited": limited, "samples": [round(rate) for rate, _ in rates]})
+                self.say(f"{which:17}{size:17}{rate:10.0f}{'  or more: the generator ends here' if limited else ''}")
+        self.say()
+
+    def delays(self):
+        """From the tapped interface to the analyzer's."""
+        rounds, seconds = (5, 0.4) if self.quick else (5, 2.0)
+        self.found["delays_ms"] = []
+        self.say(f"{'delay in ms, imix, veth, vxlan':34}{'p50':>7}{'p99':>10}{'largest':>10}{'goal':>6}")
+        for pace in PACES:
+            samples = self.interleaved(["baseline", *[tap for tap in self.taps if tap != "socket"]], rounds,
+                                       lambda which: measure.delay(self.lab, which, pace, seconds), {"delay": pace})
+            for which, taken in samples.items():
+                row = {key: round(statistics.median(sample[key] for sample in taken), 3) for key in taken[0]}
+                self.found["delays_ms"].append({"transmit": which, "frames_per_second": pace, **row, "samples": taken})
+                verdict = "" if which == "baseline" else goal(row["p99"], most=MOST_P99_MS)
+                self.say(f"{which:17}{f'{pace}/s':17}{row['p50']:7.2f}{row['p99']:10.2f}{row['max']:10.2f}{verdict:>6}")
+        self.say()
+
+    def idles(self):
+        """CPU of taps that have nothing to do."""
+        ready = self.interleaved(["baseline", *[tap for tap in self.taps if tap != "socket"]], 1,
+                                 lambda which: measure.idle(self.lab, [which], 0.1), {"idle": True})
+        self.found["idle"] = measure.idle(self.lab, list(ready), 5 if self.quick else 20)
+        for which, still in self.found["idle"].items():
+            verdict = "" if which == "baseline" else goal(still["cpu_percent"], most=MOST_IDLE, digits=1)
+            self.say(f"{which:11}idle: {still['cpu_percent']:.4f} % of a core ({verdict or 'no goal'}), "
+                     f"{still['memory_kib'] / 1024:.1f} MiB resident")
+        self.say()
+
+    def drains(self):
+        """Rings that were filled while the tap was paused."""
+        self.found["drains"] = []
+        self.say(f"{'ring filled while paused, vxlan':34}{'frames/CPU-s':>13}{'ratio':>7}{'goal':>8}{'frames/s':>11}{'ratio':>7}"
+                 f"{'goal':>8}")
+        for sink in [sink for sink in ("veth", "ifb") if sink in self.chosen.sink and (sink == "veth" or not self.quick)]:
+            for size in [size for size in self.sizes if size != "tcp" and (size == "imix" or not self.quick)]:
+                taps = [("baseline", 1), *[(tap, workers) for tap in self.taps for workers in (1, 2)]]
+                samples = self.interleaved(taps, 5, lambda which: measure.drain(
+                    self.lab, which[0], size, sink, 120_000, which[1] if which[1] > 1 else None), {"drain": size, "sink": sink})
+                self.drained(sink, size, samples)
+        self.say()
+
+    def drained(self, sink, size, samples):
+        def median(which, what):
+            return statistics.median(sample[what] for sample in samples[which])
+
+        for (which, workers), taken in samples.items():
+            per_cpu, rate = median((which, workers), "frames_per_cpu_second"), median((which, workers), "frames_per_second")
+            row = {"transmit": which, "workers": workers, "sink": sink, "size": size,
+                   "frames_per_cpu_second": round(per_cpu), "frames_per_second": round(rate),
+                   "lost": sum(sample["lost"] for sample in taken)}
+            text = f"{which:11}{workers}  {sink:6}{size:14}{per_cpu:13.0f}"
+            if workers == 1 and which != "baseline":
+                row["to_baseline"] = round(per_cpu / median(("baseline", 1), "frames_per_cpu_second"), 2)
+                text += f"{row['to_baseline']:7.2f}{goal(row['to_baseline'], least=LEAST_DRAIN):>8}{rate:11.0f}"
+            elif workers == 2 and (which, 1) in samples:
+                row["to_one_worker"] = round(rate / median((which, 1), "frames_per_second"), 2)
+                text += f"{'':15}{rate:11.0f}{row['to_one_worker']:7.2f}{goal(row['to_one_worker'], least=LEAST_SCALING):>8}"
+            else:
+                text += f"{'':15}{rate:11.0f}"
+            self.found["drains"].append({**row, "samples": taken})
+            self.say(text + (f"  lost {row['lost']}" if row["lost"] else ""))
+
+    def run(self):
+        steps = {"cost": self.costs, "checksums": self.verified, "rate": self.rates, "delay": self.delays,
+                 "idle": self.idles, "drain": self.drains}
+        self.found["conditions"] = conditions()
+        for part in PARTS:
+            if part in self.chosen.part:
+                steps[part]()
+        self.found["conditions"]["load_at_end"] = os.getloadavg()[0]
+        self.found["goals"] = [
+            {"transmit": transmit, "sink": sink, "size": size, "encap": encapsulation, "most": most}
+            for (sink, size, encapsulation), bars in BARS.items() for transmit, most in bars.items() if most is not None]
+        for which, memory in self.found["memory_kib"].items():
+            self.say(f"{which:11}resident under load: {memory / 1024:.1f} MiB")
+
+
+def goal(value, most=None, least=None, digits=2):
+    """How a goal is shown: what it is, and a mark where it is missed."""
+    if most is not None:
+        return f"{'' if value <= most else '!'}<{most:.{digits}f}"
+    if least is not None:
+        return f"{'' if value >= least else '!'}>{least:.{digits}f}"
+    return ""
+
+
+def conditions():
+    models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return {"kernel": platform.release(), "cpu": models[0] if models else platform.machine(), "cores": os.cpu_count(),
+            "queues": QUEUES, "pace": PACE, "flows": 64, "load_at_start": os.getloadavg()[0]}
+
+
+def main():
+    arguments = argparse.ArgumentParser(prog="scripts/bench", description="what farspan costs, against a baseline")
+    arguments.add_argument("--quick", action="store_true", help="shorter rounds, only what has a goal: under five minutes")
+    arguments.add_argument("--json", action="store_true", help="all results and samples as JSON on standard output")
+    for name, choices in (("transmit", list(TRANSMIT)), ("sink", ["veth", "ifb"]), ("size", SIZES),
+                          ("encap", ENCAPSULATIONS), ("part", PARTS)):
+        arguments.add_argument(f"--{name}", nargs="+", choices=choices, default=choices, help="only these")
+    chosen = arguments.parse_args()
+    with Lab() as lab:
+        bench = Bench(lab, chosen)
+        bench.run()
+    if chosen.json:
+        json.dump(bench.found, sys.stdout)
+        print()
+
+
+if __name__ == "__main__":
+    main()

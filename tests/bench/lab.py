@@ -1,0 +1,122 @@
+"""Where the benchmark runs: three namespaces wired with veth, client - tapped host - analyzer, as in the tests.
+
+The tapped host has two ways out. `veth` leads to the analyzer, whose receiving is charged to the sender. `ifb` leads to
+an interface that drops whatever it is given: the cost of sending alone. Datagrams go to nobody's MAC address, so that
+the analyzer's kernel counts and drops them, as it does beside a sniffing IDS, and answers nothing.
+"""
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent.parent.parent / "target/bench"
+HOST = "10.8.0.2"
+# The analyzer's address by the way that leads there.
+ANALYZERS = {"veth": "192.0.2.2", "ifb": "198.51.100.2"}
+# Which interface counts what arrives.
+COUNTERS = {"veth": ("analyzer", "a0"), "ifb": ("host", "d0")}
+SEGMENT = 1448  # bytes of payload in a full TCP segment with timestamps, MTU 1500
+QUEUES = 2  # of the interfaces on the way out: AF_XDP wants one a worker
+
+
+def run(*command):
+    return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
+
+
+def soon(what, look, patience=10.0):
+    """Waits until look() is true."""
+    deadline = time.monotonic() + patience
+    while not look():
+        if time.monotonic() > deadline:
+            sys.exit(f"waited in vain for {what}")
+        time.sleep(0.005)
+
+
+class Lab:
+    """The namespaces; deleted at the end."""
+
+    def __enter__(self):
+        self.names = {role: f"fpr{os.getpid()}-{role}" for role in ("client", "host", "analyzer")}
+        self.keepers = {}
+        try:
+            self.build()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def build(self):
+        for name in self.names.values():
+            run("ip", "netns", "add", name)
+        for left, near, right, far, mtu in (("client", "c0", "host", "h0", 1500), ("host", "u0", "analyzer", "a0", 9000)):
+            several = ("numtxqueues", QUEUES, "numrxqueues", QUEUES)
+            run("ip", "link", "add", near, "netns", self.names[left], "mtu", mtu, *several,
+                "type", "veth", "peer", "name", far, "netns", self.names[right], "mtu", mtu, *several)
+        # Long enough for two workers that want the same queue at once.
+        run("ip", "-n", self.names["host"], "link", "add", "d0", "mtu", 9000, "txqueuelen", 1000,
+            "numtxqueues", QUEUES, "numrxqueues", QUEUES, "type", "ifb")
+        for role, link, address in (("client", "c0", "10.8.0.1/24"), ("host", "h0", f"{HOST}/24"),
+                                    ("host", "u0", "192.0.2.1/24"), ("host", "d0", "198.51.100.1/24"),
+                                    ("analyzer", "a0", None)):
+            self.on(role, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+            if address:
+                self.on(role, "ip", "address", "add", address, "dev", link)
+            self.on(role, "ip", "link", "set", link, "up")
+        for link in ("u0", "d0"):
+            # What leaves is what a wire would carry: a veth would hand runs of datagrams on uncut. Outer checksums stay
+            # with the interface, as they do with any network card.
+            self.on("host", "ethtool", "-K", link, "tx-udp-segmentation", "off")
+        for sink, link in (("veth", "u0"), ("ifb", "d0")):
+            self.on("host", "ip", "neigh", "replace", ANALYZERS[sink], "lladdr", "02:00:00:00:00:99", "dev", link,
+                    "nud", "permanent")
+        # Processes whose /proc/PID/net shows their namespace: counters are read without entering it.
+        for role, link in COUNTERS.values():
+            self.keepers[role] = keeper = subprocess.Popen(self.inside(role, "sleep", "infinity"))
+            soon(link, lambda: f"{link}:" in Path(f"/proc/{keeper.pid}/net/dev").read_text())
+
+    def __exit__(self, *_):
+        for keeper in self.keepers.values():
+            keeper.kill()
+            keeper.wait()
+        for name in self.names.values():
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+
+    def inside(self, role, *command):
+        return ["ip", "netns", "exec", self.names[role], *map(str, command)]
+
+    def on(self, role, *command):
+        return run(*self.inside(role, *command))
+
+    def arrived(self, sink):
+        """Frames that have come out of the host on this way."""
+        role, link = COUNTERS[sink]
+        table = Path(f"/proc/{self.keepers[role].pid}/net/dev").read_text()
+        return int(re.search(rf"\b{link}:\s*\d+\s+(\d+)", table)[1])
+
+    def settled(self, sink, goal=None):
+        """The same, once there are `goal` of them or no more have come for 0.3 s."""
+        count, since = self.arrived(sink), time.monotonic()
+        while count != goal and time.monotonic() - since < 0.3:
+            time.sleep(0.005)
+            if (now := self.arrived(sink)) != count:
+                count, since = now, time.monotonic()
+        return count
+
+    def generate(self, size, pace, seconds):
+        """Frames of 64 flows to the tapped interface; what tests/bench/generate.c says about them."""
+        return json.loads(self.on("client", TOOLS / "generate", "c0", size, pace, seconds))
+
+    def bulk(self, megabytes):
+        """Real TCP with offloads on, iperf3 from the tapped host to the client; its segments and the CPU ns of both ends."""
+        server = subprocess.Popen(self.inside("client", "iperf3", "-s", "-1"), stdout=subprocess.DEVNULL)
+        soon("iperf3", lambda: ":5201 " in self.on("client", "ss", "-Hlnt"))
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.on("host", "iperf3", "-c", "10.8.0.1", "-n", f"{megabytes}M", "-b", "800M")
+        server.wait()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1e9
+        return {"segments": megabytes * 2**20 / SEGMENT, "cpu_ns": cpu}

@@ -1,0 +1,81 @@
+"""The taps that are compared: the baseline, and farspan with each way of transmitting."""
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from lab import ANALYZERS, TOOLS, soon
+
+# What farspan is told; the rest are its defaults, which use GSO wherever the kernel cuts runs before the interface. That
+# is turned off for `socket`.
+TRANSMIT = {
+    "socket": ["--transmit", "socket"],
+    "socket-gso": ["--transmit", "socket"],
+    "xdp": ["--transmit", "xdp"],
+}
+DESTINATIONS = {"vxlan": "vxlan://{}?vni=42", "gre": "gre://{}", "erspan2": "erspan2://{}?session=7"}
+ENCAPSULATIONS = list(DESTINATIONS)
+
+
+class Refused(Exception):
+    """A tap did not start; says why."""
+
+
+class Tap:
+    """A running tap on the tapped host: `baseline`, or farspan by the name of its way of transmitting."""
+
+    def __init__(self, lab, which, sink="veth", encapsulation="vxlan", mebibytes=None, workers=None):
+        self.log = tempfile.TemporaryFile("w+")
+        if which == "baseline":
+            command = [TOOLS / "baseline", "h0", encapsulation, ANALYZERS[sink], *([mebibytes] if mebibytes else [])]
+        else:
+            command = [os.environ["FARSPAN_BINARY"], "mirror", "-i", "h0", "--json", *TRANSMIT[which],
+                       *(["--gso", "off"] if which == "socket" and encapsulation == "vxlan" else []), "--to", DESTINATIONS[encapsulation].format(ANALYZERS[sink])]
+            command += ["--buffer", f"{mebibytes}MiB"] if mebibytes else []
+            command += ["--workers", workers] if workers else []
+        self.process = subprocess.Popen(lab.inside("host", *command), stdout=subprocess.PIPE, stderr=self.log, text=True)
+        soon(f"{which} to start", self.started)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.stop()
+
+    def started(self):
+        ended = self.process.poll() is not None
+        self.log.seek(0)
+        words = self.log.read()
+        if ended:
+            what = [line.strip() for line in words.splitlines() if line.strip().startswith(("error:", "cause:"))]
+            raise Refused("; ".join(what) or f"ended with {self.process.returncode}")
+        return "mirroring" in words
+
+    def cpu(self):
+        """CPU time of all its threads so far, in nanoseconds (schedstat of proc(5))."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks)
+
+    def memory(self):
+        """Largest resident memory so far, in KiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0])
+
+    def pause(self):
+        """Stops all its threads where they are; the kernel goes on to fill its ring."""
+        self.process.send_signal(signal.SIGSTOP)
+        soon("the tap to pause", lambda: "\nState:\tT" in Path(f"/proc/{self.process.pid}/status").read_text())
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+        return time.monotonic()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGTERM)
+        printed, _ = self.process.communicate(timeout=30)
+        return json.loads(printed)
