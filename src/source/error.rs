@@ -270,7 +270,7 @@ impl Explain for SourceError {
                 format!("take its interfaces apart: tshark -r '{file}' -Y frame.interface_id==0 -F pcap -w first.pcap")
             }),
             Self::Damaged { .. } => {
-                Some("the frames before were mirrored; the rest of the file cannot be trusted".to_owned())
+                Some("the frames before are good; the rest of the file cannot be trusted".to_owned())
             }
             Self::NoList(_) | Self::CannotOpen { .. } | Self::CannotWait { .. } => None,
         }
