@@ -9,9 +9,9 @@ use std::fmt;
 pub enum ExitCode {
     /// Everything was done.
     Done = 0,
-    /// Something failed while running.
+    /// Something failed while running; of a comparison: the captures differ.
     Failed = 1,
-    /// The command line is wrong: also a bad filter or destination URL.
+    /// The command line is wrong: also a bad filter or destination URL. Of a comparison: there is no verdict.
     Usage = 2,
     /// There is no such interface or file (`EX_NOINPUT` of sysexits.h).
     NoInput = 66,

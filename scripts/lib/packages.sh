@@ -111,9 +111,15 @@ debian_mirror() {
     ' "${files[@]}" /dev/null | head -1
 }
 
-# A Rust toolchain of the edition the crate is written in.
+# A Rust toolchain that is new enough: Debian's own is older than the crate's edition. Rustup's goes first.
 need_rust() {
-    command -v cargo >/dev/null && return 0
-    [[ -x $HOME/.cargo/bin/cargo ]] && export PATH="$HOME/.cargo/bin:$PATH" && return 0
-    give_up "there is no Rust toolchain here" "install one as https://rustup.rs says, then run again"
+    local least found
+    least=$(awk -F '"' '/^rust-version/ { print $2 }' Cargo.toml)
+    if [[ -x $HOME/.cargo/bin/cargo ]]; then export PATH="$HOME/.cargo/bin:$PATH"; fi
+    command -v cargo >/dev/null || give_up "there is no Rust toolchain here" \
+        "install Rust $least or newer as https://rustup.rs says, then run again"
+    found=$(cargo --version | awk '{ print $2 }')
+    [[ $(printf '%s\n' "$least" "$found" | sort -V | head -1) == "$least" ]] ||
+        give_up "farspan takes Rust $least or newer, and cargo here is $found" \
+            "run rustup update, or install Rust as https://rustup.rs says, then run again"
 }

@@ -1,6 +1,7 @@
 //! The command line: one command a file.
 
 mod check;
+mod compare;
 mod destination_arguments;
 mod generate;
 mod log;
@@ -55,6 +56,9 @@ enum Command {
     /// Send a harmless exchange through the tunnel, and print the IDS rule that proves it arrived
     #[command(after_help = probe::EXAMPLES)]
     Probe(probe::ProbeArguments),
+    /// Say whether two captures hold the same frames, byte for byte and in order, and name every difference
+    #[command(after_help = compare::EXAMPLES)]
+    Compare(compare::CompareArguments),
     /// Print a commented configuration, the manual page or shell completions
     Generate(generate::GenerateArguments),
 }
@@ -64,16 +68,14 @@ pub fn run() -> ExitCode {
     let Arguments { command, log } = Arguments::parse();
     log.start();
     let done = match command {
-        Command::Mirror(arguments) => mirror::run(&arguments, log.quiet),
-        Command::Receive(arguments) => receive::run(&arguments, log.quiet),
-        Command::Check(arguments) => check::run(&arguments),
-        Command::Probe(arguments) => probe::run(&arguments, log.quiet),
-        Command::Generate(arguments) => generate::run(&arguments, Arguments::command()),
+        Command::Mirror(arguments) => mirror::run(&arguments, log.quiet).map(|()| ExitCode::Done),
+        Command::Receive(arguments) => receive::run(&arguments, log.quiet).map(|()| ExitCode::Done),
+        Command::Check(arguments) => check::run(&arguments).map(|()| ExitCode::Done),
+        Command::Probe(arguments) => probe::run(&arguments, log.quiet).map(|()| ExitCode::Done),
+        Command::Compare(arguments) => compare::run(&arguments, log.quiet),
+        Command::Generate(arguments) => generate::run(&arguments, Arguments::command()).map(|()| ExitCode::Done),
     };
-    match done {
-        Ok(()) => ExitCode::Done,
-        Err(problems) => report(&problems),
-    }
+    done.unwrap_or_else(|problems| report(&problems))
 }
 
 /// Tells the operator what went wrong.

@@ -11,7 +11,7 @@ use crate::ledger::Ledger;
 use crate::quantity::{Mtu, Workers};
 use crate::session::control::{Signals, until_end};
 use crate::session::{Outcome, Session};
-use crate::source::Interface;
+use crate::source::{self, Interface};
 
 /// What a session does, for its start line.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,8 @@ pub fn run(plan: &SessionPlan, does: Does, quiet: bool, json: bool) -> Result<()
 
 /// Opens the session, says so, and runs it to its end.
 async fn run_session(plan: &SessionPlan, does: Does, quiet: bool) -> Result<Outcome, Problems> {
+    // A mistyped interface is told before anybody is waited for.
+    source::look(plan)?;
     let underlays = resolve(&plan.destinations).await?;
     let session = Session::open(plan, &underlays)?;
     let signals = Signals::listen().map_err(RuntimeError)?;

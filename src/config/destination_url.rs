@@ -151,6 +151,9 @@ pub(super) fn host_and_port<'a>(
         };
         return Ok((Host::Address(address.into()), port));
     }
+    if authority.starts_with('[') {
+        return Err(UrlError::BadHost(authority.to_owned())); // never closed
+    }
     if authority.parse::<Ipv6Addr>().is_ok() {
         let query = if query.is_empty() { String::new() } else { format!("?{query}") };
         return Err(UrlError::BareIpv6 { corrected: format!("{scheme}://[{authority}]{query}") });
@@ -273,14 +276,7 @@ impl UrlError {
             format!("there are {}, and pcap:FILE", schemes.join(", "))
         };
         match self {
-            Self::NoScheme(text) => {
-                let host = match text.parse::<Ipv6Addr>() {
-                    Ok(address) => format!("[{address}]"),
-                    Err(_) if text.is_empty() => "192.0.2.10".to_owned(),
-                    Err(_) => text.clone(),
-                };
-                format!("for example vxlan://{host}?vni=42; {}", all())
-            }
+            Self::NoScheme(text) => format!("for example {}; {}", with_scheme(text), all()),
             Self::UnknownScheme(scheme) => {
                 let names: Vec<_> = Scheme::ALL.iter().map(|scheme| scheme.name()).collect();
                 closest(scheme, &names).map_or_else(all, |near| format!("did you mean {near}://? {}", all()))
@@ -289,7 +285,10 @@ impl UrlError {
             Self::Tap => "pcap:FILE or pcap:- give the frames to a local program".to_owned(),
             Self::NoHost(scheme) => format!("for example {scheme}://192.0.2.10"),
             Self::BareIpv6 { corrected } => format!("write {corrected}"),
-            Self::BadHost(_) => "192.0.2.10, [2001:db8::10] or ids.example.net".to_owned(),
+            Self::BadHost(host) => match host.split_once('%') {
+                Some((_, zone)) => format!("the link of a link-local address is a key of its own: device={zone}"),
+                None => "192.0.2.10, [2001:db8::10] or ids.example.net".to_owned(),
+            },
             Self::Unspecified(_) => "give the address on which the analyzer listens".to_owned(),
             Self::BadPort(_) => "leave the port out for the standard one".to_owned(),
             Self::PortlessScheme(_) => "leave out the colon and what follows it".to_owned(),
@@ -298,6 +297,24 @@ impl UrlError {
             Self::Repeated(key) => format!("leave `{key}` out once; several taps: {key}=eth0:10,eth1:11"),
             Self::NoFile => "for example pcap:mirror.pcap".to_owned(),
         }
+    }
+}
+
+/// The destination that somebody probably meant who left out `://` or all before it.
+fn with_scheme(text: &str) -> String {
+    let scheme = Scheme::ALL.iter().find_map(|scheme| {
+        let rest = text.strip_prefix(scheme.name())?;
+        let host = rest.trim_start_matches([':', '/']);
+        (rest.len() > host.len()).then(|| format!("{scheme}://{host}"))
+    });
+    let is_file = text == "-" || text.contains('/') || text.contains(".pcap");
+    match (scheme, text.parse::<Ipv6Addr>()) {
+        (Some(url), _) => url,
+        (None, Ok(address)) => format!("vxlan://[{address}]?vni=42"),
+        _ if text.is_empty() => "vxlan://192.0.2.10?vni=42".to_owned(),
+        _ if is_file => format!("pcap:{text}"),
+        _ if text.contains('?') => format!("vxlan://{text}"),
+        _ => format!("vxlan://{text}?vni=42"),
     }
 }
 
@@ -336,6 +353,26 @@ mod tests {
     fn a_bare_ipv6_address_gets_its_brackets_in_the_hint() {
         let error = "vxlan://2001:db8::1?vni=7".parse::<DestinationUrl>().unwrap_err();
         assert_eq!(error.hint(), "write vxlan://[2001:db8::1]?vni=7");
+    }
+
+    #[test]
+    fn a_url_without_its_beginning_is_completed_in_the_hint() {
+        for (wrong, meant) in [
+            ("", "vxlan://192.0.2.10?vni=42"),
+            ("192.0.2.1:4789", "vxlan://192.0.2.1:4789?vni=42"),
+            ("192.0.2.1?vni=7", "vxlan://192.0.2.1?vni=7"),
+            ("2001:db8::1", "vxlan://[2001:db8::1]?vni=42"),
+            ("gre:192.0.2.1", "gre://192.0.2.1"),
+            ("erspan2:/192.0.2.1?session=7", "erspan2://192.0.2.1?session=7"),
+            ("geneve//192.0.2.1?vni=7", "geneve://192.0.2.1?vni=7"),
+            ("gre.example.net", "vxlan://gre.example.net?vni=42"),
+            ("/tmp/a", "pcap:/tmp/a"),
+            ("mirror.pcap", "pcap:mirror.pcap"),
+            ("-", "pcap:-"),
+        ] {
+            let hint = wrong.parse::<DestinationUrl>().unwrap_err().hint();
+            assert!(hint.starts_with(&format!("for example {meant}; ")), "{wrong}: {hint}");
+        }
     }
 
     #[test]

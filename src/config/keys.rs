@@ -1,6 +1,6 @@
 //! Reads the keys of one table, collects every mistake on the way, and finds keys that nobody asked for.
 
-use super::mistake::{Mistake, What};
+use super::mistake::{Mistake, TABLE, What};
 use super::written::{Origin, Table, Value, Written};
 
 /// One table while it is being read.
@@ -113,7 +113,7 @@ impl<'a> Keys<'a> {
         let table = match self.written(key).map(|written| &written.value) {
             Some(Value::Table(table)) => table,
             Some(_) => {
-                mistakes.push(self.shape(key, "a table"));
+                mistakes.push(self.shape(key, TABLE));
                 &NOTHING
             }
             None => &NOTHING,
@@ -127,7 +127,7 @@ impl<'a> Keys<'a> {
         for (name, written) in self.table {
             match &written.value {
                 Value::Table(table) => tables.push((name.as_str(), Keys::new(self.path(name), table))),
-                _ => mistakes.push(self.shape(name, "a table")),
+                _ => mistakes.push(self.shape(name, TABLE)),
             }
             if !super::mistake::is_name(name) {
                 mistakes.push(self.mistake(name, What::Name(name.clone())));

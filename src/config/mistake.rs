@@ -8,6 +8,9 @@ use super::written::{Origin, Place};
 use crate::error::{ExitCode, Explain};
 use crate::quantity::{QuantityError, Workers};
 
+/// The shape of a key that holds other keys.
+pub(super) const TABLE: &str = "a table";
+
 /// One mistake at its place.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
@@ -212,6 +215,9 @@ impl Explain for Mistake {
                 let all = format!("there are {}", known.join(", "));
                 Some(closest(key, known).map_or_else(|| all.clone(), |near| format!("did you mean `{near}`? {all}")))
             }
+            What::Shape { expected: TABLE, .. } => {
+                Some(format!("write [{}], and its keys in the lines below", self.place.path))
+            }
             What::Shape { key, .. } => Some(example(key, &self.place)),
             What::Missing { key, .. } => Some(example(key, &self.place)),
             What::Meaningless { scheme, .. } => Some(format!("{scheme} has {}", scheme.keys().join(", "))),
@@ -222,17 +228,23 @@ impl Explain for Mistake {
                 Some("their frames are left byte for byte; --normalise treats them as an interface's".to_owned())
             }
             What::PaceAndRate => Some("leave out one of the two".to_owned()),
-            What::NoSource => {
-                Some(
-                    "-i IF captures an interface (-i 'veth*' several), -r FILE reads a capture file, --from \
-                     vxlan://0.0.0.0 receives a tunnel"
-                        .to_owned(),
-                )
-            }
+            What::NoSource => Some(match self.place.path.as_str() {
+                "" => "-i IF captures an interface (-i 'veth*' several), -r FILE reads a capture file, --from \
+                       vxlan://0.0.0.0 receives a tunnel"
+                    .to_owned(),
+                table => {
+                    format!(
+                        "below [{table}], interface = \"eth0\" or file = \"capture.pcapng\" or tunnel = \"vxlan://0.0.0.0\""
+                    )
+                }
+            }),
             What::TwoSources => Some("run two sessions, or leave out one of them".to_owned()),
             What::TwoOuterFiles => Some("with file:FILE, the other endpoints say what is taken out of it".to_owned()),
             What::ReceivedTwice(_) => Some("give every address by itself, or all of them together".to_owned()),
-            What::NoDestination => Some("for example --to 'vxlan://192.0.2.10?vni=42'".to_owned()),
+            What::NoDestination => Some(match self.place.path.as_str() {
+                "" => "for example --to 'vxlan://192.0.2.10?vni=42'".to_owned(),
+                table => format!("below [{table}.ids1], for example, to = \"vxlan://192.0.2.10?vni=42\""),
+            }),
             What::SameName(_) => Some("give one of them another name".to_owned()),
             What::Name(name) => {
                 let lower: String = name.to_lowercase().chars().map(|c| if c == '_' { '-' } else { c }).collect();
@@ -245,19 +257,20 @@ impl Explain for Mistake {
             What::NoSuchSession { sessions, .. } | What::WhichSession(sessions) => {
                 Some(format!("--session NAME, one of {}", sessions.join(", ")))
             }
-            What::NoSession => Some(
-                "`farspan generate config` prints a commented file to start from; the flag for an ERSPAN session id is \
-                 --session-id"
-                    .to_owned(),
-            ),
+            What::NoSession => {
+                let start = "`farspan generate config` prints a commented file to start from";
+                let named = matches!(&self.place.origin, Some(Origin::Flag(flag)) if flag.starts_with("--session"));
+                let ids = if named { "; the flag for an ERSPAN session id is --session-id" } else { "" };
+                Some(format!("{start}{ids}"))
+            }
             What::Pattern { .. } => Some("`*`, `?` and `[…]` work as in a shell, for example veth*".to_owned()),
             What::Uncovered { interface, key } => Some(format!("add {interface}, or `*` for all others, to `{key}`")),
             What::Family { .. } => Some("give a source address of the analyzer's family, or none".to_owned()),
             What::SameFile(_) => Some("give each its own file".to_owned()),
             What::Overwritten(_) => Some("write to another file".to_owned()),
-            What::GsoWithoutChecksum => Some(
-                "leave `udp_checksum` at auto: it is computed where datagrams leave in GSO runs".to_owned(),
-            ),
+            What::GsoWithoutChecksum => {
+                Some("leave `udp_checksum` at auto: it is computed where datagrams leave in GSO runs".to_owned())
+            }
             What::CountOfWorkers(_) => Some("leave out `workers`, or -c".to_owned()),
             What::PortsOfWorkers { .. } => Some("give a wider range with `ports`, or run fewer workers".to_owned()),
             What::NoSuchCpu { present, .. } => {
@@ -266,7 +279,9 @@ impl Explain for Mistake {
             }
             What::XdpWithFragments => Some("choose another `fit`, or transmit=socket".to_owned()),
             What::XdpWithGso => Some("leave `gso` out, or choose transmit=socket".to_owned()),
-            What::FlagInFilter(_) => Some("put every option before the filter expression".to_owned()),
+            What::FlagInFilter(_) => {
+                Some("put every option before the filter expression; an interface is given with -i".to_owned())
+            }
         }
     }
 
@@ -290,7 +305,7 @@ pub fn is_name(text: &str) -> bool {
 pub fn closest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
-        .map(|&candidate| (strsim::normalized_damerau_levenshtein(word, candidate), candidate))
+        .map(|&candidate| (strsim::normalized_damerau_levenshtein(&word.to_lowercase(), candidate), candidate))
         .filter(|&(likeness, _)| likeness > 0.6)
         .max_by(|one, other| one.0.total_cmp(&other.0))
         .map(|(_, candidate)| candidate)

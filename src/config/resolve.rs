@@ -15,6 +15,7 @@ use super::keys::{Keys, Mistakes};
 use super::load::SessionWritten;
 use super::mistake::{Mistake, What};
 use super::plan::{DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
+use super::written::Value;
 use super::{tunnels, words};
 use crate::error::Problems;
 use crate::quantity::{Mtu, Rate, Workers};
@@ -95,7 +96,12 @@ fn source(session: &Keys<'_>, count: Option<u64>, mistakes: &mut Mistakes) -> Op
     let mut written = KINDS.iter().filter(|&&(name, ..)| keys.written(name).is_some());
     let (Some(&(name, own, _, found)), None) = (written.next(), written.next()) else {
         match KINDS.iter().rev().find(|&&(name, ..)| keys.written(name).is_some()) {
-            None => mistakes.push(session.missing("source", What::NoSource)),
+            None => {
+                // What is no table was refused already.
+                if matches!(session.written("source").map(|written| &written.value), None | Some(Value::Table(_))) {
+                    mistakes.push(session.missing("source", What::NoSource));
+                }
+            }
             Some(&(name, ..)) => mistakes.push(keys.mistake(name, What::TwoSources)),
         }
         return None;

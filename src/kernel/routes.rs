@@ -30,6 +30,18 @@ impl Netlink {
     /// The kernel's: `ENETUNREACH` when there is no route, `EHOSTUNREACH` or `EACCES` when a route forbids it, `EINVAL`
     /// when `source` is no address of this host.
     pub async fn route(&self, to: IpAddr, source: Option<IpAddr>, device: Option<Ifindex>) -> io::Result<Route> {
+        let route = self.ask_for_route(to, source, device).await?;
+        // Where a source is given, IPv6 only prefers the device, unless a socket is bound to it
+        // (`ip6_route_output_flags` in net/ipv6/route.c). Ours are: without the source the answer is theirs.
+        match device {
+            Some(device) if source.is_some() && route.device != device => {
+                self.ask_for_route(to, None, Some(device)).await
+            }
+            _ => Ok(route),
+        }
+    }
+
+    async fn ask_for_route(&self, to: IpAddr, source: Option<IpAddr>, device: Option<Ifindex>) -> io::Result<Route> {
         let mut question = RouteMessage::default();
         question.header.address_family = family(to);
         question.header.destination_prefix_length = bits(to);

@@ -221,6 +221,9 @@ impl Explain for SourceError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::NoSuchInterface { name, present } if name.contains([',', ' ']) => {
+                Some(format!("give -i once for each; interfaces here are {}", present.join(", ")))
+            }
             Self::NoSuchInterface { present, .. } | Self::NoMatch { present, .. } => {
                 Some(format!("interfaces here are {}", present.join(", ")))
             }
@@ -270,7 +273,7 @@ impl Explain for SourceError {
                 format!("take its interfaces apart: tshark -r '{file}' -Y frame.interface_id==0 -F pcap -w first.pcap")
             }),
             Self::Damaged { .. } => {
-                Some("the frames before were mirrored; the rest of the file cannot be trusted".to_owned())
+                Some("the frames before are good; the rest of the file cannot be trusted".to_owned())
             }
             Self::NoList(_) | Self::NoCompiler(_) | Self::CannotOpen { .. } | Self::CannotWait { .. } => None,
         }

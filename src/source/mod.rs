@@ -32,9 +32,9 @@ use live::Live;
 use ring::RingCapture;
 
 use crate::config::defaults::LEAST_BUFFER;
-use crate::config::plan::{Engine, LivePlan, SessionPlan, SourcePlan};
+use crate::config::plan::{Engine, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use crate::error::{Explain, Problems};
-use crate::frame::{Frame, InterfaceId};
+use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::{KernelDrops, SenderLedger};
 use crate::quantity::{Directions, Mtu, Timestamp};
 
@@ -106,6 +106,17 @@ pub struct Interface {
     pub engine: Option<Engine>,
 }
 
+/// Whether the interfaces of `plan` are there, as far as that can be told without opening one.
+///
+/// # Errors
+/// A [`SourceError`] for each that is not.
+pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
+    match &plan.source {
+        SourcePlan::Live(live) => Problems::unless_empty(interfaces::meant(&live.interfaces).1),
+        SourcePlan::File(_) | SourcePlan::Tunnels(_) => Ok(()),
+    }
+}
+
 /// Opens everything that `plan` captures from.
 ///
 /// # Errors
@@ -121,6 +132,36 @@ pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
         }
         SourcePlan::Tunnels(tunnels) => tunnel::open(tunnels, plan),
     }
+}
+
+/// Opens one capture file outside any session: every frame as it was recorded, as fast as it can be read.
+///
+/// # Errors
+/// When it is not there, is no capture file, or holds frames of which no Ethernet frames can be made.
+pub fn open_file(file: &FilePath) -> Result<Box<dyn Source>, SourceError> {
+    let plan = FilePlan { file: file.clone(), pace: Pace::Unpaced };
+    let as_recorded = NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None };
+    Ok(Box::new(Replay::open(&plan, "", &as_recorded)?))
+}
+
+/// Lends every frame in a block that a packet ring has filled, and returns how many more its header promises. This is
+/// the fuzzer's door: whatever the bytes are, a capture takes them the same way.
+#[doc(hidden)]
+pub fn frames_of_block(block: &mut [u8], each: &mut dyn FnMut(&Frame<'_>)) -> u32 {
+    let mut cursor = block::Cursor::start(block);
+    while let Some(captured) = cursor.advance(block) {
+        each(&Frame {
+            bytes: captured.bytes,
+            wire_len: captured.wire_len,
+            timestamp: captured.timestamp,
+            direction: Some(captured.direction),
+            interface: InterfaceId(0),
+            offload: Offload::Exact(captured.unfinished),
+            has_restored_tag: captured.has_restored_tag,
+            refused: None,
+        });
+    }
+    cursor.left()
 }
 
 fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {

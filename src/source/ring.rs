@@ -75,12 +75,16 @@ impl RingCapture {
             Directions::InOut if is_loopback(name) => Directions::In,
             directions => directions,
         };
-        let program =
-            filter::program(&judge, directions, &session.filter).map_err(|cause| live::refusal(name, cause))?;
+        let program = match (directions, session.filter.as_str()) {
+            (Directions::InOut, "") => None,
+            (_, expression) => {
+                Some(filter::program(&judge, directions, expression).map_err(|cause| live::refusal(name, cause))?)
+            }
+        };
         drop(judge);
 
         let shape = shape(buffer, plan);
-        let rings = open_rings(plan, name, directions, &program, shape)?;
+        let rings = open_rings(plan, name, directions, program.as_deref(), shape)?;
         let captures = rings.into_iter().enumerate().map(|(worker, ring)| Self {
             ring,
             cursor: None,
@@ -131,13 +135,13 @@ impl RingCapture {
     }
 }
 
-/// One ring for each worker. The filter that lets frames in comes last, when every worker has joined: until then each
-/// socket would capture what is the others' too.
+/// One ring for each worker. The filter that lets frames in, or none, comes last, when every worker has joined: until then
+/// each socket would capture what is the others' too.
 fn open_rings(
     plan: &LivePlan,
     name: &str,
     directions: Directions,
-    program: &[SockFilter],
+    program: Option<&[SockFilter]>,
     shape: RingShape,
 ) -> Result<Vec<Ring>, SourceError> {
     let cannot_open = |cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause };
@@ -150,7 +154,9 @@ fn open_rings(
         rings.push(ring);
     }
     for ring in &rings {
-        SockRef::from(ring).attach_filter(program).map_err(cannot_open)?;
+        let socket = SockRef::from(ring);
+        // Where everything is meant, a program that says so would cost each frame a call.
+        program.map_or_else(|| socket.detach_filter(), |program| socket.attach_filter(program)).map_err(cannot_open)?;
     }
     Ok(rings)
 }

@@ -166,14 +166,13 @@ impl Drop for Namespace {
     }
 }
 
+/// A veth with a queue for each of several workers: AF_XDP takes one.
 fn wire(left: &Namespace, left_link: &str, right: &Namespace, right_link: &str) {
-    succeed(Command::new("ip").args(["link", "add", left_link, "netns", &left.name, "type", "veth"]).args([
-        "peer",
-        "name",
-        right_link,
-        "netns",
-        &right.name,
-    ]));
+    let mut command = Command::new("ip");
+    let queues = ["numtxqueues", "4", "numrxqueues", "4"];
+    command.args(["link", "add", left_link, "netns", &left.name]).args(queues);
+    command.args(["type", "veth", "peer", "name", right_link, "netns", &right.name]).args(queues);
+    succeed(&mut command);
 }
 
 /// A program that runs beside the test; killed when dropped.

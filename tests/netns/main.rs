@@ -23,4 +23,5 @@ mod law;
 mod own_traffic;
 mod receive;
 mod resources;
+mod settings;
 mod workers;

@@ -1,7 +1,6 @@
 //! Several workers on one interface: what the analyzer gets is what one worker would have sent.
 //!
-//! The outer source port tells which worker sent a datagram: each has its own part of 49152–65535. Through sockets, because
-//! a veth has one transmit queue, and AF_XDP takes one for each worker.
+//! The outer source port tells which worker sent a datagram: each has its own part of 49152–65535.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -45,7 +44,7 @@ fn conversations_stay_together(to: &str, filter: &str) {
     let lab = Lab::with_underlay_mtu(1600);
     let _servers = Servers::start(&lab);
     let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
-    let mut arguments = vec!["-i", "h0", "--workers", "2", "--transmit", "socket", "--to", to];
+    let mut arguments = vec!["-i", "h0", "--workers", "2", "--to", to];
     arguments.extend(filter.split(' ').filter(|word| !word.is_empty()));
     let farspan = Farspan::mirror(&lab, &arguments);
     // Both directions, from many ports and addresses; ARP comes with them.
@@ -158,10 +157,7 @@ fn under_load_every_flow_is_in_order_and_the_law_holds_for_all_workers_together(
 
     let lab = Lab::with_underlay_mtu(1600);
     let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
-    let farspan = Farspan::mirror(
-        &lab,
-        &["-i", "h0", "--workers", "2", "--transmit", "socket", "--to", "vxlan://192.0.2.2?vni=42"],
-    );
+    let farspan = Farspan::mirror(&lab, &["-i", "h0", "--workers", "2", "--to", "vxlan://192.0.2.2?vni=42"]);
     traffic::send(&lab, &numbered(), "--topspeed");
     let ledger = stop_when_all_were_seen(farspan, &lab);
     let account = ledger.only();
@@ -191,10 +187,7 @@ fn under_load_every_flow_is_in_order_and_the_law_holds_for_all_workers_together(
 fn sequence_numbers_are_one_series_for_all_workers() {
     let lab = Lab::with_underlay_mtu(1600);
     let arriving = Capture::start(&lab, &lab.analyzer, "a0", "ip proto 47");
-    let farspan = Farspan::mirror(
-        &lab,
-        &["-i", "h0", "--workers", "2", "--transmit", "socket", "--to", "erspan2://192.0.2.2?session=7"],
-    );
+    let farspan = Farspan::mirror(&lab, &["-i", "h0", "--workers", "2", "--to", "erspan2://192.0.2.2?session=7"]);
     traffic::send(&lab, &numbered(), "--mbps=100");
     let ledger = stop_when_all_were_seen(farspan, &lab);
     arriving.await_frames(usize::try_from(ledger.only().sent).expect("a small number"));
@@ -261,12 +254,7 @@ fn what_two_workers_write_to_a_pipe_is_one_sound_capture_file() {
 #[ignore = "needs root: run scripts/test"]
 fn each_worker_knows_the_datagrams_of_the_others() {
     let lab = Lab::new();
-    exactly_one_copy(
-        &lab,
-        "vxlan://192.0.2.2?vni=42",
-        Some("icmp.type == 3"),
-        &["--workers", "2", "--transmit", "socket"],
-    );
+    exactly_one_copy(&lab, "vxlan://192.0.2.2?vni=42", Some("icmp.type == 3"), &["--workers", "2"]);
 }
 
 #[test]
@@ -274,7 +262,7 @@ fn each_worker_knows_the_datagrams_of_the_others() {
 fn fragments_of_another_worker_s_datagrams_are_known_too() {
     let lab = Lab::new();
     let to = "vxlan://192.0.2.2?vni=42&fit=fragment";
-    let capture = exactly_one_copy(&lab, to, None, &["--workers", "2", "--transmit", "socket"]);
+    let capture = exactly_one_copy(&lab, to, None, &["--workers", "2"]);
     assert!(tshark::count(&capture, "ip.frag_offset#1 > 0") > 0, "full frames left as two fragments");
 }
 
@@ -282,10 +270,8 @@ fn fragments_of_another_worker_s_datagrams_are_known_too() {
 #[ignore = "needs root: run scripts/test"]
 fn pinned_workers_stay_on_their_cpu() {
     let lab = Lab::new();
-    let farspan = Farspan::mirror(
-        &lab,
-        &["-i", "h0", "--workers", "3", "--transmit", "socket", "--pin", "0", "--to", "vxlan://192.0.2.2?vni=42"],
-    );
+    let farspan =
+        Farspan::mirror(&lab, &["-i", "h0", "--workers", "3", "--pin", "0", "--to", "vxlan://192.0.2.2?vni=42"]);
     let tasks = format!("/proc/{}/task", farspan.id());
     let pinned = || {
         let threads = fs::read_dir(&tasks).into_iter().flatten().flatten().filter_map(|task| {
@@ -308,7 +294,7 @@ fn an_interface_that_goes_away_ends_the_session_and_is_told_once() {
     let log = lab.path("farspan.log");
     let mut command = lab.host.command(binary());
     command
-        .args(["mirror", "-i", "h0", "--workers", "2", "--transmit", "socket", "--to", "vxlan://192.0.2.2?vni=42"])
+        .args(["mirror", "-i", "h0", "--workers", "2", "--to", "vxlan://192.0.2.2?vni=42"])
         .args(engine())
         .stdout(Stdio::null())
         .stderr(File::create(&log).expect("the folder is writable"));

@@ -7,7 +7,12 @@ use crate::lab::succeed;
 
 /// How many frames pass a display filter.
 pub fn count(capture: &Path, filter: &str) -> usize {
-    succeed(tshark(capture, filter).args(["-T", "fields", "-e", "frame.number"])).lines().count()
+    values(capture, filter, "frame.number").len()
+}
+
+/// What `field` is in each of the frames that pass a display filter.
+pub fn values(capture: &Path, filter: &str, field: &str) -> Vec<String> {
+    succeed(tshark(capture, filter).args(["-T", "fields", "-e", field])).lines().map(str::to_owned).collect()
 }
 
 /// Fields of each frame that passes a display filter, packet by packet: fragments are not put together. All occurrences
