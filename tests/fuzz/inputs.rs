@@ -165,5 +165,6 @@ fn frame(bytes: &[u8], wire_len: usize, offload: Offload) -> Frame<'_> {
         interface: InterfaceId(0),
         offload,
         has_restored_tag: false,
+        refused: None,
     }
 }
