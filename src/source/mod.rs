@@ -31,7 +31,7 @@ use link_type::LinkLayer;
 use live::Live;
 use ring::RingCapture;
 
-use crate::config::defaults::LEAST_BUFFER;
+use crate::config::defaults::{self, LEAST_BUFFER};
 use crate::config::plan::{Engine, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use crate::error::{Explain, Problems};
 use crate::frame::{Frame, InterfaceId, Offload};
@@ -122,6 +122,15 @@ pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
 /// # Errors
 /// Every [`SourceError`] that was found.
 pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
+    let at_place = |problems: Problems| match plan.name.as_str() {
+        // On the command line there is one source, and each problem names what it is about.
+        defaults::SESSION => problems,
+        name => problems.at(&format!("session.{name}.source")),
+    };
+    open_source(plan).map_err(at_place)
+}
+
+fn open_source(plan: &SessionPlan) -> Result<Opened, Problems> {
     match &plan.source {
         SourcePlan::Live(live) => open_live(live, plan),
         SourcePlan::File(file) => {
