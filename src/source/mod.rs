@@ -112,7 +112,9 @@ pub struct Interface {
 /// A [`SourceError`] for each that is not.
 pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
     match &plan.source {
-        SourcePlan::Live(live) => Problems::unless_empty(interfaces::meant(&live.interfaces).1),
+        SourcePlan::Live(live) => {
+            Problems::unless_empty(interfaces::meant(&live.interfaces).1).map_err(|found| problems_of(plan, found))
+        }
         SourcePlan::File(_) | SourcePlan::Tunnels(_) => Ok(()),
     }
 }
@@ -122,12 +124,15 @@ pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
 /// # Errors
 /// Every [`SourceError`] that was found.
 pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
-    let at_place = |problems: Problems| match plan.name.as_str() {
-        // On the command line there is one source, and each problem names what it is about.
+    open_source(plan).map_err(|problems| problems_of(plan, problems))
+}
+
+/// On the command line there is one source, and each problem names what it is about; in a file there are several.
+fn problems_of(plan: &SessionPlan, problems: Problems) -> Problems {
+    match plan.name.as_str() {
         defaults::SESSION => problems,
         name => problems.at(&format!("session.{name}.source")),
-    };
-    open_source(plan).map_err(at_place)
+    }
 }
 
 fn open_source(plan: &SessionPlan) -> Result<Opened, Problems> {
