@@ -227,6 +227,8 @@ impl Queue {
     /// What is neither a full device nor one that is down or gone.
     pub(super) fn kick(&mut self) -> io::Result<()> {
         let mut result = Ok(());
+        // A kernel that does not tell how far it has come may have sent all that it sends with one kick.
+        let mut unseen = self.socket.unconsumed() / self.socket.budget();
         loop {
             let before = self.socket.unconsumed();
             let outcome = self.socket.kick();
@@ -237,14 +239,15 @@ impl Queue {
                 Err(error) => Some(error),
             };
             match error.as_ref().and_then(io::Error::raw_os_error) {
-                // The device dropped the frame that was consumed last, and the kernel stopped there.
-                Some(libc::EBUSY) => self.drop_latest(),
+                // The device dropped a frame, and the kernel stopped there.
+                Some(libc::EBUSY) => self.drop_one(),
                 Some(libc::ENXIO | libc::ENODEV) => {
                     self.give_up();
                     break;
                 }
                 // What the device has not taken yet is for a later turn.
                 None | Some(libc::EAGAIN) if self.socket.unconsumed() < before => {}
+                Some(libc::EAGAIN) if unseen > 0 => unseen -= 1,
                 None | Some(libc::EAGAIN | libc::ENOBUFS | libc::ENETDOWN) => break,
                 Some(_) => {
                     result = error.map_or(Ok(()), Err);
@@ -279,17 +282,16 @@ impl Queue {
         }
     }
 
-    /// Remembers that the frame which the kernel consumed last did not leave: its slot is completed all the same, before
-    /// or after this.
-    fn drop_latest(&mut self) {
-        let latest = self.socket.latest_consumed();
-        if let Some(flight) = self.flights.get_mut(latest).and_then(Option::as_mut) {
+    /// Remembers that a frame did not leave: its slot is completed all the same, before or after this.
+    fn drop_one(&mut self) {
+        let dropped = self.socket.dropped();
+        if let Some(flight) = self.flights.get_mut(dropped).and_then(Option::as_mut) {
             flight.dropped = true;
             return;
         }
         // Completed already, and taken in as sent.
-        let is_latest = |done: &&mut Done| done.slot.as_ref().is_some_and(|slot| slot.index() == latest);
-        if let Some(done) = self.done.iter_mut().flatten().rfind(is_latest) {
+        let is_it = |done: &&mut Done| done.slot.as_ref().is_some_and(|slot| slot.index() == dropped);
+        if let Some(done) = self.done.iter_mut().flatten().rfind(is_it) {
             done.dropped = Some(DropReason::DeviceBusy);
         }
     }

@@ -97,6 +97,10 @@ pub struct Socket {
     written: u32,
     /// Completions read so far.
     read: u32,
+    /// Descriptors that the kernel is known to have consumed, whether it has said so or not.
+    consumed: u32,
+    /// How many frames one [`kick`](Self::kick) sends at most.
+    budget: usize,
     flights: Vec<Flight>,
 }
 
@@ -134,7 +138,7 @@ impl Socket {
         set(&fd, libc::XDP_UMEM_COMPLETION_RING, &entries)?;
         set(&fd, libc::XDP_TX_RING, &entries)?;
         // Linux 6.17: frames that one kick may send. Older kernels send 32, and are kicked more often.
-        let _ = set(&fd, XDP_MAX_TX_SKB_BUDGET, &entries);
+        let budget = set(&fd, XDP_MAX_TX_SKB_BUDGET, &entries).map_or(OLD_BUDGET, |()| entries as usize);
         let offsets = ring_offsets(&fd)?;
         let transmit = Ring::map::<libc::xdp_desc>(fd.as_fd(), libc::XDP_PGOFF_TX_RING, &offsets.tx, entries)?;
         let completion = Ring::map::<u64>(fd.as_fd(), COMPLETION_RING, &offsets.cr, entries)?;
@@ -142,7 +146,7 @@ impl Socket {
         let umem = Arc::new(Umem { memory, slot_len: shape.slot_len() });
         let tokens = (0..slots).map(|index| Slot { umem: Arc::clone(&umem), index }).collect();
         let flights = std::iter::repeat_with(Flight::default).take(shape.slots).collect();
-        Ok((Self { fd, shape, transmit, completion, written: 0, read: 0, flights }, tokens))
+        Ok((Self { fd, shape, transmit, completion, written: 0, read: 0, consumed: 0, budget, flights }, tokens))
     }
 
     /// Sends through queue `queue` of `device` from now on, in copy mode: the driver's own receive path is left alone.
@@ -198,7 +202,11 @@ impl Socket {
     /// `EAGAIN` when there is more to send, `EBUSY` when the device dropped the frame that was consumed last (then it is
     /// completed all the same, `__xsk_generic_xmit` in net/xdp/xsk.c), `ENETDOWN` while the device is down, `ENXIO` when it is
     /// gone, `ENOBUFS` when the kernel has no memory.
-    pub fn kick(&self) -> io::Result<()> {
+    pub fn kick(&mut self) -> io::Result<()> {
+        let told = self.told();
+        if self.is_ahead(told) {
+            self.consumed = told;
+        }
         // Pairs with the kernel's acquire of the producer (xskq_cons_nb_entries): who sees the number sees the entries.
         self.transmit.producer().store(self.written, Ordering::Release);
         // SAFETY: sendto(2) with a null buffer of length 0 and no address reads and writes no memory of ours.
@@ -207,19 +215,52 @@ impl Socket {
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Descriptors that were submitted and that the kernel has not consumed.
+    /// Descriptors that were submitted and that the kernel has not told to be consumed. Before Linux 6.17 it tells so only
+    /// when it has consumed all of them: nothing about a [`kick`](Self::kick) that failed.
     pub fn unconsumed(&self) -> usize {
-        self.written.wrapping_sub(self.transmit.consumer().load(Ordering::Acquire)) as usize
+        self.written.wrapping_sub(self.told()) as usize
     }
 
-    /// The slot whose descriptor the kernel consumed last.
-    pub fn latest_consumed(&self) -> usize {
-        let latest = self.transmit.consumer().load(Ordering::Acquire).wrapping_sub(1);
-        let entry = self.transmit.entry::<libc::xdp_desc>(latest);
+    /// How many frames one [`kick`](Self::kick) sends at most.
+    pub fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// The slot of the frame that the kernel dropped, after a [`kick`](Self::kick) that failed with `EBUSY`: the one that
+    /// it consumed last. Where it has not told how far it came, the first one that may be it: so there are as many as there
+    /// were errors.
+    pub fn dropped(&mut self) -> usize {
+        let told = self.told();
+        if self.is_ahead(told) {
+            self.consumed = told;
+        } else {
+            while self.is_ahead(self.written) {
+                self.consumed = self.consumed.wrapping_add(1);
+                if self.descriptor(self.consumed.wrapping_sub(1)).options & libc::XDP_PKT_CONTD == 0 {
+                    break;
+                }
+            }
+        }
+        let address = self.descriptor(self.consumed.wrapping_sub(1)).addr;
+        usize::try_from(address).unwrap_or(usize::MAX) / self.shape.slot_len()
+    }
+
+    /// Descriptors that the kernel has told to be consumed, a number that wraps.
+    fn told(&self) -> u32 {
+        self.transmit.consumer().load(Ordering::Acquire)
+    }
+
+    /// Whether `number` is behind what is known to be consumed. There are never more descriptors than half of all numbers.
+    fn is_ahead(&self, number: u32) -> bool {
+        (1..=u32::MAX / 2).contains(&number.wrapping_sub(self.consumed))
+    }
+
+    /// The descriptor with this number that was written last.
+    fn descriptor(&self, number: u32) -> libc::xdp_desc {
+        let entry = self.transmit.entry::<libc::xdp_desc>(number);
         // SAFETY: the entry lies in the mapped ring and every bit pattern is a valid `xdp_desc`. The kernel only reads
         // entries of this ring, and what we wrote there last stands there until we write it anew.
-        let descriptor = unsafe { entry.read() };
-        usize::try_from(descriptor.addr).unwrap_or(usize::MAX) / self.shape.slot_len()
+        unsafe { entry.read() }
     }
 
     /// A slot that the kernel has done with, if there is one.
@@ -264,6 +305,8 @@ const COMPLETION_RING: libc::off_t = libc::XDP_UMEM_PGOFF_COMPLETION_RING as lib
 
 /// `linux/if_xdp.h`, Linux 6.17; libc lacks it.
 const XDP_MAX_TX_SKB_BUDGET: c_int = 9;
+/// `TX_BATCH_SIZE` of `net/xdp/xsk.c` before.
+const OLD_BUDGET: usize = 32;
 
 /// One mapped ring: two counters that wrap and a power of two of entries.
 struct Ring {
@@ -345,4 +388,54 @@ fn ring_offsets(socket: &OwnedFd) -> io::Result<libc::xdp_mmap_offsets> {
 /// Sets one option of level `SOL_XDP`. Of what `XDP_UMEM_REG` registers the kernel keeps the pages, not the structure.
 fn set<T>(socket: &OwnedFd, option: c_int, value: &T) -> io::Result<()> {
     set_option(socket.as_fd(), libc::SOL_XDP, option, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOTS: usize = 4;
+
+    /// A socket without a kernel, for frames of up to two descriptors.
+    fn alone() -> (Socket, Vec<Slot>) {
+        let shape = Shape { chunk: CHUNK, chunks_per_slot: 2, slots: SLOTS };
+        let ring =
+            || Ring { memory: Mapping::anonymous(4096).unwrap(), producer: 0, consumer: 64, entries: 128, mask: 7 };
+        let memory = Mapping::anonymous(shape.slot_len() * SLOTS).unwrap();
+        let umem = Arc::new(Umem { memory, slot_len: shape.slot_len() });
+        let slots = (0..4).map(|index| Slot { umem: Arc::clone(&umem), index }).collect();
+        let flights = std::iter::repeat_with(Flight::default).take(SLOTS).collect();
+        let fd = std::fs::File::open("/dev/null").unwrap().into();
+        let (transmit, completion) = (ring(), ring());
+        (Socket { fd, shape, transmit, completion, written: 0, read: 0, consumed: 0, budget: 32, flights }, slots)
+    }
+
+    #[test]
+    fn a_dropped_frame_is_the_one_that_the_kernel_consumed_last() {
+        let (mut socket, slots) = alone();
+        for slot in slots {
+            socket.submit(slot, 100);
+        }
+        for (told, slot) in [(2, 1), (3, 2), (4, 3)] {
+            socket.kick().unwrap_err();
+            socket.transmit.consumer().store(told, Ordering::Relaxed);
+            assert_eq!((socket.dropped(), socket.unconsumed()), (slot, SLOTS - told as usize));
+        }
+    }
+
+    #[test]
+    fn each_drop_is_another_frame_where_the_kernel_does_not_tell_how_far_it_has_come() {
+        let (mut socket, mut slots) = alone();
+        // The first has left before, and the kernel has told so.
+        socket.submit(slots.remove(0), 100);
+        socket.transmit.consumer().store(1, Ordering::Relaxed);
+        let lengths = [CHUNK + 1, 2 * CHUNK, 1];
+        for (slot, length) in slots.into_iter().zip(lengths) {
+            socket.submit(slot, length);
+        }
+        for slot in 1..SLOTS {
+            socket.kick().unwrap_err();
+            assert_eq!((socket.dropped(), socket.unconsumed()), (slot, 5));
+        }
+    }
 }
