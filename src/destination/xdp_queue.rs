@@ -122,7 +122,8 @@ impl Queues {
     /// # Errors
     /// The kernel's: see [`xsk::Socket::open`] and [`xsk::Socket::bind`].
     fn join(&mut self, device: Ifindex, patience: Duration) -> Result<(Member, Vec<Slot>), QueueError> {
-        self.open.retain(|(_, queue)| queue.strong_count() > 0);
+        // One whose interface is gone serves nobody any more, though others have not left it yet.
+        self.open.retain(|(_, queue)| queue.upgrade().is_some_and(|queue| !lock(&queue).is_gone()));
         let known = self.open.iter().find(|&&(known, _)| known == device).and_then(|(_, queue)| queue.upgrade());
         let queue = known.map_or_else(|| self.open_queue(device, patience), Ok)?;
         let mut locked = lock(&queue);
