@@ -88,7 +88,7 @@ impl Xdp {
             queues: Arc::clone(queues),
             member,
             look_again: None,
-            waiting: Vec::with_capacity(free.len()),
+            waiting: Vec::with_capacity(BATCH),
             free,
             submitted: 0,
             outer,
@@ -244,6 +244,8 @@ impl Transmit for Xdp {
     fn finish(&mut self, account: &mut DestinationLedger) {
         if let Some(queue) = self.member.as_ref().map(Member::queue) {
             let (mut queue, mut waited) = (lock(&queue), Duration::ZERO);
+            // What another destination's kick brought back has its fate.
+            self.take_in(&mut queue, account);
             while self.submitted > 0 && waited < LAST_PATIENCE && !queue.is_gone() {
                 sleep(NAP);
                 waited += NAP;
