@@ -177,6 +177,8 @@ impl Outbox {
     /// Lets the batch go, keeps the beginning of it, or drops it, as the next hop allows.
     fn release(&mut self, now: Option<Instant>, account: &mut DestinationLedger) {
         if self.engine.waiting() == 0 {
+            // The engine may have lost what was held: nothing is to be looked at again.
+            self.gate.iter_mut().for_each(NextHopGate::clear);
             return;
         }
         match self.gate.as_mut().map_or(Passage::Open, |gate| gate.ask(now)) {

@@ -26,6 +26,8 @@ use crate::select::own_traffic::Carrier;
 struct Scripted {
     batch: Batch,
     fates: VecDeque<Option<DropReason>>,
+    /// When it loses its interface, and what waits with it.
+    loses_all_at: Option<Instant>,
 }
 
 impl Transmit for Scripted {
@@ -57,6 +59,12 @@ impl Transmit for Scripted {
 
     fn collect_reports(&mut self, _: &mut DestinationLedger) -> Option<io::Error> {
         None
+    }
+
+    fn settle(&mut self, now: Instant, account: &mut DestinationLedger) {
+        if self.loses_all_at.is_some_and(|at| now >= at) {
+            count_dropped(account, DropReason::InterfaceDown, self.batch.truncate(0));
+        }
     }
 }
 
@@ -174,6 +182,20 @@ fn frames_that_wait_in_vain_are_unreachable_and_so_are_all_while_the_next_hop_ha
     tunnel.offer(&frame(&small), &mut account);
     tunnel.finish(start + NEXT_HOP_PATIENCE, &mut account);
     assert_eq!((account.in_flight, account.dropped[DropReason::Stopping]), (0, 1));
+}
+
+#[test]
+fn nothing_is_looked_at_again_when_the_engine_has_lost_what_was_held() {
+    let (mut tunnel, _way) = scripted(Fit::Split, Vec::new(), NextHop::Resolving);
+    let (mut account, start) = (DestinationLedger::default(), Instant::now());
+    let later = start + NEXT_HOP_PATIENCE / 2;
+    tunnel.outbox.engine = Box::new(Scripted { loses_all_at: Some(later), ..Scripted::default() });
+    tunnel.offer(&frame(&udp_frame(1, 20)), &mut account);
+    tunnel.flush(start, &mut account);
+    assert!(account.in_flight == 1 && tunnel.deadline().is_some());
+    tunnel.flush(later, &mut account);
+    assert_eq!((account.in_flight, account.dropped[DropReason::InterfaceDown]), (0, 1));
+    assert_eq!(tunnel.deadline(), None);
 }
 
 #[test]
