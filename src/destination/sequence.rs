@@ -48,7 +48,8 @@ impl Numbering {
 
     /// What a header holds in place of its number until [`give_out`](Self::give_out): its counter.
     pub(super) fn ask(&mut self, counter: usize) -> u32 {
-        self.asked[counter] += 1;
+        // While no batch leaves, because the next hop does not answer, more may ask than there are numbers.
+        self.asked[counter] = self.asked[counter].saturating_add(1);
         u32::try_from(counter).unwrap_or(0)
     }
 
@@ -98,6 +99,14 @@ mod tests {
         assert_eq!(numbers(&mut second, &[1, 0]), [1, 2]);
         counters.0[0].store(u32::MAX, Ordering::Relaxed);
         assert_eq!(numbers(&mut first, &[0, 0, 0, 1]), [u32::MAX, 0, 1, 2]);
+    }
+
+    #[test]
+    fn more_may_be_dropped_than_there_are_numbers() {
+        let mut numbering = Numbering::new(2, Counters::new(1));
+        numbering.asked[0] = u32::MAX;
+        assert_eq!(numbers(&mut numbering, &[0, 0, 0]), [0, 1, 2]);
+        assert_eq!(numbers(&mut numbering, &[0]), [u32::MAX]);
     }
 
     #[test]
