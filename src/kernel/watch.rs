@@ -139,28 +139,34 @@ impl Way {
     async fn read(&mut self, netlink: &Netlink) -> io::Result<NextHop> {
         let (local, remote, bound) = (self.underlay.local(), self.underlay.remote(), self.underlay.bound_device());
         let route = netlink.route(remote, Some(local), bound).await?;
-        self.underlay.set_device(Some(route.device));
-        self.note_mtu(path_mtu(local, remote, bound)?);
+        let mtu = path_mtu(local, remote, bound)?;
         if self.underlay.runs_are_cut() == RunsAreCut::BeforeTheDevice
             && netlink.runs_are_cut(route.device).await != RunsAreCut::BeforeTheDevice
         {
             self.underlay.forget_where_runs_are_cut();
         }
         let link = netlink.link(route.device).await?;
-        let own_mac = link.as_ref().and_then(|link| link.mac);
+        let address = route.gateway.unwrap_or(remote);
+        let needs_neighbour = route.needs_neighbour(link.as_ref());
+        let known = if needs_neighbour { netlink.neighbour(route.device, address).await? } else { None };
+
+        // Now that everything is known: an engine that writes outer frames itself never sends those of one interface
+        // through another, but for a moment.
+        self.note_mtu(mtu);
+        let own_mac = link.and_then(|link| link.mac);
         if let Some(own_mac) = own_mac {
             self.underlay.set_source_mac(own_mac);
         }
-        if !route.needs_neighbour(link.as_ref()) {
-            self.neighbour = None;
-            self.underlay.set_destination_mac(without_neighbour(own_mac.unwrap_or(EXAMPLE_MACS.0), remote));
-            return Ok(NextHop::Usable);
-        }
-        let address = route.gateway.unwrap_or(remote);
-        self.neighbour = Some((route.device, address));
+        self.neighbour = needs_neighbour.then_some((route.device, address));
         self.must_ask = true;
-        let known = netlink.neighbour(route.device, address).await?;
-        Ok(known.map_or(NextHop::Resolving, |neighbour| self.learn(neighbour)))
+        let next_hop = if needs_neighbour {
+            known.map_or(NextHop::Resolving, |neighbour| self.learn(neighbour))
+        } else {
+            self.underlay.set_destination_mac(without_neighbour(own_mac.unwrap_or(EXAMPLE_MACS.0), remote));
+            NextHop::Usable
+        };
+        self.underlay.set_device(Some(route.device));
+        Ok(next_hop)
     }
 
     fn note_mtu(&self, mtu: Mtu) {
