@@ -268,3 +268,24 @@ fn a_file_of_tunnels_is_a_session_of_the_configuration_and_of_check() {
     let ledger: Value = serde_json::from_slice(&received.stdout).unwrap();
     assert_eq!(ledger["destinations"][0]["sent"], 1);
 }
+
+/// The first fragment of packet number `identification`, of which no other comes.
+fn first_fragment(identification: u8, payload: &[u8]) -> Vec<u8> {
+    const IDENTIFICATION: usize = 14 + 5;
+    const FLAGS: usize = 14 + 6;
+    const MORE_FRAGMENTS: u8 = 0x20;
+    let mut packet = udp(4789, payload);
+    (packet[IDENTIFICATION], packet[FLAGS]) = (identification, MORE_FRAGMENTS);
+    packet
+}
+
+#[test]
+fn a_packet_that_is_given_up_for_another_ones_refused_fragment_has_its_own_fate() {
+    // As many as may be incomplete at the same time.
+    let mut packets: Vec<_> = (0..64).map(|number| first_fragment(number, &[7; 32])).collect();
+    // Not a multiple of eight bytes long; and it takes the place of the oldest.
+    packets.push(first_fragment(64, &[7; 33]));
+    let (frames, ledger) = receive(&packets, &[]);
+    assert!(frames.is_empty());
+    assert_eq!((&ledger["captured"], &ledger["dropped"]), (&json!(65), &json!({"undecodable": 65})));
+}

@@ -65,10 +65,9 @@ impl Inside {
                 Ok(Some(whole)) => whole,
                 Ok(None) => return self.account_given_up(timestamp, each),
                 Err(_) => {
+                    // Its datagram shares its fate, if that ends with it.
                     each(&receiver.refused(timestamp, DropReason::Undecodable));
-                    // Its datagram shares the fate of this fragment, if it was given up for it.
-                    self.given_up = self.reassembly.given_up();
-                    return;
+                    return self.account_given_up(timestamp, each);
                 }
             }
         };
