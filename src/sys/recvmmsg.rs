@@ -65,6 +65,8 @@ impl Datagrams {
         for (((message, slice), room), about) in
             messages.iter_mut().zip(&mut slices).zip(rooms).zip(about.iter_mut()).take(most)
         {
+            // Before its address is taken: nothing of ours writes to it behind the kernel's pointer.
+            about.time.header.cmsg_len = 0;
             *slice = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
             let header = &mut message.msg_hdr;
             header.msg_name = std::ptr::from_mut(&mut about.from).cast();
@@ -73,7 +75,6 @@ impl Datagrams {
             header.msg_iovlen = 1;
             header.msg_control = std::ptr::from_mut(&mut about.time).cast();
             header.msg_controllen = size_of::<Timestamped>() as _; // size_t with glibc, socklen_t with musl
-            about.time.header.cmsg_len = 0;
             wanted += 1;
         }
         // SAFETY: recvmmsg(2): "The msgvec argument is a pointer to an array of mmsghdr structures. The size of this array
