@@ -234,7 +234,7 @@ fn a_filter_keeps_what_it_matches_also_behind_a_vlan_tag() {
         assert_eq!(seen.iter().map(|frame| &frame.bytes).collect::<Vec<_>>(), expected, "{filter}");
     }
     let (message, _, code) = refused(&SessionPlan { filter: "udp prot 53".into(), ..plan(&path) });
-    assert!(message.contains("where: column 5 of the filter\n"), "{message}");
+    assert!(message.contains("where: session.test.source, column 5 of the filter\n"), "{message}");
     assert!(message.contains("hint:  udp prot 53\n             ^ not understood from here on"), "{message}");
     assert_eq!(code, ExitCode::Usage);
 }
