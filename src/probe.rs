@@ -272,6 +272,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::config::local_end::CaptureFilePlan;
     use crate::config::plan::FilePath;
     use crate::destination::Destination;
     use crate::destination::Shared;
@@ -320,7 +321,8 @@ mod tests {
     fn every_frame_of_the_exchange_has_its_fate() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("inner.pcap");
-        let destination = CaptureFile::open(&FilePath::Path(file.clone()), &mut Shared::new(&[], 0)).unwrap();
+        let plan = CaptureFilePlan::plain(FilePath::Path(file.clone()));
+        let destination = CaptureFile::open(&plan, &[], &mut Shared::new(&[], 0)).unwrap();
         let mut destinations = Destinations::new(vec![Destination::File(destination)]);
         let mut ledger = Ledger::new([("1", "pcap:inner.pcap")]);
 

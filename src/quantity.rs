@@ -135,6 +135,8 @@ bounded! {
 impl Mtu {
     /// What Ethernet has carried since 1980.
     pub const ETHERNET: Self = Self(1500);
+    /// The largest that a TAP device can have: 65,535 bytes less an Ethernet header (drivers/net/tun.c).
+    pub const MOST_TAP: Self = Self(65_521);
 }
 
 impl Dscp {

@@ -6,13 +6,15 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use farspan::config::endpoint;
+use farspan::config::local_end::{CaptureFilePlan, Rotation, Sync};
 use farspan::config::plan::{
-    Decap, DestinationPlan, Encapsulation, End, EndPlan, Fit, Gso, Host, Ids, NormalisePlan, OuterPackets, SessionPlan,
-    SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
+    Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, Fit, Gso, Host, Ids, NormalisePlan, OuterPackets,
+    SessionPlan, SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
 };
+use farspan::destination::capture_file::CaptureFile;
 use farspan::destination::tunnel::Tunnel;
 use farspan::destination::{Destination, Destinations, Patience, Shared};
 use farspan::flow::FlowHash;
@@ -112,13 +114,20 @@ fn neither_sending_nor_splitting_nor_icmp_errors_nor_publishing_allocate() {
     let listening = UdpSocket::bind("127.0.0.1:0").unwrap();
     let deaf = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let hearing = listening.local_addr().unwrap().port();
+    let directory = tempfile::tempdir().unwrap();
+    let file = FilePath::Path(directory.path().join("record-{number}.pcapng"));
+    let rotation = Rotation { size: Some(1 << 30), time: Some(Duration::from_hours(1)), keep: None };
+    let record = CaptureFilePlan { file, rotation, sync: Sync::Off };
+    let record = CaptureFile::open(&record, &["eth0".into()], &mut Shared::new(&[], 0)).unwrap();
     let mut destinations = Destinations::new(vec![
         tunnel(hearing, Fit::Split),
         tunnel(hearing, Fit::Truncate),
         tunnel(hearing, Fit::Fragment),
         tunnel(deaf, Fit::Drop),
+        Destination::File(record),
     ]);
-    let mut ledger = Ledger::new([("1", "split"), ("2", "truncate"), ("3", "fragment"), ("4", "deaf")]);
+    let names = [("1", "split"), ("2", "truncate"), ("3", "fragment"), ("4", "deaf"), ("5", "record")];
+    let mut ledger = Ledger::new(names);
     let frames: Vec<Vec<u8>> = [0, 10, 500, 1410, 1460, 3000].into_iter().map(tcp_frame).collect();
     let start = Instant::now();
     run(&mut destinations, &mut ledger, &frames, start);

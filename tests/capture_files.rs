@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use farspan::config::local_end::CaptureFilePlan;
 use farspan::config::plan::{EndPlan, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use farspan::destination::Shared;
 use farspan::destination::capture_file::CaptureFile;
@@ -234,7 +235,7 @@ fn a_filter_keeps_what_it_matches_also_behind_a_vlan_tag() {
         assert_eq!(seen.iter().map(|frame| &frame.bytes).collect::<Vec<_>>(), expected, "{filter}");
     }
     let (message, _, code) = refused(&SessionPlan { filter: "udp prot 53".into(), ..plan(&path) });
-    assert!(message.contains("where: column 5 of the filter\n"), "{message}");
+    assert!(message.contains("where: session.test.source, column 5 of the filter\n"), "{message}");
     assert!(message.contains("hint:  udp prot 53\n             ^ not understood from here on"), "{message}");
     assert_eq!(code, ExitCode::Usage);
 }
@@ -431,7 +432,8 @@ fn a_full_disk_never_leaves_half_a_record() {
     run("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs"]);
 
     let path = disk.join("inner.pcap");
-    let mut file = CaptureFile::open(&FilePath::Path(path.clone()), &mut Shared::new(&[], 0)).unwrap();
+    let file = CaptureFilePlan::plain(FilePath::Path(path.clone()));
+    let mut file = CaptureFile::open(&file, &[], &mut Shared::new(&[], 0)).unwrap();
     let (bytes, mut account) = (frame(&[], 1), DestinationLedger::default());
     let mut offer = |count, account: &mut DestinationLedger| {
         for nanos in 0..count {
@@ -447,7 +449,7 @@ fn a_full_disk_never_leaves_half_a_record() {
             };
             file.offer(&frame, account);
         }
-        file.flush(account);
+        file.flush(Instant::now(), account);
     };
     // 62 bytes a record: 1056 fit beside the file header.
     offer(2000, &mut account);

@@ -44,7 +44,7 @@ const WRONG_LINES: &[(&str, &[&str])] = &[
     ("mirror -i eth0 --to vxlan://192.0.2.1", &["`vni` is missing", "vni=42"]),
     ("mirror -i eth0 --to erspan2://192.0.2.1", &["`session` is missing", "session=42"]),
     ("mirror -i eth0 --to erspan://192.0.2.1?session=1", &["which ERSPAN", "erspan2://192.0.2.1?session=1"]),
-    ("mirror -i eth0 --to tap:mon0", &["TAP device", "pcap:FILE"]),
+    ("mirror -i eth0 --to tap:all", &["cannot be the name of a TAP device", "tap:ids0"]),
     ("mirror -i eth0 --to vxlan://2001:db8::1?vni=1", &["brackets", "write vxlan://[2001:db8::1]?vni=1"]),
     ("mirror -i eth0 --to vxlan://0.0.0.0?vni=1", &["nobody's address", "the analyzer listens"]),
     ("mirror -i eth0 --to vxlan://300.1.2.3?vni=1", &["neither an IP address nor a host name", "192.0.2.10"]),
@@ -176,7 +176,10 @@ const WRONG_FILES: &[(&str, &[&str])] = &[
         &["`-1` is not a GRE key", "f.toml:7:25"],
     ),
     ("[session.a.destination.b]\nto = \"gre://h\"\nkey = { eth1 = 1 }\n", &["interface eth0 has no `key`"]),
-    ("[session.a.destination.b]\nto = \"pcap:x\"\nfit = \"drop\"\n", &["no key `fit`", "there are to"]),
+    (
+        "[session.a.destination.b]\nto = \"pcap:x\"\nfit = \"drop\"\n",
+        &["`fit` means nothing to a capture file", "has rotate_size"],
+    ),
     (
         "[session.a.destination.b]\nto = \"gre://h?key=x\"\n",
         &["`x` is not a GRE key", "f.toml:6:6, session.a.destination.b.to\n", "for example key=42"],

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::num::NonZero;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep};
@@ -19,6 +20,7 @@ use crate::kernel::resolve::locate;
 use crate::kernel::underlay::Underlay;
 use crate::kernel::underlay_error::UnderlayError;
 use crate::sys::ethtool::{self, Offload};
+use crate::sys::tun;
 
 /// What this host is like.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct Facts {
     pub cloud: Option<Cloud>,
     /// How many CPUs this process may use.
     pub cpus: usize,
+    /// Whether the kernel can be asked for TAP devices.
+    pub has_tap_devices: bool,
 }
 
 /// An interface that the session captures on.
@@ -63,7 +67,8 @@ impl Facts {
         };
         let capabilities = Capabilities::of_this_process().unwrap_or(Capabilities::NONE);
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
-        (Self { links, tapped, underlays, capabilities, cloud: cloud(), cpus }, problems)
+        let has_tap_devices = Path::new(tun::CLONE_DEVICE).exists();
+        (Self { links, tapped, underlays, capabilities, cloud: cloud(), cpus, has_tap_devices }, problems)
     }
 }
 

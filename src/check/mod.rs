@@ -9,6 +9,7 @@ pub mod capture;
 pub mod facts;
 pub mod finding;
 pub mod gso;
+pub mod local_ends;
 pub mod mtu;
 pub mod network;
 pub mod privileges;
@@ -43,6 +44,7 @@ pub async fn check(plan: &SessionPlan) -> (Report, Vec<Box<dyn Explain>>) {
     let (facts, unreachable) = Facts::gather(plan).await;
     problems.extend(unreachable);
     problems.extend(privileges::problems(plan, &facts));
+    problems.extend(local_ends::problems(plan, &facts));
     (judge(plan, &facts), problems)
 }
 
@@ -73,7 +75,7 @@ fn missing_ids(plan: &SessionPlan, interfaces: &[String]) -> Vec<Box<dyn Explain
 
 /// What there is to say about `plan` on a host with these facts.
 fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
-    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 8] = [
+    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 9] = [
         capture::findings,
         workers::findings,
         mtu::findings,
@@ -81,6 +83,7 @@ fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
         gso::findings,
         xdp::findings,
         privileges::findings,
+        local_ends::findings,
         analyzer::findings,
     ];
     let mut findings: Vec<Finding> = rules.iter().flat_map(|rule| rule(plan, facts)).collect();

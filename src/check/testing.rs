@@ -87,5 +87,6 @@ pub fn facts(path: Mtu) -> Facts {
         capabilities: Capabilities::ALL,
         cloud: None,
         cpus: 4,
+        has_tap_devices: true,
     }
 }

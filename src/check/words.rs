@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use super::facts::{Facts, Tapped};
+use super::local_ends::{file_in_words, tap_in_words};
 use super::mtu::{Room, inner_mtu};
 use super::network::protocol;
 use super::report::Statement;
@@ -38,7 +39,7 @@ pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
     });
     let live_traffic = (!facts.tapped.is_empty()).then_some(traffic);
     for (destination, underlay) in plan.destinations.iter().zip(&facts.underlays) {
-        said.extend(one_destination(destination, underlay.as_deref(), inner_mtu(plan, facts), live_traffic, facts));
+        said.extend(one_destination(plan, destination, underlay.as_deref(), live_traffic, facts));
     }
     said
 }
@@ -88,15 +89,16 @@ fn tunnel_source(tunnels: &TunnelsPlan) -> Vec<Statement> {
 }
 
 fn one_destination(
+    plan: &SessionPlan,
     destination: &DestinationPlan,
     underlay: Option<&Underlay>,
-    inner: Mtu,
     traffic: Option<Traffic>,
     facts: &Facts,
 ) -> Vec<Statement> {
     let head = |text: String| Statement::new("to", format!("{}: {text}", destination.name));
     let tunnel = match &destination.end {
-        End::File(file) => return vec![head(format!("inner frames to {file}"))],
+        End::Tap(tap) => return vec![head(destination.to.clone()), tap_in_words(tap, plan, facts)],
+        End::File(file) => return vec![head(file_in_words(file))],
         End::Tunnel(tunnel) => tunnel,
     };
     let mut said = vec![head(destination.to.clone())];
@@ -106,7 +108,7 @@ fn one_destination(
         return said;
     };
     said.push(Statement::new("way", way(tunnel, underlay, facts)));
-    let room = Room::new(inner, tunnel, underlay);
+    let room = Room::new(inner_mtu(plan, facts), tunnel, underlay);
     said.push(Statement::new("mtu", arithmetic(room, tunnel.fit)));
     if let Some(traffic) = traffic {
         let bits = bits_in_words(traffic.mirrored_bits(overhead(&tunnel.encapsulation, underlay.remote())));

@@ -64,6 +64,24 @@ pub struct DestinationArguments {
     /// UDP source ports [default: 49152-65535]
     #[arg(long, value_name = "FIRST-LAST")]
     ports: Option<String>,
+    /// MTU of a TAP device: the key `mtu` of a URL (--mtu is that of a recorded link) [default: of what is mirrored]
+    #[arg(long, value_name = "BYTES")]
+    tap_mtu: Option<String>,
+    /// User who may attach to the TAP device, name or number
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
+    /// Begin another capture file before it is larger than this: 100MiB
+    #[arg(long, value_name = "SIZE")]
+    rotate_size: Option<String>,
+    /// Begin another capture file after this time: 1h
+    #[arg(long, value_name = "TIME")]
+    rotate_time: Option<String>,
+    /// How many of the capture files of this run stay, the newest ones [default: all]
+    #[arg(long, value_name = "COUNT")]
+    keep: Option<String>,
+    /// When capture files must be on the disk: off, rotate (when complete), flush (every batch) [default: off]
+    #[arg(long, value_name = "WHEN")]
+    sync: Option<String>,
 }
 
 impl DestinationArguments {
@@ -88,6 +106,12 @@ impl DestinationArguments {
             ("udp_checksum", "--udp-checksum", &self.udp_checksum),
             ("gso", "--gso", &self.gso),
             ("ports", "--ports", &self.ports),
+            ("mtu", "--tap-mtu", &self.tap_mtu),
+            ("owner", "--owner", &self.owner),
+            ("rotate_size", "--rotate-size", &self.rotate_size),
+            ("rotate_time", "--rotate-time", &self.rotate_time),
+            ("keep", "--keep", &self.keep),
+            ("sync", "--sync", &self.sync),
         ]
         .into_iter()
         .filter_map(|(key, flag, word)| Some((key.to_owned(), Written::flag(flag, word.as_ref()?))))

@@ -62,7 +62,8 @@ pub fn print_ledger(destinations: &[DestinationPlan], ledger: &Ledger, json: boo
 
 fn writes_standard_output(plan: &DestinationPlan) -> bool {
     match &plan.end {
-        End::File(file) => *file == FilePath::Standard,
+        End::File(plan) => plan.file == FilePath::Standard,
+        End::Tap(_) => false,
         End::Tunnel(tunnel) => tunnel.transmit == TransmitPlan::CaptureFile(FilePath::Standard),
     }
 }

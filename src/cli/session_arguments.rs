@@ -28,7 +28,7 @@ pub struct SessionArguments<S: SourceFlags> {
     #[command(flatten)]
     normalise: NormaliseArguments,
     /// Where to: vxlan://HOST?vni=N, geneve://HOST?vni=N, gre://HOST, erspan1://HOST, erspan2://HOST?session=N,
-    /// erspan3://HOST?session=N, pcap:FILE, pcap:- (repeatable: each gets every frame)
+    /// erspan3://HOST?session=N, tap:NAME, pcap:FILE (.pcapng too), pcap:- (repeatable: each gets every frame)
     #[arg(long, value_name = "DEST", help_heading = "Destination")]
     to: Vec<String>,
     #[command(flatten)]
@@ -152,7 +152,8 @@ mod tests {
 
     use super::super::source_arguments::AllSourceArguments;
     use super::*;
-    use crate::config::destination_url::Scheme;
+    use crate::config::destination_url::Kind;
+    use crate::config::local_end::{CaptureFilePlan, Rotation, Sync, TapPlan};
     use crate::config::plan::{
         Analyzer, DestinationPlan, Encapsulation, End, EndPlan, Engine, FilePath, FilePlan, Fit, Gso, Host, Ids,
         LivePlan, NormalisePlan, Pace, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
@@ -292,12 +293,62 @@ mod tests {
         let path = FilePath::Path("a.pcap".into());
         assert_eq!(plain.source, SourcePlan::File(FilePlan { file: path.clone(), pace: Pace::Unpaced }));
         assert!(!plain.normalise.enabled);
-        assert_eq!(plain.destinations[0].end, End::File(FilePath::Standard));
+        assert_eq!(plain.destinations[0].end, End::File(CaptureFilePlan::plain(FilePath::Standard)));
 
         let told = plan("-r a.pcap --rate 20kpps --normalise --mtu 9000 --to pcap:b.pcap");
         let pace = Pace::Rate(Rate::Frames(20_000.0));
         assert_eq!(told.source, SourcePlan::File(FilePlan { file: path, pace }));
         assert_eq!(told.normalise, NormalisePlan { enabled: true, mtu: Mtu::new(9000).unwrap(), truncate: None });
+    }
+
+    #[test]
+    fn local_ends_have_keys_of_their_own() {
+        let rotated = CaptureFilePlan {
+            file: FilePath::Path("m-{number}.pcapng".into()),
+            rotation: Rotation { size: Some(100 << 20), time: Some(Duration::from_hours(1)), keep: Some(24) },
+            sync: Sync::Rotate,
+        };
+        let url = "pcap:m-{number}.pcapng?rotate_size=100MiB&rotate-time=1h&keep=24&sync=rotate";
+        assert_eq!(destination(url).end, End::File(rotated.clone()));
+        let line = "-i eth0 --rotate-size 100MiB --rotate-time 1h --keep 24 --sync rotate --tap-mtu 9000 --to \
+                    pcap:m-{number}.pcapng --to tap:ids0?owner=0&name=ids";
+        let plan = plan(line);
+        assert_eq!(plan.destinations[0].end, End::File(rotated));
+        let tap = TapPlan { device: "ids0".into(), owner: Some(0), mtu: Some(Mtu::new(9000).unwrap()) };
+        assert_eq!((plan.destinations[1].name.as_str(), &plan.destinations[1].end), ("ids", &End::Tap(tap)));
+    }
+
+    #[test]
+    fn mistakes_in_local_ends_are_told() {
+        for (line, words) in [
+            ("-i eth0 --to tap:all", "`all` cannot be the name of a TAP device"),
+            ("-i eth0 --to tap:t?mtu=65522", "65522 is not a MTU of a TAP device: it goes from 68 to 65521"),
+            ("-i eth0 --to tap:t?owner=nobody-of-this-name", "there is no user `nobody-of-this-name` here"),
+            ("-i eth0 --to tap:t?vni=1", "`vni` means nothing to a TAP device"),
+            ("-i eth0 --to tap:t --to tap:t", "two destinations write to the TAP device t"),
+            (
+                "-i eth* --to tap:eth9",
+                "the session would mirror its own destination: `eth*` captures on the TAP device eth9 too",
+            ),
+            (
+                "-i any --to tap:t",
+                "the session would mirror its own destination: `any` captures on the TAP device t too",
+            ),
+            ("-i eth0 --to pcap:a?keep=2", "`keep` is for rotated files, and nothing says when this one is rotated"),
+            (
+                "-i eth0 --to pcap:a?rotate_size=1KiB",
+                "1024 is not a file size in bytes: it goes from 65536 to 1125899906842624",
+            ),
+            ("-i eth0 --to pcap:a?sync=often", "`often` is not a way to sync: write off, rotate or flush"),
+            ("-i eth0 --to pcap:-?rotate_time=1h", "`rotate_time` is for files, and `pcap:-` is standard output"),
+            ("-i eth0 --to pcap:a --vni 7", "`vni` means nothing to any of the destinations"),
+        ] {
+            let arguments = Line::try_parse_from(std::iter::once("farspan").chain(line.split(' '))).unwrap();
+            let problems = arguments.session.plan().unwrap_err();
+            let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            assert_eq!(said, [words], "{line}");
+            assert!(problems.iter().all(|problem| problem.hint().is_some()), "{problems}");
+        }
     }
 
     #[test]
@@ -335,11 +386,12 @@ mod tests {
     fn each_key_of_a_destination_is_a_flag_and_the_other_way_round() {
         let names = Line::try_parse_from(
             "farspan --vni 1 --vni-out 1 --key 1 --key-out 1 --session-id 1 --session-id-out 1 --index 1 --seq 1 --fit 1 \
-             --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --gso 1 --ports 1"
+             --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --gso 1 --ports 1 --tap-mtu 1 \
+             --owner 1 --rotate-size 1 --rotate-time 1 --keep 1 --sync 1"
                 .split_whitespace(),
         );
         let mut flags: Vec<String> = names.unwrap().session.destination.table().into_keys().collect();
-        let mut keys: Vec<String> = Scheme::ALL.iter().flat_map(|scheme| scheme.keys()).map(str::to_owned).collect();
+        let mut keys: Vec<String> = Kind::all().flat_map(Kind::keys).map(str::to_owned).collect();
         flags.sort();
         keys.sort();
         keys.dedup();
@@ -380,6 +432,6 @@ mod tests {
 
         let replaced = with("--to pcap:x.pcap");
         assert_eq!(replaced.destinations.len(), 1);
-        assert_eq!(replaced.destinations[0].end, End::File(FilePath::Path("x.pcap".into())));
+        assert_eq!(replaced.destinations[0].end, End::File(CaptureFilePlan::plain(FilePath::Path("x.pcap".into()))));
     }
 }

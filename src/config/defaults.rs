@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::quantity::{ErspanIndex, Workers};
+use crate::quantity::{ErspanIndex, Mtu, Workers};
 use crate::wire::geneve::Geneve;
 use crate::wire::vxlan::Vxlan;
 
@@ -33,6 +33,8 @@ pub const ERSPAN_INDEX: ErspanIndex = ErspanIndex::LEAST;
 pub const MOST_TUNNELS: u8 = 8;
 /// Most UDP source ports that one tunnel uses: enough to spread over an analyzer's threads, few enough to batch.
 pub const SOURCE_PORTS: u32 = 16;
+/// Largest MTU of a TAP device.
+pub const MOST_TAP_MTU: Mtu = Mtu::MOST_TAP;
 /// How long a replay waits for a destination that takes nothing.
 pub const REPLAY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long live frames wait for the next hop's first answer.

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::defaults;
-use super::destination_url::{DestinationUrl, Scheme};
+use super::destination_url::{DestinationUrl, Kind, Scheme};
 use super::keys::{Keys, Mistakes};
+use super::local_end;
 use super::mistake::{Mistake, What, is_name};
 use super::plan::{DestinationPlan, Encapsulation, End, Fit, Gso, Host, Ids, TransmitPlan, TunnelPlan, UdpChecksum};
 use super::words;
@@ -35,41 +36,34 @@ pub(super) fn resolve(one: &One<'_>, used: &mut HashSet<String>, mistakes: &mut 
     }
     let to = own.word("to", mistakes)?;
     let found = mistakes.len();
-    let (name, end) = match own.read("to", mistakes, str::parse)? {
-        DestinationUrl::File(file) => {
-            own.only(&["to"], mistakes);
-            (one.name.to_owned(), End::File(file))
+    let url: DestinationUrl = own.read("to", mistakes, str::parse)?;
+    let table = merged(one, &url, used, mistakes);
+    let origin = own.origin("to").map(in_url);
+    let keys = own.replaced(&table, origin.as_ref());
+    only(&keys, url.kind(), mistakes);
+    let name = keys.read("name", mistakes, name).unwrap_or_else(|| one.name.to_owned());
+    let end = match url {
+        DestinationUrl::Tunnel { scheme, host, port, .. } => {
+            End::Tunnel(tunnel(&keys, one, scheme, (host, port), mistakes)?)
         }
-        DestinationUrl::Tunnel { scheme, host, port, parameters } => {
-            let table = merged(one, scheme, parameters, used, mistakes);
-            let url = own.origin("to").map(in_url);
-            let keys = own.replaced(&table, url.as_ref());
-            only(&keys, scheme, mistakes);
-            let name = keys.read("name", mistakes, name).unwrap_or_else(|| one.name.to_owned());
-            (name, End::Tunnel(tunnel(&keys, one, scheme, (host, port), mistakes)?))
-        }
+        DestinationUrl::Tap { device, .. } => End::Tap(local_end::tap(&keys, device, mistakes)),
+        DestinationUrl::File { file, .. } => End::File(local_end::capture_file(&keys, file, mistakes)),
     };
     (mistakes.len() == found).then(|| DestinationPlan { name, to: to.to_owned(), end })
 }
 
 /// The keys of one destination out of their three places. On the command line the URL is more particular than a flag
 /// for all; over a file's destination a flag is the stronger layer.
-fn merged(
-    one: &One<'_>,
-    scheme: Scheme,
-    parameters: Vec<(String, String)>,
-    used: &mut HashSet<String>,
-    mistakes: &mut Mistakes,
-) -> Table {
+fn merged(one: &One<'_>, url: &DestinationUrl, used: &mut HashSet<String>, mistakes: &mut Mistakes) -> Table {
     let mut keys = one.own.as_table().clone();
     let Some(to) = keys.shift_remove("to") else { return keys };
-    for (key, value) in parameters {
-        if keys.contains_key(&key) {
-            mistakes.push(one.own.mistake(&key, What::Twice { key: key.clone() }));
+    for (key, value) in url.parameters() {
+        if keys.contains_key(key) {
+            mistakes.push(one.own.mistake(key, What::Twice { key: key.clone() }));
         }
-        keys.insert(key, Written { value: Value::Word(value), origin: to.origin().map(in_url) });
+        keys.insert(key.clone(), Written { value: Value::Word(value.clone()), origin: to.origin().map(in_url) });
     }
-    let has = scheme.keys();
+    let has = url.kind().keys();
     for (key, flag) in one.for_every.iter().filter(|(key, _)| has.contains(&key.as_str())) {
         used.insert(key.clone());
         if !(to.is_flag() && keys.contains_key(key)) {
@@ -83,15 +77,15 @@ fn in_url(origin: &Origin) -> Origin {
     Origin::Url(Box::new(origin.clone()))
 }
 
-/// Refuses keys that do not exist, and keys of other encapsulations.
-fn only(keys: &Keys<'_>, scheme: Scheme, mistakes: &mut Mistakes) {
-    let known = scheme.keys();
+/// Refuses keys that do not exist, and keys of other kinds of destination.
+fn only(keys: &Keys<'_>, kind: Kind, mistakes: &mut Mistakes) {
+    let known = kind.keys();
     for key in keys.as_table().keys().filter(|key| !known.contains(&key.as_str()) && *key != "name") {
-        let of_another = Scheme::ALL.iter().any(|other| other.keys().contains(&key.as_str()));
+        let of_another = Kind::all().any(|other| other.keys().contains(&key.as_str()));
         mistakes.push(keys.mistake(
             key,
             if of_another {
-                What::Meaningless { key: key.clone(), scheme }
+                What::Meaningless { key: key.clone(), kind }
             } else {
                 What::UnknownKey { key: key.clone(), known: known.clone() }
             },

@@ -1,5 +1,5 @@
 //! Destinations as URLs: `vxlan://192.0.2.10:4789?vni=42`, `erspan2://[2001:db8::1]?session=7&fit=drop`,
-//! `pcap:FILE`.
+//! `tap:ids0?mtu=9000`, `pcap:FILE?rotate_size=100MiB`.
 //!
 //! Only the form is read here; what the parameters mean is the same as for the keys of the configuration file.
 
@@ -26,8 +26,31 @@ pub enum DestinationUrl {
         /// The rest: keys and values in the order of the URL.
         parameters: Vec<(String, String)>,
     },
+    /// A TAP device of this host.
+    Tap {
+        /// Its name.
+        device: String,
+        /// Keys and values in the order of the URL.
+        parameters: Vec<(String, String)>,
+    },
     /// A capture file of inner frames.
-    File(FilePath),
+    File {
+        /// Where it is written.
+        file: FilePath,
+        /// Keys and values in the order of the URL.
+        parameters: Vec<(String, String)>,
+    },
+}
+
+/// What a destination is: the word that its URL begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A tunnel of this encapsulation.
+    Tunnel(Scheme),
+    /// `tap`
+    Tap,
+    /// `pcap`
+    File,
 }
 
 /// The encapsulations, as schemes.
@@ -59,9 +82,9 @@ pub enum UrlError {
     /// `erspan:` says which type is received, not which is sent.
     #[error("`erspan` does not say which ERSPAN is sent")]
     AnyErspan(String),
-    /// `tap:` as a destination.
-    #[error("a TAP device cannot be a destination of a mirror in this version")]
-    Tap,
+    /// A name that no interface can have, or that stands for several.
+    #[error("`{0}` cannot be the name of a TAP device")]
+    BadDevice(String),
     /// No host.
     #[error("the address behind {0}:// is missing")]
     NoHost(&'static str),
@@ -102,11 +125,14 @@ impl FromStr for DestinationUrl {
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
         let text = text.trim();
-        if let Some(file) = text.strip_prefix("pcap:") {
-            return FilePath::from_str(file).map(Self::File).map_err(|NoFileName| UrlError::NoFile);
+        if let Some(local) = text.strip_prefix("pcap:") {
+            let (file, query) = local.split_once('?').unwrap_or((local, ""));
+            let file = percent_decoded(file).parse().map_err(|NoFileName| UrlError::NoFile)?;
+            return Ok(Self::File { file, parameters: parameters(query)? });
         }
-        if text.starts_with("tap:") {
-            return Err(UrlError::Tap);
+        if let Some(local) = text.strip_prefix("tap:") {
+            let (device, query) = local.split_once('?').unwrap_or((local, ""));
+            return Ok(Self::Tap { device: device_name(device)?, parameters: parameters(query)? });
         }
         let (scheme, rest) = text.split_once("://").ok_or_else(|| UrlError::NoScheme(text.to_owned()))?;
         let scheme = match Scheme::ALL.iter().find(|known| known.name().eq_ignore_ascii_case(scheme)) {
@@ -133,6 +159,19 @@ pub(super) fn authority_and_query(rest: &str) -> Result<(&str, &str), UrlError> 
     match authority.find(['/', '#', '@']) {
         Some(extra) => Err(UrlError::Extra(authority.get(extra..).unwrap_or_default().to_owned())),
         None => Ok((authority, query)),
+    }
+}
+
+/// A name that the kernel gives a device as it is (`dev_valid_name` in net/core/dev.c; `%` makes it choose one), and
+/// that is not a word for several interfaces: the settings of `all` and `default` are everybody's.
+fn device_name(text: &str) -> Result<String, UrlError> {
+    let characters = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'));
+    let is_taken = matches!(text, "." | ".." | "all" | "default" | "any");
+    // The kernel's limit: IFNAMSIZ, with the final zero.
+    if (1..=15).contains(&text.len()) && characters && !is_taken {
+        Ok(text.to_owned())
+    } else {
+        Err(UrlError::BadDevice(text.to_owned()))
     }
 }
 
@@ -262,6 +301,49 @@ impl Scheme {
     }
 }
 
+impl DestinationUrl {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Tunnel { scheme, .. } => Kind::Tunnel(*scheme),
+            Self::Tap { .. } => Kind::Tap,
+            Self::File { .. } => Kind::File,
+        }
+    }
+
+    /// Keys and values in the order of the URL.
+    pub fn parameters(&self) -> &[(String, String)] {
+        let (Self::Tunnel { parameters, .. } | Self::Tap { parameters, .. } | Self::File { parameters, .. }) = self;
+        parameters
+    }
+}
+
+impl Kind {
+    /// Every kind of destination.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Scheme::ALL.iter().map(|&scheme| Self::Tunnel(scheme)).chain([Self::Tap, Self::File])
+    }
+
+    /// Every key that means something to it: as URL parameter, in the file, and as a flag.
+    pub fn keys(self) -> Vec<&'static str> {
+        match self {
+            Self::Tunnel(scheme) => scheme.keys(),
+            Self::Tap => vec!["mtu", "owner"],
+            Self::File => vec!["rotate_size", "rotate_time", "keep", "sync"],
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tunnel(scheme) => scheme.fmt(f),
+            Self::Tap => f.write_str("a TAP device"),
+            Self::File => f.write_str("a capture file"),
+        }
+    }
+}
+
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -273,7 +355,7 @@ impl UrlError {
     pub fn hint(&self) -> String {
         let all = || {
             let schemes: Vec<_> = Scheme::ALL.iter().map(|scheme| scheme.name()).collect();
-            format!("there are {}, and pcap:FILE", schemes.join(", "))
+            format!("there are {}, tap:NAME and pcap:FILE", schemes.join(", "))
         };
         match self {
             Self::NoScheme(text) => format!("for example {}; {}", with_scheme(text), all()),
@@ -282,7 +364,7 @@ impl UrlError {
                 closest(scheme, &names).map_or_else(all, |near| format!("did you mean {near}://? {}", all()))
             }
             Self::AnyErspan(rest) => format!("most analyzers take type II: erspan2://{rest}"),
-            Self::Tap => "pcap:FILE or pcap:- give the frames to a local program".to_owned(),
+            Self::BadDevice(_) => "1 to 15 letters, digits, - and _, for example tap:ids0".to_owned(),
             Self::NoHost(scheme) => format!("for example {scheme}://192.0.2.10"),
             Self::BareIpv6 { corrected } => format!("write {corrected}"),
             Self::BadHost(host) => match host.split_once('%') {
@@ -295,7 +377,7 @@ impl UrlError {
             Self::Extra(_) => "the form is ENCAPSULATION://HOST:PORT?KEY=VALUE&KEY=VALUE".to_owned(),
             Self::NoValue(key) => format!("write {key}=VALUE; in a shell the URL stands in quotes"),
             Self::Repeated(key) => format!("leave `{key}` out once; several taps: {key}=eth0:10,eth1:11"),
-            Self::NoFile => "for example pcap:mirror.pcap".to_owned(),
+            Self::NoFile => "for example pcap:mirror.pcapng; a ? in the name is written %3f".to_owned(),
         }
     }
 }
@@ -338,8 +420,15 @@ mod tests {
                 parameters: vec![("vni".into(), "7".into()), ("udp_checksum".into(), "on".into())],
             })
         );
-        assert_eq!("pcap:-".parse(), Ok(DestinationUrl::File(FilePath::Standard)));
-        assert_eq!("pcap:/tmp/a?b".parse(), Ok(DestinationUrl::File(FilePath::Path("/tmp/a?b".into()))));
+        let file = |file, parameters| Ok(DestinationUrl::File { file, parameters });
+        let path = FilePath::Path("/tmp/a?b".into());
+        assert_eq!("pcap:-".parse(), file(FilePath::Standard, Vec::new()));
+        assert_eq!("pcap:/tmp/a%3fb?keep=3".parse(), file(path, vec![("keep".into(), "3".into())]));
+        let parameters = vec![("mtu".into(), "9000".into()), ("owner".into(), "root".into())];
+        assert_eq!(
+            "tap:ids0?mtu=9000&owner=root".parse(),
+            Ok(DestinationUrl::Tap { device: "ids0".into(), parameters })
+        );
         assert_eq!(host("gre://ids-1.example.net"), Host::Name("ids-1.example.net".into()));
         assert_eq!(host("GENEVE://192.0.2.1/?vni=1"), Host::Address("192.0.2.1".parse().unwrap()));
     }
@@ -396,8 +485,18 @@ mod tests {
             "vxlan://h?vni=1&vni=2",
             "vlan://h",
             "erspan://h",
-            "tap:x",
+            "tap:",
+            "tap:x y",
+            "tap:a/b",
+            "tap:tap%d",
+            "tap:all",
+            "tap:default",
+            "tap:any",
+            "tap:longer-than-an-interface",
+            "tap:x?mtu",
             "pcap:",
+            "pcap:?keep=3",
+            "pcap:a?b",
             "vxlan://[::1]x",
             "vxlan://[::1",
             "vxlan://a..b",
@@ -409,7 +508,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "(vxlan|gre|pcap|x)?(:|://)?\\PC{0,40}") {
+        fn no_text_makes_it_panic(text in "(vxlan|gre|pcap|tap|x)?(:|://)?\\PC{0,40}") {
             if let Err(error) = text.parse::<DestinationUrl>() {
                 proptest::prop_assert!(!error.hint().is_empty());
             }

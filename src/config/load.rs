@@ -166,6 +166,10 @@ mod tests {
         [session.dmz.destination.appliance]
         to = "erspan2://ids.example.net"
         session = 7
+        [session.dmz.destination.local]
+        to = "tap:ids0"
+        [session.dmz.destination.record]
+        to = "pcap:dmz-{time}.pcapng"
     "#;
 
     #[test]
@@ -189,10 +193,15 @@ mod tests {
             "tunnel",
             "allow",
         ];
+        // A TAP device takes its MTU from what is mirrored, a file to be normalised has Ethernet's.
+        const OF_LOCAL_ENDS: &[&str] = &["mtu", "owner", "rotate_size", "rotate_time", "keep"];
         const TUNNEL_ONLY: &[&str] = &["strict", "decap", "tag", "reorder"];
         let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
-        let (mut replay, mut tunnels) = (String::new(), String::new());
+        let (mut replay, mut tunnels, mut in_destination) = (String::new(), String::new(), false);
         for line in REFERENCE.lines() {
+            in_destination = if line.starts_with('[') { line.contains(".destination.") } else { in_destination };
+            let without_default =
+                |name: &str| WITHOUT_DEFAULT.contains(&name) || (in_destination && OF_LOCAL_ENDS.contains(&name));
             let commented = line.strip_prefix("# ").filter(|rest| {
                 rest.split_once(" = ")
                     .is_some_and(|(key, _)| key.trim().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
@@ -201,7 +210,7 @@ mod tests {
                 Some(assignment) if TUNNEL_ONLY.contains(&name(assignment).as_str()) => {
                     tunnels.extend(["source.", assignment, "\n"]);
                 }
-                Some(assignment) if !WITHOUT_DEFAULT.contains(&name(assignment).as_str()) => replay += assignment,
+                Some(assignment) if !without_default(&name(assignment)) => replay += assignment,
                 None if !LIVE_ONLY.contains(&name(line).as_str()) => replay += line,
                 _ => {}
             }
@@ -223,7 +232,21 @@ mod tests {
     #[test]
     fn every_key_of_the_reference_s_comments_is_understood() {
         let mut whole = REFERENCE.to_owned();
-        for key in ["analyzer", "source", "device", "vni_out", "key", "key_out", "session_out"] {
+        // The MTU of the TAP device stands apart from that of a recorded link by its indentation.
+        for key in [
+            "analyzer",
+            "source",
+            "device",
+            "vni_out",
+            "key",
+            "key_out",
+            "session_out",
+            "mtu       ",
+            "owner",
+            "rotate_size",
+            "rotate_time",
+            "keep",
+        ] {
             let commented = whole.lines().find(|line| line.starts_with(&format!("# {key} "))).unwrap().to_owned();
             whole = whole.replacen(&commented, commented.trim_start_matches("# "), 1);
         }

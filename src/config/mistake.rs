@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::destination_url::{Scheme, UrlError};
+use super::destination_url::{Kind, UrlError};
 use super::endpoint::EndpointError;
 use super::written::{Origin, Place};
 use crate::error::{ExitCode, Explain};
@@ -57,13 +57,13 @@ pub enum What {
         /// What needs it.
         to: String,
     },
-    /// A key that an encapsulation does not have.
-    #[error("`{key}` means nothing to {scheme}")]
+    /// A key that this kind of destination does not have.
+    #[error("`{key}` means nothing to {kind}")]
     Meaningless {
         /// The key.
         key: String,
-        /// The encapsulation.
-        scheme: Scheme,
+        /// What the destination is.
+        kind: Kind,
     },
     /// A flag that no destination has a use for.
     #[error("`{key}` means nothing to any of the destinations")]
@@ -156,6 +156,23 @@ pub enum What {
     /// A file that is read and written.
     #[error("{0} is both the source and a destination")]
     Overwritten(String),
+    /// A user that this host does not have.
+    #[error("there is no user `{0}` here")]
+    NoSuchUser(String),
+    /// Standard output is one stream for ever.
+    #[error("`{0}` is for files, and `pcap:-` is standard output")]
+    RotatedStream(&'static str),
+    /// A number of files, of which there will be one.
+    #[error("`keep` is for rotated files, and nothing says when this one is rotated")]
+    KeepWithoutRotation,
+    /// What the session writes would come in again, for ever.
+    #[error("the session would mirror its own destination: `{pattern}` captures on the TAP device {device} too")]
+    MirrorsItself {
+        /// The pattern of interface names.
+        pattern: String,
+        /// The TAP device.
+        device: String,
+    },
     /// Runs need the checksum that is switched off.
     #[error("UDP GSO needs the UDP checksum, which is off")]
     GsoWithoutChecksum,
@@ -220,7 +237,7 @@ impl Explain for Mistake {
             }
             What::Shape { key, .. } => Some(example(key, &self.place)),
             What::Missing { key, .. } => Some(example(key, &self.place)),
-            What::Meaningless { scheme, .. } => Some(format!("{scheme} has {}", scheme.keys().join(", "))),
+            What::Meaningless { kind, .. } => Some(format!("{kind} has {}", kind.keys().join(", "))),
             What::UselessFlag { .. } => Some("leave it out, or add a destination that has it".to_owned()),
             What::Twice { key } => Some(format!("leave `{key}` out of one of the two")),
             What::OtherSource { key, .. } => Some(format!("leave out `{key}`")),
@@ -268,6 +285,12 @@ impl Explain for Mistake {
             What::Family { .. } => Some("give a source address of the analyzer's family, or none".to_owned()),
             What::SameFile(_) => Some("give each its own file".to_owned()),
             What::Overwritten(_) => Some("write to another file".to_owned()),
+            What::NoSuchUser(_) => Some("a name out of `getent passwd`, or a number".to_owned()),
+            What::RotatedStream(key) => Some(format!("leave out `{key}`, or write pcap:FILE")),
+            What::KeepWithoutRotation => Some("add rotate_size=100MiB or rotate_time=1h".to_owned()),
+            What::MirrorsItself { device, .. } => {
+                Some(format!("name the interfaces, or use a pattern that leaves {device} out"))
+            }
             What::GsoWithoutChecksum => {
                 Some("leave `udp_checksum` at auto: it is computed where datagrams leave in GSO runs".to_owned())
             }
@@ -333,6 +356,11 @@ fn example(key: &str, place: &Place) -> String {
         ("source", "192.0.2.1", ", an address of this host"),
         ("device", "eth1", ""),
         ("ports", "49152-65535", ""),
+        ("owner", "suricata", ", a name or a number"),
+        ("rotate_size", "100MiB", ""),
+        ("rotate_time", "1h", ""),
+        ("keep", "24", ", the newest files of this run"),
+        ("sync", "rotate", ""),
         ("interface", "eth0", ", a pattern such as veth*, or a list"),
         ("file", "capture.pcapng", ""),
         ("tunnel", "vxlan://0.0.0.0:4789", ", or a list"),

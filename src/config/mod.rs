@@ -1,6 +1,7 @@
 //! From words to a plan: what was written, layer over layer, becomes what is meant, or a list of every mistake.
 
 pub mod load;
+pub mod local_end;
 pub mod plan;
 pub mod resolve;
 

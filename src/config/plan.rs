@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::local_end::{CaptureFilePlan, TapPlan};
 use crate::quantity::{
     Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Workers,
 };
@@ -35,7 +36,7 @@ impl SessionPlan {
     pub fn needs_direction(&self) -> bool {
         self.destinations.iter().any(|destination| match &destination.end {
             End::Tunnel(tunnel) => tunnel.encapsulation.needs_direction(),
-            End::File(_) => false,
+            End::Tap(_) | End::File(_) => false,
         })
     }
 
@@ -181,7 +182,8 @@ impl DestinationPlan {
     /// The capture file that it writes, if it writes one: inner frames, or the dry run of a tunnel.
     pub fn file(&self) -> Option<&FilePath> {
         match &self.end {
-            End::File(file) => Some(file),
+            End::File(plan) => Some(&plan.file),
+            End::Tap(_) => None,
             End::Tunnel(tunnel) => match &tunnel.transmit {
                 TransmitPlan::CaptureFile(file) => Some(file),
                 TransmitPlan::Socket | TransmitPlan::Xdp => None,
@@ -198,6 +200,11 @@ impl DestinationPlan {
         }
         plan
     }
+
+    /// Whether it gives inner frames to this host, so that there is no way to be found.
+    pub fn is_local(&self) -> bool {
+        !matches!(self.end, End::Tunnel(_))
+    }
 }
 
 /// What a destination is.
@@ -205,8 +212,10 @@ impl DestinationPlan {
 pub enum End {
     /// A tunnel to an analyzer.
     Tunnel(TunnelPlan),
+    /// A TAP device: inner frames for programs of this host.
+    Tap(TapPlan),
     /// A capture file of inner frames.
-    File(FilePath),
+    File(CaptureFilePlan),
 }
 
 /// A tunnel to an analyzer.

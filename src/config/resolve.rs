@@ -222,9 +222,10 @@ fn all_destinations(
         if destinations.iter().any(|earlier| earlier.name == plan.name) {
             mistakes.push(own.mistake("to", What::SameName(plan.name.clone())));
         }
-        if let Some(what) = contested_file(&plan, &destinations, source).or_else(|| too_few_ports(&plan, source)) {
-            mistakes.push(own.mistake("to", what));
-        }
+        let what = contested_file(&plan, &destinations, source)
+            .or_else(|| contested_tap(&plan, &destinations, source))
+            .or_else(|| too_few_ports(&plan, source));
+        mistakes.extend(what.map(|what| own.mistake("to", what)));
         destinations.push(plan);
     }
     for (key, flag) in &written.for_every_destination {
@@ -254,6 +255,19 @@ fn too_few_ports(plan: &DestinationPlan, source: Option<&SourcePlan>) -> Option<
     let (End::Tunnel(tunnel), Some(SourcePlan::Live(live))) = (&plan.end, source) else { return None };
     let (workers, ports) = (live.workers, tunnel.ports.count());
     (ports < workers.value().into()).then_some(What::PortsOfWorkers { workers, ports })
+}
+
+/// Why `plan` must not have its TAP device: another destination has it, or the session would mirror what it writes there.
+fn contested_tap(plan: &DestinationPlan, earlier: &[DestinationPlan], source: Option<&SourcePlan>) -> Option<What> {
+    let End::Tap(tap) = &plan.end else { return None };
+    if earlier.iter().any(|other| matches!(&other.end, End::Tap(other) if other.device == tap.device)) {
+        return Some(What::SameFile(format!("the TAP device {}", tap.device)));
+    }
+    let Some(SourcePlan::Live(live)) = source else { return None };
+    // libpcap's `any` is every interface too.
+    let captures_it = |pattern: &&String| *pattern == "any" || super::matches(pattern, &tap.device);
+    let pattern = live.interfaces.iter().find(captures_it)?.clone();
+    Some(What::MirrorsItself { pattern, device: tap.device.clone() })
 }
 
 /// Why `plan` must not write its file. Inner frames have a file for themselves; only the dry run gathers the outer

@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::defaults;
+use super::local_end::Sync;
 use super::plan::{Analyzer, Decap, Engine, FilePath, Fit, Gso, Pace, Tag, TransmitPlan, UdpChecksum};
-use crate::quantity::{QuantityError, Snaplen};
+use crate::quantity::{Mtu, QuantityError, Snaplen};
 
 /// Declares the words of a closed set, for reading and for showing.
 macro_rules! words {
@@ -39,6 +40,8 @@ words!(UdpChecksum, "way to fill the UDP checksum", "auto, on or off":
     "auto" => Auto, "on" => On, "off" => Off);
 words!(Gso, "way to use UDP GSO", "auto, on or off":
     "auto" => Auto, "on" => On, "off" => Off);
+words!(Sync, "way to sync", "off, rotate or flush":
+    "off" => Off, "rotate" => Rotate, "flush" => Flush);
 
 /// A file was to be named, and was not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,10 +146,39 @@ pub(super) fn switch(text: &str) -> Result<bool, QuantityError> {
 pub(super) fn buffer(text: &str) -> Result<u64, QuantityError> {
     // libpcap takes the size as a C int.
     const MOST: u64 = i32::MAX as u64;
+    let size = size(text).ok_or_else(|| unreadable("buffer size", text, "a number with its unit, such as 24MiB"))?;
+    in_range("buffer size in bytes", size, defaults::LEAST_BUFFER, MOST)
+}
+
+/// A number of bytes with its unit.
+fn size(text: &str) -> Option<u64> {
     let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
-    let size = text.parse::<ByteSize>().ok().filter(|_| has_unit);
-    let size = size.ok_or_else(|| unreadable("buffer size", text, "a number with its unit, such as 24MiB"))?;
-    in_range("buffer size in bytes", size.as_u64(), defaults::LEAST_BUFFER, MOST)
+    text.parse::<ByteSize>().ok().filter(|_| has_unit).map(|size| size.as_u64())
+}
+
+/// The size at which a capture file is followed by the next one: 64 KiB to 1 PiB.
+pub(super) fn rotate_size(text: &str) -> Result<u64, QuantityError> {
+    let size = size(text).ok_or_else(|| unreadable("file size", text, "a number with its unit, such as 100MiB"))?;
+    in_range("file size in bytes", size, 64 << 10, 1 << 50)
+}
+
+/// The time after which a capture file is followed by the next one: a second to a year.
+pub(super) fn rotate_time(text: &str) -> Result<Duration, QuantityError> {
+    let time = humantime::parse_duration(text)
+        .map_err(|_| unreadable("time to rotate", text, "a time with its unit, such as 1h"))?;
+    in_range("time to rotate in seconds", time.as_secs(), 1, 366 * 86_400).map(|_| time)
+}
+
+/// How many rotated files are kept.
+pub(super) fn keep(text: &str) -> Result<usize, QuantityError> {
+    let count = text.parse::<u32>().map_err(|_| unreadable("number of files", text, "a whole number from 1"))?;
+    in_range("number of files", count.into(), 1, 1_000_000).map(|count| usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+/// The MTU of a TAP device: the kernel's limits for it (drivers/net/tun.c).
+pub(super) fn tap_mtu(text: &str) -> Result<Mtu, QuantityError> {
+    let mtu = text.parse::<Mtu>()?;
+    in_range("MTU of a TAP device", mtu.value().into(), 68, defaults::MOST_TAP_MTU.value().into()).map(|_| mtu)
 }
 
 /// A delay between 1 ms, the shortest that libpcap counts, and 1 s.

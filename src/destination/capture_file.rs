@@ -1,11 +1,14 @@
-//! A capture file of inner frames, or standard output: nanosecond pcap.
+//! A capture file of inner frames, a series of them, or standard output.
+
+use std::time::Instant;
 
 use super::Shared;
-use super::shared_file::{CannotCreate, SharedFile, whole_records};
-use crate::config::plan::FilePath;
+use super::records::About;
+use super::shared_file::{CannotCreate, SharedFile};
+use crate::config::local_end::CaptureFilePlan;
 use crate::frame::WireFrame;
 use crate::ledger::{DestinationLedger, DropReason};
-use crate::wire::pcap::RecordHeader;
+use crate::wire::pcapng::Interface;
 
 /// A capture file of inner frames, or standard output, as one worker writes it.
 ///
@@ -13,6 +16,8 @@ use crate::wire::pcap::RecordHeader;
 #[derive(Debug)]
 pub struct CaptureFile {
     file: SharedFile,
+    /// By what number the file knows each of the session's interfaces.
+    interfaces: Vec<u32>,
     records: Vec<u8>,
     /// What every further frame is dropped for, once nothing can be written any more.
     closed: Option<DropReason>,
@@ -22,17 +27,20 @@ impl CaptureFile {
     /// Room for several of the largest frames.
     const BUFFER: usize = 1 << 20;
 
-    /// Creates the file, or takes standard output, and writes the file header; or joins those of the session who have
-    /// done so.
+    /// Creates the file, or takes standard output, and writes the file header with `interfaces`, the session's list; or
+    /// joins those of the session who have done so.
     ///
     /// # Errors
     /// When the file cannot be created or written.
-    pub fn open(path: &FilePath, shared: &mut Shared) -> Result<Self, CannotCreate> {
-        shared.file(path).map(Self::writing)
+    pub fn open(plan: &CaptureFilePlan, interfaces: &[String], shared: &mut Shared) -> Result<Self, CannotCreate> {
+        let file = shared.file(plan)?;
+        let number_of = |name: &String| file.number_of(Interface { name: name.clone(), comment: None });
+        let interfaces = interfaces.iter().map(number_of).collect::<Result<_, _>>()?;
+        Ok(Self::writing(file, interfaces))
     }
 
-    fn writing(file: SharedFile) -> Self {
-        Self { file, records: Vec::with_capacity(Self::BUFFER), closed: None }
+    fn writing(file: SharedFile, interfaces: Vec<u32>) -> Self {
+        Self { file, interfaces, records: Vec::with_capacity(Self::BUFFER), closed: None }
     }
 
     /// Whether nothing can be written any more: the reader of the pipe has ended, or a record broke off in it.
@@ -46,29 +54,39 @@ impl CaptureFile {
             account.dropped[reason] += 1;
             return;
         }
-        if self.records.len() + RecordHeader::LEN + frame.len() > Self::BUFFER {
-            self.flush(account);
+        if self.records.len() + self.file.format.overhead() + frame.len() > Self::BUFFER {
+            self.write(account);
         }
-        let captured = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-        let header = RecordHeader { timestamp: frame.timestamp, captured, wire_len: frame.wire_len };
-        self.records.extend_from_slice(&header.bytes());
-        self.records.extend_from_slice(frame.head);
-        self.records.extend_from_slice(frame.body);
+        let about = About {
+            timestamp: frame.timestamp,
+            wire_len: frame.wire_len,
+            interface: self.interfaces.get(usize::from(frame.interface.0)).copied().unwrap_or(0),
+            direction: frame.direction,
+        };
+        about.write(self.file.format, [frame.head, frame.body], &mut self.records);
         account.in_flight += 1;
     }
 
-    /// Writes the buffer and gives every record its fate.
-    pub fn flush(&mut self, account: &mut DestinationLedger) {
+    /// Writes the buffer and gives every record its fate. Where time ends files, `now` may have ended the last one.
+    pub fn flush(&mut self, now: Instant, account: &mut DestinationLedger) {
+        if self.file.rotates_by_time {
+            self.file.look_at_the_time(now);
+        }
+        self.write(account);
+    }
+
+    fn write(&mut self, account: &mut DestinationLedger) {
         if self.records.is_empty() {
             return;
         }
         let written = self.file.append(&self.records);
-        let (frames, bytes) = whole_records(&self.records[..written.bytes]);
+        let format = self.file.format;
+        let (frames, bytes) = format.whole_records(&self.records[..written.bytes], usize::MAX);
         account.sent += frames;
         account.bytes += bytes as u64;
         account.in_flight -= frames;
         if let Some(reason) = written.lost {
-            let (lost, _) = whole_records(&self.records[bytes..]);
+            let (lost, _) = format.whole_records(&self.records[bytes..], usize::MAX);
             account.dropped[reason] += lost;
             account.in_flight -= lost;
             self.closed = written.closed.then_some(reason);
@@ -76,9 +94,11 @@ impl CaptureFile {
         self.records.clear();
     }
 
-    /// Writes the buffer and gives every record its fate: afterwards nothing is in flight.
+    /// Writes the buffer and gives every record its fate: afterwards nothing is in flight, and the disk has what the plan
+    /// wants it to have.
     pub fn finish(&mut self, account: &mut DestinationLedger) {
-        self.flush(account);
+        self.write(account);
+        self.file.finish();
     }
 }
 
@@ -88,6 +108,7 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::config::plan::FilePath;
     use crate::error::Explain as _;
     use crate::flow::FlowHash;
     use crate::frame::InterfaceId;
@@ -112,7 +133,7 @@ mod tests {
 
     /// A destination that writes to `file`, which cannot be cut.
     fn writing_to(file: File) -> CaptureFile {
-        CaptureFile::writing(SharedFile::over("test".into(), file, None))
+        CaptureFile::writing(SharedFile::writing_to(file), vec![0])
     }
 
     #[test]
@@ -120,7 +141,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("inner.pcap");
         let mut account = DestinationLedger::default();
-        let mut file = CaptureFile::open(&FilePath::Path(path.clone()), &mut Shared::new(&[], 0)).unwrap();
+        let plan = CaptureFilePlan::plain(FilePath::Path(path.clone()));
+        let mut file = CaptureFile::open(&plan, &["eth0".into()], &mut Shared::new(&[], 0)).unwrap();
         // More than the buffer holds, so that it is written in between too.
         for number in 0..20_000 {
             file.offer(&frame(1_700_000_000_123_456_789 + number), &mut account);
@@ -146,12 +168,12 @@ mod tests {
         let mut file = writing_to(File::from(std::os::fd::OwnedFd::from(writer)));
         let mut account = DestinationLedger::default();
         file.offer(&frame(1), &mut account);
-        file.flush(&mut account);
+        file.flush(Instant::now(), &mut account);
         assert_eq!((account.sent, account.bytes, file.is_closed()), (1, 76, false));
 
         drop(reader);
         file.offer(&frame(2), &mut account);
-        file.flush(&mut account);
+        file.flush(Instant::now(), &mut account);
         assert!(file.is_closed());
         file.offer(&frame(3), &mut account);
         file.finish(&mut account);
@@ -164,7 +186,7 @@ mod tests {
         let mut account = DestinationLedger::default();
         for _ in 0..2 {
             file.offer(&frame(1), &mut account);
-            file.flush(&mut account);
+            file.flush(Instant::now(), &mut account);
         }
         assert_eq!((account.sent, account.in_flight, account.dropped[DropReason::WriteFailed]), (0, 0, 2));
         assert!(!file.is_closed());
@@ -177,7 +199,8 @@ mod tests {
             ("/", "name a file inside the directory"),
             ("/dev/full", "make room on its disk, or choose another one"),
         ] {
-            let Err(error) = CaptureFile::open(&FilePath::Path(path.into()), &mut Shared::new(&[], 0)) else {
+            let plan = CaptureFilePlan::plain(FilePath::Path(path.into()));
+            let Err(error) = CaptureFile::open(&plan, &[], &mut Shared::new(&[], 0)) else {
                 panic!("{path} is no file")
             };
             assert_eq!(error.to_string(), format!("cannot write the capture file `{path}`"));

@@ -8,6 +8,7 @@ use super::batch::{Batch, Datagram};
 use super::encapsulate::outer_len;
 use super::open_error::OpenError;
 use super::outer;
+use super::records::About;
 use super::shared_file::SharedFile;
 use super::transmit::{Transmit, count_dropped, count_sent};
 use crate::config::plan::TunnelPlan;
@@ -15,7 +16,6 @@ use crate::frame::WireFrame;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason};
 use crate::wire::outer::{Outer, TooLong, Transport};
-use crate::wire::pcap::RecordHeader;
 
 /// Writes the outer frames of one destination.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(super) struct DryRun {
     sources: Vec<u16>,
     underlay: Arc<Underlay>,
     file: SharedFile,
+    /// By what number the file knows this destination.
+    interface: u32,
     /// Records of the batch at hand.
     records: Vec<u8>,
     /// The datagrams that have one, each with where its last record ends.
@@ -40,7 +42,7 @@ pub(super) struct DryRun {
 }
 
 impl DryRun {
-    /// Writes to `file` what sockets would send from `sources`, the ports of the buckets.
+    /// Writes to `file`, as its `interface`, what sockets would send from `sources`, the ports of the buckets.
     ///
     /// # Errors
     /// When the source address is of another family than the analyzer's.
@@ -48,7 +50,7 @@ impl DryRun {
         plan: &TunnelPlan,
         underlay: &Arc<Underlay>,
         sources: Vec<u16>,
-        file: SharedFile,
+        (file, interface): (SharedFile, u32),
     ) -> Result<Self, OpenError> {
         let outer = outer::headers(plan, underlay)?;
         Ok(Self {
@@ -57,6 +59,7 @@ impl DryRun {
             sources,
             underlay: Arc::clone(underlay),
             file,
+            interface,
             records: Vec::new(),
             recorded: Vec::new(),
             packet: Vec::new(),
@@ -73,26 +76,23 @@ impl DryRun {
         {
             *source_port = port;
         }
-        let records = &mut self.records;
+        // With the time at which the inner frame was captured.
+        let (records, format, interface) = (&mut self.records, self.file.format, self.interface);
+        let mut append = |packet: &[u8]| {
+            let wire_len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
+            let about = About { timestamp: datagram.timestamp, wire_len, interface, direction: None };
+            about.write(format, [&[], packet], records);
+        };
         if self.outer.dont_fragment {
             self.packet.clear();
             self.outer.write(bytes, &mut self.packet)?;
-            append(records, datagram, &self.packet);
+            append(&self.packet);
             Ok(())
         } else {
             self.outer.identification = self.outer.identification.wrapping_add(1);
-            let each = |fragment: &[u8]| append(records, datagram, fragment);
-            self.outer.write_fragments(bytes, self.underlay.mtu(), &mut self.packet, each)
+            self.outer.write_fragments(bytes, self.underlay.mtu(), &mut self.packet, append)
         }
     }
-}
-
-/// Appends one record to `records`, with the time at which the inner frame was captured.
-fn append(records: &mut Vec<u8>, datagram: &Datagram, packet: &[u8]) {
-    let len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
-    let header = RecordHeader { timestamp: datagram.timestamp, captured: len, wire_len: len };
-    records.extend_from_slice(&header.bytes());
-    records.extend_from_slice(packet);
 }
 
 impl Transmit for DryRun {

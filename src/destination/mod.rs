@@ -1,4 +1,4 @@
-//! Where wire frames go: tunnels to analyzers, and capture files.
+//! Where wire frames go: tunnels to analyzers, TAP devices and capture files of this host.
 //!
 //! Each destination fits, encapsulates, batches and sends on its own account, so that a bad one never harms another.
 
@@ -6,18 +6,22 @@ pub mod batch;
 pub mod capture_file;
 pub mod dry_run;
 pub mod encapsulate;
+mod file_series;
 pub mod fit;
 mod next_hop;
 mod notices;
 pub mod open_error;
 mod outer;
 mod raw_ip;
+mod records;
 pub mod runs;
 pub mod sequence;
 mod shared;
 pub mod shared_file;
 mod socket;
 mod socket_bank;
+pub mod tap;
+pub mod tap_device;
 pub mod transmit;
 pub mod tunnel;
 mod udp;
@@ -36,6 +40,7 @@ use crate::ledger::{DestinationLedger, DropReason, Ledger};
 use crate::select::own_traffic::OwnTunnel;
 use capture_file::CaptureFile;
 pub use shared::Shared;
+use tap::Tap;
 use tunnel::Tunnel;
 
 /// How long a destination may wait for room before it drops.
@@ -53,6 +58,8 @@ pub enum Patience {
 pub enum Destination {
     /// An analyzer behind a tunnel.
     Tunnel(Tunnel),
+    /// A TAP device of this host.
+    Tap(Tap),
     /// A capture file or standard output: inner frames as they are.
     File(CaptureFile),
 }
@@ -96,6 +103,7 @@ impl Destinations {
             account.assigned += 1;
             match destination {
                 Destination::Tunnel(tunnel) => tunnel.offer(frame, account),
+                Destination::Tap(tap) => tap.offer(frame, account),
                 Destination::File(file) => file.offer(frame, account),
             }
         }
@@ -105,7 +113,8 @@ impl Destinations {
     pub fn flush(&mut self, now: Instant, ledger: &mut Ledger) {
         self.each(ledger, |destination, account| match destination {
             Destination::Tunnel(tunnel) => tunnel.flush(now, account),
-            Destination::File(file) => file.flush(account),
+            Destination::Tap(tap) => tap.flush(now, account),
+            Destination::File(file) => file.flush(now, account),
         });
     }
 
@@ -113,6 +122,8 @@ impl Destinations {
     pub fn finish(&mut self, now: Instant, ledger: &mut Ledger) {
         self.each(ledger, |destination, account| match destination {
             Destination::Tunnel(tunnel) => tunnel.finish(now, account),
+            // Every frame has left, or was dropped, when it was offered.
+            Destination::Tap(tap) => tap.flush(now, account),
             Destination::File(file) => file.finish(account),
         });
     }
@@ -121,6 +132,7 @@ impl Destinations {
     pub fn are_gone(&self) -> bool {
         self.0.iter().all(|destination| match destination {
             Destination::Tunnel(tunnel) => tunnel.is_closed(),
+            Destination::Tap(_) => false,
             Destination::File(file) => file.is_closed(),
         })
     }
@@ -131,7 +143,7 @@ impl Destinations {
             .iter()
             .filter_map(|destination| match destination {
                 Destination::Tunnel(tunnel) => tunnel.own_tunnel().cloned(),
-                Destination::File(_) => None,
+                Destination::Tap(_) | Destination::File(_) => None,
             })
             .collect()
     }
@@ -142,6 +154,7 @@ impl Destinations {
             .iter()
             .filter_map(|destination| match destination {
                 Destination::Tunnel(tunnel) => tunnel.deadline(),
+                Destination::Tap(tap) => tap.deadline(),
                 Destination::File(_) => None,
             })
             .min()

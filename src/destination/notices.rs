@@ -19,7 +19,7 @@ pub(super) struct Notices {
 
 /// A counter that is spoken of at most once a minute.
 #[derive(Debug, Default)]
-struct Rising {
+pub(super) struct Rising {
     said: u64,
     last: Option<Instant>,
 }
@@ -79,7 +79,7 @@ impl Notices {
 
 impl Rising {
     /// How much `count` has risen since it was last spoken of, when it may be spoken of again.
-    fn news(&mut self, now: Instant, count: u64) -> Option<u64> {
+    pub(super) fn news(&mut self, now: Instant, count: u64) -> Option<u64> {
         let quiet = self.last.is_some_and(|last| now.duration_since(last) < MINUTE);
         if count == self.said || quiet {
             return None;

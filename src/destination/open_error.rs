@@ -1,4 +1,4 @@
-//! What can go wrong while a tunnel is opened.
+//! What can go wrong while a tunnel or a TAP device is opened.
 
 use std::error::Error;
 use std::fmt;
@@ -6,12 +6,13 @@ use std::io;
 use std::net::IpAddr;
 
 use super::shared_file::CannotCreate;
+use super::tap_device::TapError;
 use super::xdp_queue::QueueError;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::setcap_line;
 use crate::quantity::PortRange;
 
-/// A tunnel that cannot be opened, and why.
+/// A destination that cannot be opened, and why.
 #[derive(Debug)]
 pub struct CannotOpen {
     /// Which one: [`DestinationPlan::place`](crate::config::plan::DestinationPlan::place).
@@ -47,7 +48,7 @@ impl Explain for CannotOpen {
     }
 }
 
-/// Why a tunnel cannot be opened.
+/// Why a destination cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The ids go by interface, and one interface has none.
@@ -101,6 +102,9 @@ pub enum OpenError {
     /// The interface's transmit queue cannot be had for AF_XDP.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// The TAP device cannot be had.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// The dry run's file cannot be made.
     #[error(transparent)]
     File(#[from] CannotCreate),
@@ -119,7 +123,7 @@ impl OpenError {
             Self::Device { .. } => Some("device"),
             Self::NoFreePort { .. } => Some("ports"),
             Self::File(_) | Self::Queue(_) => Some("transmit"),
-            Self::NoId { .. } | Self::NotPermitted(_) | Self::Socket { .. } => None,
+            Self::NoId { .. } | Self::NotPermitted(_) | Self::Socket { .. } | Self::Tap(_) => None,
         }
     }
 
@@ -137,6 +141,7 @@ impl OpenError {
             Self::NoFreePort { .. } => Some("give a wider range with `ports`, or see who has them: ss -uanp".into()),
             Self::File(cannot) => cannot.hint(),
             Self::Queue(error) => error.hint(),
+            Self::Tap(error) => error.hint(),
             Self::Socket { .. } => None,
         }
     }
@@ -148,6 +153,7 @@ impl OpenError {
             Self::Queue(error) if error.cause.kind() == io::ErrorKind::PermissionDenied => ExitCode::NotPermitted,
             Self::Device { .. } => ExitCode::NoInput,
             Self::File(cannot) => cannot.exit_code(),
+            Self::Tap(error) => error.exit_code(),
             Self::NotLocal { .. } | Self::NoFreePort { .. } | Self::Queue(_) | Self::Socket { .. } => ExitCode::Failed,
         }
     }

@@ -4,8 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use super::sequence::Counters;
 use super::shared_file::{CannotCreate, SharedFile};
+use super::tap_device::{TapDevice, TapError};
 use super::xdp_queue::Queues;
+use crate::config::local_end::{CaptureFilePlan, TapPlan};
 use crate::config::plan::{DestinationPlan, End, FilePath, TransmitPlan};
+use crate::quantity::Mtu;
 
 /// What destinations open together. Made once a session; whoever opens a destination, for whichever worker, finds here
 /// what was opened before.
@@ -13,6 +16,10 @@ use crate::config::plan::{DestinationPlan, End, FilePath, TransmitPlan};
 pub struct Shared {
     /// The session's capture files, dry runs among them, by name.
     files: Vec<(FilePath, SharedFile)>,
+    /// The session's TAP devices, by name.
+    taps: Vec<Arc<TapDevice>>,
+    /// The largest MTU that frames come from: TAP devices get it unless their plan says another.
+    mtu: Mtu,
     /// The session's sequence numbers, by destination; `None` where the encapsulation has none.
     counters: Vec<(String, Option<Counters>)>,
     /// How many destinations send through AF_XDP.
@@ -26,7 +33,20 @@ impl Shared {
     pub fn new(plans: &[DestinationPlan], worker: u32) -> Self {
         let is_xdp = |plan: &&DestinationPlan| matches!(&plan.end, End::Tunnel(t) if t.transmit == TransmitPlan::Xdp);
         let members = plans.iter().filter(is_xdp).count();
-        Self { files: Vec::new(), counters: Vec::new(), members, queues: queues(worker, members) }
+        Self {
+            files: Vec::new(),
+            taps: Vec::new(),
+            mtu: Mtu::ETHERNET,
+            counters: Vec::new(),
+            members,
+            queues: queues(worker, members),
+        }
+    }
+
+    /// The same for frames of links with this MTU; Ethernet's unless given.
+    #[must_use]
+    pub fn of_mtu(self, mtu: Mtu) -> Self {
+        Self { mtu, ..self }
     }
 
     /// Goes on to another worker of the session: it has sockets of its own.
@@ -34,17 +54,30 @@ impl Shared {
         self.queues = queues(worker, self.members);
     }
 
-    /// The capture file of that name, created unless another destination or worker has done so in this session.
+    /// The capture file of that plan, created unless another destination or worker has done so in this session.
     ///
     /// # Errors
     /// When the file cannot be created or written.
-    pub(super) fn file(&mut self, path: &FilePath) -> Result<SharedFile, CannotCreate> {
-        if let Some((_, file)) = self.files.iter().find(|(known, _)| known == path) {
+    pub(super) fn file(&mut self, plan: &CaptureFilePlan) -> Result<SharedFile, CannotCreate> {
+        if let Some((_, file)) = self.files.iter().find(|(known, _)| *known == plan.file) {
             return Ok(file.clone());
         }
-        let file = SharedFile::create(path)?;
-        self.files.push((path.clone(), file.clone()));
+        let file = SharedFile::create(plan)?;
+        self.files.push((plan.file.clone(), file.clone()));
         Ok(file)
+    }
+
+    /// The TAP device of that plan, created unless another worker has done so in this session.
+    ///
+    /// # Errors
+    /// When the kernel does not let us have the device.
+    pub(super) fn tap(&mut self, plan: &TapPlan) -> Result<Arc<TapDevice>, TapError> {
+        if let Some(tap) = self.taps.iter().find(|known| known.is_named(&plan.device)) {
+            return Ok(Arc::clone(tap));
+        }
+        let tap = Arc::new(TapDevice::open(plan, self.mtu)?);
+        self.taps.push(Arc::clone(&tap));
+        Ok(tap)
     }
 
     /// The sequence numbers of the destination `name`: those of the first worker that opened it, if any did.

@@ -1,16 +1,21 @@
-//! A capture file with several writers: nanosecond pcap, one batch of records after the other.
+//! A capture file with several writers, or a series of them: one batch of records after the other.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::file_series::FileSeries;
+use super::records::Format;
+use crate::config::local_end::{CaptureFilePlan, Rotation, Sync};
 use crate::config::plan::FilePath;
 use crate::error::Explain;
 use crate::ledger::DropReason;
-use crate::wire::pcap::{FileHeader, RecordHeader};
+use crate::wire::pcapng::Interface;
 
 /// Why a capture file cannot be written from the start.
 #[derive(Debug, thiserror::Error)]
@@ -34,21 +39,47 @@ impl Explain for CannotCreate {
     }
 }
 
-/// A nanosecond pcap file, or standard output, that several destinations and workers may write: a batch of records after
-/// the other, never mixed. It never ends with half a record: what a full disk cut off is taken back.
+/// A capture file, a series of them, or standard output, that several destinations and workers may write: a batch of
+/// records after the other, never mixed. Each file is complete: it has its own header, no record straddles two, and none
+/// ends with half a record, because what a full disk cut off is taken back.
 #[derive(Clone, Debug)]
-pub(super) struct SharedFile(Arc<Mutex<Output>>);
+pub(super) struct SharedFile {
+    /// What the file consists of.
+    pub(super) format: Format,
+    /// Whether time alone may end a file.
+    pub(super) rotates_by_time: bool,
+    output: Arc<Mutex<Output>>,
+}
 
 #[derive(Debug)]
 struct Output {
+    /// As messages call it.
     name: String,
-    file: File,
-    /// Length of the file up to its last whole record; `None` for what cannot be cut: a pipe, standard output.
-    whole: Option<u64>,
+    format: Format,
+    /// What each file begins with: file header, and in pcapng the interfaces so far.
+    header: Vec<u8>,
+    interfaces: Vec<Interface>,
+    rotation: Rotation,
+    sync: Sync,
+    /// Where the next file comes from; `None` for standard output.
+    series: Option<FileSeries>,
+    /// The file at hand. There is none while the next one of a series cannot be begun.
+    current: Option<Current>,
+    /// The thread that waits for the disk to have the last complete file.
+    syncing: Option<JoinHandle<()>>,
     /// Why nothing can be written any more.
     closed: Option<DropReason>,
     /// Whether a failed write was said; it is said once.
     complained: bool,
+}
+
+#[derive(Debug)]
+struct Current {
+    file: File,
+    /// Length of the file up to its last whole record; `None` for what cannot be cut: a pipe, standard output.
+    whole: Option<u64>,
+    has_records: bool,
+    since: Instant,
 }
 
 /// What became of a batch of records.
@@ -63,45 +94,166 @@ pub(super) struct Written {
 }
 
 impl SharedFile {
-    /// Creates the file, or takes standard output, and writes the file header.
-    pub(super) fn create(path: &FilePath) -> Result<Self, CannotCreate> {
-        let (name, file) = match path {
-            FilePath::Standard => ("-".to_owned(), io::stdout().as_fd().try_clone_to_owned().map(File::from)),
-            FilePath::Path(path) => {
-                (path.display().to_string(), OpenOptions::new().write(true).create(true).truncate(true).open(path))
-            }
+    /// Creates the first file, or takes standard output, and writes the file header.
+    pub(super) fn create(plan: &CaptureFilePlan) -> Result<Self, CannotCreate> {
+        let name = match &plan.file {
+            FilePath::Standard => "-".to_owned(),
+            FilePath::Path(path) => path.display().to_string(),
         };
-        let cannot = |cause| CannotCreate { file: name.clone(), cause };
-        let mut file = file.map_err(cannot)?;
-        let header = FileHeader::bytes();
-        file.write_all(&header).map_err(cannot)?;
-        let can_be_cut = *path != FilePath::Standard && file.metadata().is_ok_and(|metadata| metadata.is_file());
-        let whole = can_be_cut.then_some(header.len() as u64);
-        Ok(Self::over(name, file, whole))
+        let format = Format::of(&plan.file);
+        let mut output = Output {
+            name,
+            format,
+            header: format.file_header(),
+            interfaces: Vec::new(),
+            rotation: plan.rotation,
+            sync: plan.sync,
+            series: match &plan.file {
+                FilePath::Standard => None,
+                FilePath::Path(path) => Some(FileSeries::new(path, &plan.rotation)),
+            },
+            current: None,
+            syncing: None,
+            closed: None,
+            complained: false,
+        };
+        match output.begin() {
+            Ok(()) => Ok(Self::over(output)),
+            Err(cause) => Err(CannotCreate { file: output.name, cause }),
+        }
     }
 
-    /// Writes behind what `file` holds already.
-    pub(super) fn over(name: String, file: File, whole: Option<u64>) -> Self {
-        Self(Arc::new(Mutex::new(Output { name, file, whole, closed: None, complained: false })))
+    fn over(output: Output) -> Self {
+        let (format, rotates_by_time) = (output.format, output.rotation.time.is_some());
+        Self { format, rotates_by_time, output: Arc::new(Mutex::new(output)) }
+    }
+
+    /// The number by which the file knows `interface`, which is added to it unless it is there already; while records
+    /// are written, too. In pcap, which knows no interfaces, always 0.
+    pub(super) fn number_of(&self, interface: Interface) -> Result<u32, CannotCreate> {
+        let mut output = self.output();
+        output.number_of(interface).map_err(|cause| CannotCreate { file: output.name.clone(), cause })
     }
 
     /// Appends whole records. Waits while a pipe is full.
     pub(super) fn append(&self, records: &[u8]) -> Written {
+        self.output().append(records)
+    }
+
+    /// Ends the file at hand if its time is over: the next record begins another one.
+    pub(super) fn look_at_the_time(&self, now: Instant) {
+        self.output().look_at_the_time(now);
+    }
+
+    /// Waits until the disk has everything, where the plan wants that.
+    pub(super) fn finish(&self) {
+        self.output().finish();
+    }
+
+    fn output(&self) -> MutexGuard<'_, Output> {
         // A poisoned lock guards nothing that could be half done: `whole` is written last.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).append(records)
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Output {
-    fn append(&mut self, records: &[u8]) -> Written {
-        if self.closed.is_some() {
-            return Written { bytes: 0, lost: self.closed, closed: true };
+    /// Begins the next file, or standard output, with its header.
+    fn begin(&mut self) -> io::Result<()> {
+        let (file, path) = match &mut self.series {
+            None => (io::stdout().as_fd().try_clone_to_owned().map(File::from)?, None),
+            Some(series) => series.begin().map(|(path, file)| (file, Some(path)))?,
+        };
+        let can_be_cut = path.is_some() && file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let mut current = Current { file, whole: None, has_records: false, since: Instant::now() };
+        if let Err(error) = current.file.write_all(&self.header) {
+            // Half a header is no capture file. What was a device or a pipe stays where it was.
+            if let Some(path) = path.filter(|_| can_be_cut && self.rotation.is_on()) {
+                let _ = fs::remove_file(path);
+            }
+            return Err(error);
         }
-        let (written, result) = write_as_much_as_possible(&mut self.file, records);
-        let (_, bytes) = whole_records(&records[..written]);
-        self.whole = self.whole.map(|whole| whole + bytes as u64);
-        let lost = result.err().map(|error| self.give_up(&error, written > bytes));
-        Written { bytes, lost, closed: self.closed.is_some() }
+        current.whole = can_be_cut.then_some(self.header.len() as u64);
+        if let (Some(series), Some(path)) = (&mut self.series, path) {
+            series.settle(path);
+        }
+        self.current = Some(current);
+        Ok(())
+    }
+
+    fn number_of(&mut self, interface: Interface) -> io::Result<u32> {
+        if self.format == Format::Pcap {
+            return Ok(0);
+        }
+        let known = self.interfaces.iter().position(|known| *known == interface);
+        let number = known.unwrap_or(self.interfaces.len());
+        if known.is_none() {
+            let block = interface.block();
+            if let Some(current) = &mut self.current {
+                current.write_block(&block)?;
+            }
+            self.header.extend_from_slice(&block);
+            self.interfaces.push(interface);
+        }
+        Ok(u32::try_from(number).unwrap_or(u32::MAX))
+    }
+
+    fn append(&mut self, records: &[u8]) -> Written {
+        let mut bytes = 0;
+        while bytes < records.len() {
+            if self.closed.is_some() {
+                return Written { bytes, lost: self.closed, closed: true };
+            }
+            match self.append_some(&records[bytes..]) {
+                Ok(more) => bytes += more,
+                Err((more, reason)) => {
+                    return Written { bytes: bytes + more, lost: Some(reason), closed: self.closed.is_some() };
+                }
+            }
+        }
+        Written { bytes, lost: None, closed: false }
+    }
+
+    /// Appends as many records as the file at hand may take, or the first one to the next file. When that fails: the
+    /// length of the whole records that stand, and why the others do not.
+    fn append_some(&mut self, records: &[u8]) -> Result<usize, (usize, DropReason)> {
+        let format = self.format;
+        // A record that is larger than a file may be has one for itself.
+        let first = format.record_len(records).unwrap_or(records.len()).min(records.len());
+        if self.current.as_ref().is_some_and(|current| current.has_records && self.room(current) < first) {
+            self.end();
+        }
+        if self.current.is_none()
+            && let Err(error) = self.begin()
+        {
+            return Err((0, self.give_up(&error, false)));
+        }
+        let room = self.current.as_ref().map_or(0, |current| self.room(current));
+        let part = if records.len() <= room {
+            records
+        } else {
+            let (_, fitting) = format.whole_records(records, room);
+            &records[..fitting.max(first)]
+        };
+        let Some(current) = &mut self.current else { return Err((0, DropReason::WriteFailed)) };
+        let (written, result) = write_as_much_as_possible(&mut current.file, part);
+        let (_, bytes) = format.whole_records(&part[..written], usize::MAX);
+        current.whole = current.whole.map(|whole| whole + bytes as u64);
+        current.has_records |= bytes > 0;
+        match result {
+            Ok(()) if self.sync == Sync::Flush => {
+                let synced = current.file.sync_data();
+                self.complain_of(synced.err().as_ref());
+                Ok(bytes)
+            }
+            Ok(()) => Ok(bytes),
+            Err(error) => Err((bytes, self.give_up(&error, written > bytes))),
+        }
+    }
+
+    /// How many bytes the file at hand may still take.
+    fn room(&self, current: &Current) -> usize {
+        let limit = self.rotation.size.unwrap_or(u64::MAX);
+        usize::try_from(limit.saturating_sub(current.len())).unwrap_or(usize::MAX)
     }
 
     /// Decides what a failed write means for the records after it.
@@ -110,19 +262,85 @@ impl Output {
             ErrorKind::BrokenPipe => DropReason::ReaderGone,
             _ => DropReason::WriteFailed,
         };
-        if !self.complained {
-            tracing::warn!("cannot write the capture file `{}`: {error}", self.name);
-            self.complained = true;
-        }
-        let repaired = self.whole.is_some_and(|whole| self.cut_to(whole).is_ok());
+        self.complain_of(Some(error));
+        let repaired = self.current.as_mut().is_some_and(|current| current.take_back().is_ok());
         if reason == DropReason::ReaderGone || (broke_off && !repaired) {
             self.closed = Some(reason);
         }
         reason
     }
 
+    fn complain_of(&mut self, error: Option<&io::Error>) {
+        if let Some(error) = error
+            && !self.complained
+        {
+            tracing::warn!("cannot write the capture file `{}`: {error}", self.name);
+            self.complained = true;
+        }
+    }
+
+    fn look_at_the_time(&mut self, now: Instant) {
+        let is_over = |current: &Current, time| current.has_records && now.duration_since(current.since) >= time;
+        if let (Some(current), Some(time)) = (&self.current, self.rotation.time)
+            && is_over(current, time)
+        {
+            self.end();
+        }
+    }
+
+    /// Ends the file at hand. The disk may take its time, and frames come in meanwhile: a thread waits for it, one at a
+    /// time, so that a disk that is too slow for the mirror slows it down.
+    fn end(&mut self) {
+        let Some(Current { file, .. }) = self.current.take() else { return };
+        if self.sync == Sync::Off {
+            return;
+        }
+        self.wait_for_disk();
+        let name = self.name.clone();
+        let sync = move || say_of_sync(&name, file.sync_all());
+        // Without a thread the file is closed unsynced, as the kernel likes.
+        self.syncing = thread::Builder::new().name("sync".to_owned()).spawn(sync).ok();
+    }
+
+    fn finish(&mut self) {
+        self.wait_for_disk();
+        if let Some(current) = self.current.as_ref().filter(|_| self.sync != Sync::Off) {
+            say_of_sync(&self.name, current.file.sync_all());
+        }
+    }
+
+    fn wait_for_disk(&mut self) {
+        if let Some(thread) = self.syncing.take() {
+            // It does nothing that could panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn say_of_sync(name: &str, outcome: io::Result<()>) {
+    if let Err(error) = outcome {
+        tracing::warn!("the disk may lack a part of the capture file `{name}`: {error}");
+    }
+}
+
+impl Current {
+    /// Length in bytes, as far as it is known.
+    fn len(&self) -> u64 {
+        self.whole.unwrap_or(0)
+    }
+
+    /// Writes a block that is no record: all of it or nothing.
+    fn write_block(&mut self, block: &[u8]) -> io::Result<()> {
+        match self.file.write_all(block) {
+            Ok(()) => self.whole = self.whole.map(|whole| whole + block.len() as u64),
+            Err(error) => return self.take_back().and(Err(error)),
+        }
+        Ok(())
+    }
+
     /// Takes back what stands behind the last whole record.
-    fn cut_to(&mut self, whole: u64) -> io::Result<()> {
+    fn take_back(&mut self) -> io::Result<()> {
+        let whole = self.whole.ok_or(ErrorKind::Unsupported)?;
         self.file.set_len(whole)?;
         self.file.seek(SeekFrom::Start(whole)).map(|_| ())
     }
@@ -146,63 +364,26 @@ fn write_as_much_as_possible(file: &mut File, bytes: &[u8]) -> (usize, io::Resul
     (written, Ok(()))
 }
 
-/// How many whole records `records` begins with, and their length in bytes.
-pub(super) fn whole_records(records: &[u8]) -> (u64, usize) {
-    let (mut count, mut end) = (0, 0);
-    while let Some(length) = RecordHeader::record_len(&records[end..]).filter(|length| end + length <= records.len()) {
-        count += 1;
-        end += length;
+#[cfg(test)]
+impl SharedFile {
+    /// Writes pcap behind what `file` holds already, which cannot be cut.
+    pub(super) fn writing_to(file: File) -> Self {
+        let current = Current { file, whole: None, has_records: false, since: Instant::now() };
+        Self::over(Output {
+            name: "test".to_owned(),
+            format: Format::Pcap,
+            header: Vec::new(),
+            interfaces: Vec::new(),
+            rotation: Rotation::default(),
+            sync: Sync::Off,
+            series: None,
+            current: Some(current),
+            syncing: None,
+            closed: None,
+            complained: false,
+        })
     }
-    (count, end)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::thread;
-
-    use super::super::Shared;
-    use super::*;
-    use crate::quantity::Timestamp;
-
-    #[test]
-    fn half_a_record_is_not_a_record() {
-        let record = [&RecordHeader { timestamp: Timestamp::default(), captured: 4, wire_len: 4 }.bytes()[..], &[1; 4]];
-        let two = [record.concat(), record.concat()].concat();
-        assert_eq!(whole_records(&two), (2, 40));
-        assert_eq!(whole_records(&two[..39]), (1, 20));
-        assert_eq!(whole_records(&two[..25]), (1, 20));
-        assert_eq!(whole_records(&two[..3]), (0, 0));
-    }
-
-    #[test]
-    fn batches_of_several_workers_do_not_mix() {
-        const BATCHES: usize = 200;
-        let directory = tempfile::tempdir().unwrap();
-        let path = FilePath::Path(directory.path().join("shared.pcap"));
-        let mut ends = Shared::new(&[], 0);
-        let batch = |worker: u8| {
-            let header = RecordHeader { timestamp: Timestamp::default(), captured: 1000, wire_len: 1000 };
-            [&header.bytes()[..], &[worker; 1000]].concat().repeat(7)
-        };
-        thread::scope(|scope| {
-            for worker in 1..=3_u8 {
-                let file = ends.file(&path).unwrap();
-                scope.spawn(move || {
-                    for _ in 0..BATCHES {
-                        let records = batch(worker);
-                        let written = Written { bytes: records.len(), lost: None, closed: false };
-                        assert_eq!(file.append(&records), written);
-                    }
-                });
-            }
-        });
-        let mut capture = pcap::Capture::from_file(directory.path().join("shared.pcap")).unwrap();
-        let mut seen = Vec::new();
-        while let Ok(packet) = capture.next_packet() {
-            assert!(packet.data.len() == 1000 && packet.data.iter().all(|byte| *byte == packet.data[0]));
-            seen.push(packet.data[0]);
-        }
-        assert_eq!(seen.len(), 3 * BATCHES * 7);
-        assert!(seen.chunks(7).all(|batch| batch.iter().all(|worker| worker == &batch[0])), "a batch after the other");
-    }
-}
+mod tests;

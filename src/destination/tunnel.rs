@@ -17,11 +17,13 @@ use super::transmit::{Transmit, count_dropped};
 use super::xdp::Xdp;
 use super::{Shared, raw_ip, udp};
 use crate::config::defaults::{NEXT_HOP_QUEUE, SOURCE_PORTS};
+use crate::config::local_end::CaptureFilePlan;
 use crate::config::plan::{DestinationPlan, Encapsulation, Fit, TransmitPlan, TunnelPlan};
 use crate::frame::WireFrame;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason};
 use crate::select::own_traffic::OwnTunnel;
+use crate::wire::pcapng::Interface;
 
 /// A tunnel to one analyzer.
 #[derive(Debug)]
@@ -74,7 +76,7 @@ impl Tunnel {
         encapsulator
             .and_then(|mut encapsulator| {
                 encapsulator.share(shared.counters(&destination.name));
-                Ok((encapsulator, open_engine(plan, underlay, shared)?))
+                Ok((encapsulator, open_engine(destination, plan, underlay, shared)?))
             })
             .map(|(encapsulator, engine)| Self::assemble(plan, underlay, encapsulator, engine, patience))
             .map_err(|error| CannotOpen { destination: destination.place(), error })
@@ -238,6 +240,7 @@ impl Tunnel {
 
 /// The engine of the plan, and the UDP source ports of its buckets.
 fn open_engine(
+    destination: &DestinationPlan,
     plan: &TunnelPlan,
     underlay: &Arc<Underlay>,
     shared: &mut Shared,
@@ -247,7 +250,10 @@ fn open_engine(
     Ok(match (&plan.transmit, udp_port(&plan.encapsulation)) {
         (TransmitPlan::CaptureFile(path), _) => {
             let sources: Vec<u16> = udp::ports(plan.ports).take(SOURCE_PORTS as usize).collect();
-            (Box::new(DryRun::new(plan, underlay, sources.clone(), shared.file(path)?)?), sources)
+            let file = shared.file(&CaptureFilePlan::plain(path.clone()))?;
+            let about = Interface { name: destination.name.clone(), comment: Some(destination.to.clone()) };
+            let number = file.number_of(about)?;
+            (Box::new(DryRun::new(plan, underlay, sources.clone(), (file, number))?), sources)
         }
         (TransmitPlan::Socket, Some(port)) => {
             let (sockets, sources) = udp::open(plan, underlay, port)?;

@@ -45,7 +45,7 @@ pub async fn resolve(destinations: &[DestinationPlan]) -> Result<Vec<Option<Arc<
 /// Finds the way to every tunnel destination, as far as there is one, and sends nothing for it: next hops are what the
 /// kernel knows already. Beside the ways comes everything that keeps a destination from being reached.
 pub async fn locate(destinations: &[DestinationPlan]) -> (Vec<Option<Arc<Underlay>>>, Vec<Box<dyn Explain>>) {
-    if destinations.iter().all(|destination| matches!(destination.end, End::File(_))) {
+    if destinations.iter().all(DestinationPlan::is_local) {
         return (vec![None; destinations.len()], Vec::new());
     }
     let (netlink, links) = match ask_for_links().await {
@@ -55,7 +55,7 @@ pub async fn locate(destinations: &[DestinationPlan]) -> (Vec<Option<Arc<Underla
     let (mut underlays, mut problems) = (Vec::with_capacity(destinations.len()), Vec::<Box<dyn Explain>>::new());
     for destination in destinations {
         underlays.push(match &destination.end {
-            End::File(_) => None,
+            End::Tap(_) | End::File(_) => None,
             End::Tunnel(tunnel) => match locate_one(&netlink, &links, tunnel).await {
                 Ok(underlay) => Some(Arc::new(underlay)),
                 Err(error) => {

@@ -78,19 +78,19 @@ reasons! {
         "a super-frame whose wire segments cannot be known",
         "capture with engine = \"ring\", or switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off";
     Oversize, "oversize", Loss,
-        "the frame with its encapsulation is larger than the path MTU and may not or cannot be split",
-        "raise the MTU of the path by the encapsulation's overhead, or choose another `fit`";
+        "the frame with its encapsulation is larger than the path MTU and may not or cannot be split, or the TAP device has a smaller MTU",
+        "raise the MTU of the path by the encapsulation's overhead, or choose another `fit`; a TAP device has its own `mtu`";
     SocketFull, "socket_full", Loss,
         "the socket's send buffer was full",
         "the underlay is slower than the mirror: select less, or limit the rate";
     DeviceBusy, "device_busy", Loss,
-        "the underlay interface or its queueing discipline did not take the datagram",
+        "the underlay interface or its queueing discipline did not take the datagram, or the TAP device the frame",
         "look at `tc -s qdisc` and `ip -s link`: the underlay is slower than the mirror, or has no carrier";
     Unreachable, "unreachable", Loss,
         "there is no route to the destination, or its next hop does not answer",
         "check `ip route get` and `ip neigh` for the destination";
     InterfaceDown, "interface_down", Loss,
-        "the underlay interface is down or gone",
+        "the underlay interface or the TAP device is down or gone",
         "check `ip link`";
     WriteFailed, "write_failed", Loss,
         "the kernel refused the datagram, or the file could not be written",

@@ -12,14 +12,18 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::defaults::MOST_TAP_MTU;
 use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
+use crate::destination::open_error::CannotOpen;
+use crate::destination::tap::Tap;
 use crate::destination::tunnel::Tunnel;
 use crate::destination::{Destination, Destinations, Patience, Shared};
 use crate::error::{Explain, Problems};
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Ledger, Published};
 use crate::normalise::Normaliser;
+use crate::quantity::Mtu;
 use crate::select::Selector;
 use crate::select::own_traffic::{OwnTraffic, OwnTunnel};
 use crate::source::{self, Interface, Progress};
@@ -104,7 +108,9 @@ impl Session {
             SourcePlan::File(_) | SourcePlan::Tunnels(_) => (Patience::Drop, Duration::ZERO),
         };
         let names: Vec<String> = opened.interfaces.iter().map(|interface| interface.name.clone()).collect();
-        let destinations = open_for_workers(plan, underlays, &names, patience)?;
+        let mtu = mirrored_mtu(plan, opened.interfaces.iter().map(|interface| interface.mtu));
+        let shared = Shared::new(&plan.destinations, 0).of_mtu(mtu);
+        let destinations = open_for_workers(plan, underlays, &names, patience, shared)?;
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
 
         let no_resources = |cause: nix::Error| SessionError::Resources { cause: cause.into() };
@@ -153,14 +159,24 @@ impl Session {
     }
 }
 
+/// The largest MTU of what `plan` mirrors, as far as a TAP device can have it; `interfaces` are those of its interfaces,
+/// where they have one. How long the frames are that others recorded or send, nobody knows unless they are normalised.
+pub fn mirrored_mtu(plan: &SessionPlan, interfaces: impl Iterator<Item = Option<Mtu>>) -> Mtu {
+    let largest = match &plan.source {
+        SourcePlan::Live(_) => interfaces.map(|mtu| mtu.unwrap_or(Mtu::MAX)).max(),
+        SourcePlan::File(_) | SourcePlan::Tunnels(_) => plan.normalise.enabled.then_some(plan.normalise.mtu),
+    };
+    largest.unwrap_or(Mtu::MAX).min(MOST_TAP_MTU)
+}
+
 /// Opens every destination of `plan` once for each worker: each has sockets, batches and source ports of its own.
 fn open_for_workers(
     plan: &SessionPlan,
     underlays: &[Option<Arc<Underlay>>],
     interfaces: &[String],
     patience: Patience,
+    mut shared: Shared,
 ) -> Result<Vec<Destinations>, Problems> {
-    let mut shared = Shared::new(&plan.destinations, 0);
     let workers = plan.workers();
     let open = |number: u8| {
         if number > 0 {
@@ -185,7 +201,11 @@ pub fn open_destinations(
     shared: &mut Shared,
 ) -> Result<Destinations, Problems> {
     let opened = plans.iter().zip(underlays).map(|(plan, underlay)| match (&plan.end, underlay) {
-        (End::File(file), _) => Ok(Destination::File(CaptureFile::open(file, shared)?)),
+        (End::Tap(tap), _) => match Tap::open(tap, patience, shared) {
+            Ok(tap) => Ok(Destination::Tap(tap)),
+            Err(error) => Err(CannotOpen { destination: plan.place(), error: error.into() }.into()),
+        },
+        (End::File(file), _) => Ok(Destination::File(CaptureFile::open(file, interfaces, shared)?)),
         (End::Tunnel(tunnel), Some(underlay)) => {
             Ok(Destination::Tunnel(Tunnel::open(plan, tunnel, underlay, interfaces, patience, shared)?))
         }

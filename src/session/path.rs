@@ -52,6 +52,7 @@ mod tests {
 
     use super::super::open_destinations;
     use super::*;
+    use crate::config::local_end::CaptureFilePlan;
     use crate::config::plan::{
         DestinationPlan, Encapsulation, End, FilePath, Fit, Host, Ids, TransmitPlan, TunnelPlan,
     };
@@ -136,7 +137,7 @@ mod tests {
             flush_after in 1..20_usize,
         ) {
             let folder = tempfile::tempdir().unwrap();
-            let file = |name: &str| End::File(FilePath::Path(name.into()));
+            let file = |name: &str| End::File(CaptureFilePlan::plain(FilePath::Path(name.into())));
             let ends = [
                 tunnel(Fit::Split, folder.path()),
                 tunnel(Fit::Truncate, folder.path()),

@@ -6,6 +6,7 @@ use super::contact::{Contact, Failures};
 use super::path::Path;
 use super::stop::Stop;
 use super::worker::Worker;
+use crate::config::local_end::CaptureFilePlan;
 use crate::config::plan::FilePath;
 use crate::destination::Shared;
 use crate::destination::capture_file::CaptureFile;
@@ -40,7 +41,8 @@ pub(super) fn contact() -> Contact {
 }
 
 pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Option<u64>) -> Worker {
-    let nowhere = CaptureFile::open(&FilePath::Path("/dev/null".into()), &mut Shared::new(&[], 0)).unwrap();
+    let plan = CaptureFilePlan::plain(FilePath::Path("/dev/null".into()));
+    let nowhere = CaptureFile::open(&plan, &[], &mut Shared::new(&[], 0)).unwrap();
     let path = Path {
         selector: Selector::new(OwnTraffic::default()),
         normaliser: Normaliser::new(None),

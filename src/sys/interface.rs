@@ -1,4 +1,4 @@
-//! What the kernel says about an interface, asked on a socket.
+//! What the kernel says about an interface, and lets be set, on a socket.
 //!
 //! sysfs would say it without unsafe code, but it shows the network namespace in which it was mounted: after
 //! `nsenter -n` that is another one than ours. A socket belongs to one namespace for ever.
@@ -6,22 +6,67 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use libc::{Ioctl, c_int, c_short};
+
 /// The MTU of the interface `name`, in bytes, in the network namespace of `socket`, which may be of any kind.
 ///
 /// # Errors
 /// The kernel's: `ENODEV` when there is no such interface; also when `name` is longer than an interface name can be.
 pub fn mtu(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
-    let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 };
-    let mut request = libc::ifreq { ifr_name: ifr_name(name)?, ifr_ifru };
-    // SAFETY: netdevice(7): SIOCGIFMTU works "on any socket's file descriptor regardless of the family or type", reads
-    // ifr_name, which ends with a zero, and fills in ifr_mtu. `request` is a whole struct ifreq and outlives the call.
-    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) };
-    if outcome < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let answer = ask(socket, name, libc::SIOCGIFMTU, libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 })?;
     // SAFETY: after SIOCGIFMTU succeeded, ifr_mtu is the field of the union that the kernel filled in.
-    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    let mtu = unsafe { answer.ifru_mtu };
     u32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Sets the MTU of the interface `name`, in bytes.
+///
+/// # Errors
+/// The kernel's: `EPERM` without `CAP_NET_ADMIN`, `EINVAL` for a size that the device does not have.
+pub fn set_mtu(socket: BorrowedFd<'_>, name: &str, mtu: u32) -> io::Result<()> {
+    let ifru_mtu = i32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidInput)?;
+    ask(socket, name, libc::SIOCSIFMTU, libc::__c_anonymous_ifr_ifru { ifru_mtu }).map(|_| ())
+}
+
+/// The flags of the interface `name`: `IFF_UP` and the others of netdevice(7).
+///
+/// # Errors
+/// As [`mtu`].
+pub fn flags(socket: BorrowedFd<'_>, name: &str) -> io::Result<c_int> {
+    let answer = ask(socket, name, libc::SIOCGIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_flags: 0 })?;
+    // SAFETY: after SIOCGIFFLAGS succeeded, ifr_flags is the field of the union that the kernel filled in.
+    let flags = unsafe { answer.ifru_flags };
+    Ok(c_int::from(flags))
+}
+
+/// Sets the flags of the interface `name`: also brings it up or down.
+///
+/// # Errors
+/// The kernel's: `EPERM` without `CAP_NET_ADMIN`.
+pub fn set_flags(socket: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<()> {
+    let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_flags: ifr_flags(flags) };
+    ask(socket, name, libc::SIOCSIFFLAGS, ifr_ifru).map(|_| ())
+}
+
+/// One of the requests of netdevice(7) that take and give a number.
+fn ask(
+    socket: BorrowedFd<'_>,
+    name: &str,
+    request: Ioctl,
+    ifr_ifru: libc::__c_anonymous_ifr_ifru,
+) -> io::Result<libc::__c_anonymous_ifr_ifru> {
+    let mut question = libc::ifreq { ifr_name: ifr_name(name)?, ifr_ifru };
+    // SAFETY: netdevice(7): these requests work "on any socket's file descriptor regardless of the family or type", "pass
+    // an ifreq structure", read ifr_name, which ends with a zero, and read or fill in one number of the union. `question`
+    // is a whole struct ifreq and outlives the call.
+    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut question) };
+    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(question.ifr_ifru) }
+}
+
+/// Flags as `struct ifreq` holds them: in 16 bits, of which the sign is one.
+pub(super) fn ifr_flags(flags: c_int) -> c_short {
+    let [low, high, ..] = flags.to_le_bytes();
+    c_short::from_le_bytes([low, high])
 }
 
 /// The name as the kernel reads it: at most 15 bytes and a zero.

@@ -10,6 +10,7 @@ pub mod packet_socket;
 pub mod recvmmsg;
 pub mod socket_option;
 pub mod tpacket;
+pub mod tun;
 pub mod xsk;
 
 use std::io;

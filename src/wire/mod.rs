@@ -20,6 +20,7 @@ pub(crate) mod oracle;
 pub mod outer;
 pub mod outer_template;
 pub mod pcap;
+pub mod pcapng;
 pub mod reassembly;
 pub mod segment;
 pub mod sequence;

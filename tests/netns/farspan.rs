@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 use serde::Deserialize;
 
@@ -24,10 +24,11 @@ pub fn by_xdp() -> bool {
     std::env::var("FARSPAN_TRANSMIT").is_ok_and(|transmit| transmit == "xdp")
 }
 
-/// The way of transmitting of this run, unless `arguments` ask for what only sockets do, or say it themselves.
+/// The way of transmitting of this run, unless `arguments` name no tunnel, ask for what only sockets do, or say it
+/// themselves.
 fn transmit(arguments: &[&str]) -> &'static [&'static str] {
     let says = |word: &str| arguments.iter().any(|argument| argument.contains(word));
-    if by_xdp() && !says("fit=fragment") && !says("transmit") { &["--transmit", "xdp"] } else { &[] }
+    if by_xdp() && says("://") && !says("fit=fragment") && !says("transmit") { &["--transmit", "xdp"] } else { &[] }
 }
 
 /// A running `farspan mirror` or `farspan receive`.
@@ -88,10 +89,19 @@ impl Farspan {
     }
 
     /// Interrupts it and returns its ledger, which is lawful.
-    pub fn stop(mut self) -> Ledger {
+    pub fn stop(self) -> Ledger {
+        let log = self.log.clone();
+        let (status, ledger) = self.stop_anyhow();
+        assert!(status.success(), "farspan ended with {status}\n{}", fs::read_to_string(log).unwrap_or_default());
+        ledger
+    }
+
+    /// The same, whatever its exit code.
+    pub fn stop_anyhow(mut self) -> (ExitStatus, Ledger) {
         let status = self.process.interrupt();
-        assert!(status.success(), "farspan ended with {status}\n{}", self.log());
-        Ledger::lawful(&fs::read_to_string(&self.ledger).expect("farspan printed its ledger"))
+        let printed = fs::read_to_string(&self.ledger).unwrap_or_default();
+        assert!(!printed.is_empty(), "farspan ended with {status} and without a ledger\n{}", self.log());
+        (status, Ledger::lawful(&printed))
     }
 }
 

@@ -22,6 +22,8 @@ mod ids;
 mod law;
 mod own_traffic;
 mod receive;
+mod recording;
 mod resources;
 mod settings;
+mod tap;
 mod workers;

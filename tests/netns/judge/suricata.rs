@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab::{ANALYZER, Lab, Process, UNDERLAY_HOST, await_that, succeed};
+use crate::lab::{ANALYZER, Lab, Namespace, Process, UNDERLAY_HOST, await_that, succeed};
 
 /// The configuration that the package installs.
 const STOCK: &str = "/etc/suricata/suricata.yaml";
@@ -15,28 +15,34 @@ const STOCK: &str = "/etc/suricata/suricata.yaml";
 /// Alerts by signature id.
 pub type Alerts = BTreeMap<u64, u64>;
 
-/// A running Suricata at the analyzer's end of the underlay.
+/// A running Suricata.
 pub struct Suricata {
     process: Process,
     folder: PathBuf,
 }
 
 impl Suricata {
-    /// Starts it on `a0` with these rules, and `--set` for what a test must have larger, and waits until it captures.
+    /// Starts it at the analyzer's end of the underlay with these rules, and `--set` for what a test must have larger,
+    /// and waits until it captures.
     pub fn start(lab: &Lab, rules: &str, settings: &[&str]) -> Self {
+        Self::start_on(lab, &lab.analyzer, "a0", rules, settings)
+    }
+
+    /// The same on any interface of the lab.
+    pub fn start_on(lab: &Lab, namespace: &Namespace, link: &str, rules: &str, settings: &[&str]) -> Self {
         let rules = lab.write("suricata.rules", rules);
-        let folder = lab.path("suricata");
+        let folder = lab.path(&format!("suricata-{link}"));
         fs::create_dir(&folder).expect("the folder is writable");
-        let mut line = format!(
-            "suricata -c {STOCK} -S {} -l {} --af-packet=a0 --set unix-command.enabled=no",
+        let mut command = format!(
+            "suricata -c {STOCK} -S {} -l {} --af-packet={link} --set unix-command.enabled=no",
             rules.display(),
             folder.display()
         );
         for setting in settings {
-            line.push_str(" --set ");
-            line.push_str(setting);
+            command.push_str(" --set ");
+            command.push_str(setting);
         }
-        let process = lab.analyzer.start(&line, &lab.path("suricata.console"));
+        let process = namespace.start(&command, &lab.path(&format!("suricata-{link}.console")));
         let suricata = Self { process, folder };
         await_that("Suricata's engine to start", || suricata.log().contains("Engine started"));
         suricata

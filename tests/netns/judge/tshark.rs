@@ -15,6 +15,11 @@ pub fn values(capture: &Path, filter: &str, field: &str) -> Vec<String> {
     succeed(tshark(capture, filter).args(["-T", "fields", "-e", field])).lines().map(str::to_owned).collect()
 }
 
+/// What capinfos says about a file, line by line.
+pub fn about(capture: &Path) -> String {
+    succeed(Command::new("capinfos").arg(capture))
+}
+
 /// Fields of each frame that passes a display filter, packet by packet: fragments are not put together. All occurrences
 /// of a field, the outermost first, with commas between them.
 pub fn fields(capture: &Path, filter: &str, fields: &[&str]) -> Vec<Vec<String>> {

@@ -1,0 +1,184 @@
+//! The names of capture files that follow each other: sortable, and never one that is there already.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::config::local_end::Rotation;
+
+/// UTC when the file was begun: `20261124T203015.123Z`.
+const TIME: &str = "{time}";
+/// A number that rises from file to file: `000001`. Without `{time}` it goes on behind the files that are there.
+const NUMBER: &str = "{number}";
+
+/// Where the next capture file goes.
+#[derive(Debug)]
+pub(super) struct FileSeries {
+    directory: PathBuf,
+    /// The file's name with its placeholders.
+    name: String,
+    /// Of the next file.
+    number: u64,
+    /// The files of this run that still stand, oldest first, where only some are kept.
+    kept: VecDeque<PathBuf>,
+    keep: Option<usize>,
+}
+
+impl FileSeries {
+    /// The series that `path` means. A rotated file whose name has no placeholder gets the time into its name.
+    pub(super) fn new(path: &Path, rotation: &Rotation) -> Self {
+        // `/` and `..` name no file; the kernel will say so.
+        let (directory, name) = match (path.parent(), path.file_name()) {
+            (Some(directory), Some(name)) => (directory.to_owned(), name),
+            _ => (path.to_owned(), OsStr::new("")),
+        };
+        let mut name = name.to_string_lossy().into_owned();
+        if rotation.is_on() && !has_placeholder(&name) {
+            let suffix = name.rfind('.').filter(|&dot| dot > 0).unwrap_or(name.len());
+            name.insert_str(suffix, "-{time}");
+        }
+        let number = if name.contains(TIME) { 1 } else { last_number(&directory, &name) + 1 };
+        Self { directory, name, number, kept: VecDeque::new(), keep: rotation.keep }
+    }
+
+    /// Begins the next file, after the oldest ones have made room for it. A name without placeholders is one file for
+    /// ever, begun anew; every other name is one that no file had.
+    pub(super) fn begin(&mut self) -> io::Result<(PathBuf, File)> {
+        /// Files that others may have made at the same moment.
+        const ATTEMPTS: u32 = 1000;
+        self.make_room();
+        if !has_placeholder(&self.name) {
+            let path = self.directory.join(&self.name);
+            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            return Ok((path, file));
+        }
+        let mut time = SystemTime::now();
+        for _ in 0..ATTEMPTS {
+            let path = self.directory.join(self.name_of(time));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    self.number += 1;
+                    time += Duration::from_millis(1);
+                }
+                Err(error) => return Err(error),
+                Ok(file) => return Ok((path, file)),
+            }
+        }
+        Err(ErrorKind::AlreadyExists.into())
+    }
+
+    /// Remembers that the file at `path` stands: the next one has the next number.
+    pub(super) fn settle(&mut self, path: PathBuf) {
+        self.number += 1;
+        if self.keep.is_some() {
+            self.kept.push_back(path);
+        }
+    }
+
+    fn name_of(&self, time: SystemTime) -> String {
+        let time = humantime::format_rfc3339_millis(time).to_string().replace(['-', ':'], "");
+        self.name.replace(TIME, &time).replace(NUMBER, &format!("{:06}", self.number))
+    }
+
+    /// Removes the oldest files of this run until one more may stand.
+    fn make_room(&mut self) {
+        while self.keep.is_some_and(|keep| self.kept.len() >= keep)
+            && let Some(oldest) = self.kept.pop_front()
+        {
+            match fs::remove_file(&oldest) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    tracing::warn!("cannot remove the capture file `{}`: {error}", oldest.display());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn has_placeholder(name: &str) -> bool {
+    name.contains(TIME) || name.contains(NUMBER)
+}
+
+/// The highest number of the files in `directory` that are called like `name`; 0 without any.
+fn last_number(directory: &Path, name: &str) -> u64 {
+    let Some((before, after)) = name.split_once(NUMBER) else { return 0 };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let Ok(entries) = directory.read_dir() else { return 0 };
+    let number = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let digits = name.strip_prefix(before)?.strip_suffix(after)?;
+        // `+1` reads as a number too, and is no name of ours.
+        digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse::<u64>().ok()).flatten()
+    };
+    entries.flatten().filter_map(number).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn series(path: &Path, keep: Option<usize>) -> FileSeries {
+        FileSeries::new(path, &Rotation { size: Some(1 << 20), time: None, keep })
+    }
+
+    fn begin(series: &mut FileSeries) -> String {
+        let (path, _) = series.begin().unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        series.settle(path);
+        name
+    }
+
+    #[test]
+    fn the_time_is_utc_and_sorts() {
+        let series = series(Path::new("/x/mirror.tap.pcap"), None);
+        let time = UNIX_EPOCH + Duration::from_millis(1_700_000_000_007);
+        assert_eq!(series.name_of(time), "mirror.tap-20231114T221320.007Z.pcap");
+        assert_eq!(super::FileSeries { name: ".hidden".into(), ..series }.name, ".hidden");
+    }
+
+    #[test]
+    fn numbers_go_on_behind_an_earlier_run_and_no_file_is_written_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("m-{number}.pcap");
+        fs::write(directory.path().join("m-000041.pcap"), "earlier").unwrap();
+        fs::write(directory.path().join("m-x.pcap"), "foreign").unwrap();
+        let mut first = series(&path, None);
+        assert_eq!([begin(&mut first), begin(&mut first)], ["m-000042.pcap", "m-000043.pcap"]);
+        fs::write(directory.path().join("m-000044.pcap"), "in between").unwrap();
+        assert_eq!(begin(&mut first), "m-000045.pcap");
+        assert_eq!(fs::read_to_string(directory.path().join("m-000041.pcap")).unwrap(), "earlier");
+
+        let by_time = directory.path().join("t-{time}.pcap");
+        let mut names: Vec<String> = (0..20).map(|_| begin(&mut series(&by_time, None))).collect();
+        names.dedup();
+        assert_eq!(names.len(), 20, "one a millisecond");
+    }
+
+    #[test]
+    fn only_files_of_this_run_make_room() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("m-000001.pcap"), "earlier").unwrap();
+        let mut series = series(&directory.path().join("m-{number}.pcap"), Some(2));
+        for _ in 0..4 {
+            begin(&mut series);
+        }
+        let mut names: Vec<_> = directory.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["m-000001.pcap", "m-000004.pcap", "m-000005.pcap"]);
+    }
+
+    #[test]
+    fn a_name_without_placeholders_is_one_file_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.pcap");
+        fs::write(&path, "earlier").unwrap();
+        let mut series = FileSeries::new(&path, &Rotation::default());
+        assert_eq!(begin(&mut series), "a.pcap");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "");
+    }
+}

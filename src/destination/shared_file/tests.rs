@@ -1,0 +1,135 @@
+//! Several writers, several files, full disks.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::super::Shared;
+use super::super::records::About;
+use super::*;
+use crate::quantity::Timestamp;
+
+/// `count` records of `len` bytes, each of this byte.
+fn records(format: Format, byte: u8, len: usize, count: usize) -> Vec<u8> {
+    let wire_len = u32::try_from(len).unwrap();
+    let about = About { timestamp: Timestamp::default(), wire_len, interface: 0, direction: None };
+    let mut records = Vec::new();
+    (0..count).for_each(|_| about.write(format, [&[], &vec![byte; len]], &mut records));
+    records
+}
+
+const fn all(bytes: usize) -> Written {
+    Written { bytes, lost: None, closed: false }
+}
+
+/// The files of a directory in the order of their names, each with the frames that libpcap reads from it to its end.
+fn files(directory: &Path) -> Vec<(PathBuf, Vec<Vec<u8>>)> {
+    let mut paths: Vec<_> = directory.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let read = |path: PathBuf| {
+        let mut capture = pcap::Capture::from_file(&path).unwrap();
+        let mut frames = Vec::new();
+        loop {
+            match capture.next_packet() {
+                Ok(packet) => frames.push(packet.data.to_vec()),
+                Err(pcap::Error::NoMorePackets) => return (path, frames),
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
+        }
+    };
+    paths.into_iter().map(read).collect()
+}
+
+#[test]
+fn batches_of_several_workers_do_not_mix() {
+    const BATCHES: usize = 200;
+    let directory = tempfile::tempdir().unwrap();
+    let plan = CaptureFilePlan::plain(FilePath::Path(directory.path().join("shared.pcap")));
+    let mut ends = Shared::new(&[], 0);
+    thread::scope(|scope| {
+        for worker in 1..=3_u8 {
+            let file = ends.file(&plan).unwrap();
+            scope.spawn(move || {
+                for _ in 0..BATCHES {
+                    let records = records(Format::Pcap, worker, 1000, 7);
+                    assert_eq!(file.append(&records), all(records.len()));
+                }
+            });
+        }
+    });
+    let [(_, seen)] = &files(directory.path())[..] else { panic!("one file") };
+    assert!(seen.iter().all(|frame| frame.len() == 1000 && frame.iter().all(|byte| *byte == frame[0])));
+    assert_eq!(seen.len(), 3 * BATCHES * 7);
+    assert!(seen.chunks(7).all(|batch| batch.iter().all(|frame| frame == &batch[0])), "a batch after the other");
+}
+
+#[test]
+fn a_file_is_followed_by_the_next_before_it_is_too_large() {
+    for (name, format) in [("m-{number}.pcap", Format::Pcap), ("m-{number}.pcapng", Format::Pcapng)] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = FilePath::Path(directory.path().join(name));
+        let rotation = Rotation { size: Some(10_000), ..Rotation::default() };
+        let file = SharedFile::create(&CaptureFilePlan { file, rotation, sync: Sync::Rotate }).unwrap();
+        let interface = |name: &str| Interface { name: name.to_owned(), comment: None };
+        assert_eq!(file.number_of(interface("eth0")).unwrap(), 0);
+        let batch = records(format, 1, 1000, 25);
+        assert_eq!(file.append(&batch), all(batch.len()));
+        // One that is larger than a file may be, and an interface that comes late.
+        let giant = records(format, 2, 20_000, 1);
+        let late = u32::from(format == Format::Pcapng);
+        assert_eq!(file.number_of(interface("eth1")).unwrap(), late);
+        assert_eq!(file.number_of(interface("eth0")).unwrap(), 0);
+        assert_eq!(file.append(&giant), all(giant.len()));
+        let last = records(format, 3, 1000, 1);
+        assert_eq!(file.append(&last), all(last.len()));
+        file.finish();
+
+        let files = files(directory.path());
+        let counts: Vec<usize> = files.iter().map(|(_, frames)| frames.len()).collect();
+        assert_eq!(counts, [9, 9, 7, 1, 1]);
+        for (path, frames) in &files {
+            assert!(path.metadata().unwrap().len() <= 10_000 || frames[0].len() == 20_000, "{}", path.display());
+        }
+        let all: Vec<u8> = files.iter().flat_map(|(_, frames)| frames).map(|frame| frame[0]).collect();
+        assert_eq!(all, [&[1; 25][..], &[2], &[3]].concat());
+    }
+}
+
+#[test]
+fn time_ends_a_file_that_holds_something() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = FilePath::Path(directory.path().join("m-{number}.pcap"));
+    let rotation = Rotation { time: Some(Duration::from_mins(1)), ..Rotation::default() };
+    let file = SharedFile::create(&CaptureFilePlan { file, rotation, sync: Sync::Flush }).unwrap();
+    let start = Instant::now();
+    let record = records(Format::Pcap, 1, 60, 1);
+    for minutes in [0, 2, 3] {
+        file.look_at_the_time(start + Duration::from_secs(minutes * 60));
+    }
+    file.append(&record);
+    file.append(&record);
+    file.look_at_the_time(start + Duration::from_secs(59));
+    file.append(&record);
+    file.look_at_the_time(start + Duration::from_secs(61));
+    file.append(&record);
+    file.finish();
+    let counts: Vec<usize> = files(directory.path()).iter().map(|(_, frames)| frames.len()).collect();
+    assert_eq!(counts, [3, 1]);
+}
+
+#[test]
+fn a_next_file_that_cannot_be_begun_is_tried_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    let file = FilePath::Path(folder.join("m-{number}.pcap"));
+    let rotation = Rotation { size: Some(1000), ..Rotation::default() };
+    let file = SharedFile::create(&CaptureFilePlan { file, rotation, sync: Sync::Off }).unwrap();
+    let two = records(Format::Pcap, 1, 800, 2);
+    fs::remove_dir_all(&folder).unwrap();
+    let lost = Written { bytes: two.len() / 2, lost: Some(DropReason::WriteFailed), closed: false };
+    assert_eq!(file.append(&two), lost);
+    assert_eq!(file.append(&two), Written { bytes: 0, ..lost });
+    fs::create_dir(&folder).unwrap();
+    assert_eq!(file.append(&two), all(two.len()));
+    assert_eq!(files(&folder).len(), 2);
+}
