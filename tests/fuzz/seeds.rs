@@ -123,7 +123,9 @@ fn received(tunnels: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let asked = [[0, 1], [0xff, 0], [0b0001_1000, 2], [0b0110_0001, 0], [0b1000_0110, 3]];
     let mut seeds: Vec<Vec<u8>> = asked.iter().map(|asked| [&asked[..], &pcap(&packets, true)].concat()).collect();
     seeds.push([&[0b0101_1000, 0], &pcapng(&packets)[..]].concat());
-    seeds.extend(packets.iter().map(|packet| [&[0b0001_1000, 0], &pcap(&[packet.clone()], false)[..]].concat()));
+    seeds.extend(
+        packets.iter().map(|packet| [&[0b0001_1000, 0], &pcap(std::slice::from_ref(packet), false)[..]].concat()),
+    );
     seeds
 }
 
