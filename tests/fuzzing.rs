@@ -14,6 +14,8 @@ fn run(target: &str, bytes: &[u8]) {
     match target {
         "ring_block" => inputs::ring_block(bytes),
         "wire" => inputs::wire(bytes),
+        "decapsulate" => inputs::decapsulate(bytes),
+        "receive" => inputs::receive(bytes),
         "tunnel" => inputs::tunnel(bytes),
         "capture_file" => inputs::capture_file(bytes),
         "compare" => inputs::compare(bytes),

@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 import measure
+import receiver
 from lab import QUEUES, Lab
 from tap import ENCAPSULATIONS, TRANSMIT, Refused
 
 SIZES = ["64", "imix", "1514", "tcp"]
-PARTS = ["cost", "checksums", "rate", "delay", "idle", "drain"]
+PARTS = ["cost", "checksums", "rate", "delay", "idle", "drain", "receive"]
 PACE = 200_000  # frames a second: loss-free for every tap, so that all pay for the same frames
 PACES = [1_000, 20_000, 200_000]  # of the delays
 
@@ -36,6 +37,10 @@ BARS = {
     ("ifb", "imix", "gre"): {"socket": None, "xdp": 0.24},
     ("ifb", "imix", "erspan2"): {"socket": None, "xdp": 0.24},
 }
+RECEIVED = [200, 1400]  # bytes of the frames in the tunnels that are received
+RECEIVE_PACE = 100_000
+# Of each way to receive: what it stands beside.
+BESIDE = {"pcap": "tcpdump", "tap": "vxlan"}
 LEAST_DRAIN, LEAST_SCALING, MOST_P99_MS, MOST_IDLE = 2.5, 1.6, 5.0, 0.1
 
 
@@ -207,9 +212,45 @@ class Bench:
             self.found["drains"].append({**row, "samples": taken})
             self.say(text + (f"  lost {row['lost']}" if row["lost"] else ""))
 
+    def receives(self):
+        """CPU ns a frame that comes out of a tunnel: into a file beside tcpdump, into an interface beside the kernel's."""
+        rounds, seconds = (5, 0.5) if self.quick else (7, 2.0)
+        self.found["receive"] = []
+        self.say(f"{'received, CPU ns a frame':34}{'own':>7}{'traffic +':>11}{'together':>10}{'ratio':>8}{'own ratio':>11}{'lost':>8}")
+        for encapsulation in [encap for encap in ("vxlan", "erspan2") if encap in self.chosen.encap]:
+            for size in RECEIVED:
+                ends = ["none", "tcpdump", "pcap", *(["vxlan", "tap"] if encapsulation == "vxlan" else [])]
+                about = {"encap": encapsulation, "size": size}
+                samples = self.interleaved(ends, rounds, lambda which: receiver.cost(
+                    self.lab, which, encapsulation, size, RECEIVE_PACE, seconds), {"receive": encapsulation, "size": size})
+                self.received(about, samples)
+        self.say()
+
+    def received(self, about, samples):
+        def median(which, what):
+            return statistics.median(sample[what] for sample in samples[which])
+
+        rows = {}
+        for which, taken in samples.items():
+            if which == "none":
+                continue
+            own, added = median(which, "ns"), median(which, "traffic_ns") - median("none", "traffic_ns")
+            rows[which] = row = {"to": which, **about, "ns": round(own), "traffic_added_ns": round(added),
+                                 "total_ns": round(own + added), "lost": sum(sample["lost"] for sample in taken)}
+            text = f"{which:11}{about['encap']:11}{about['size']:<12}{own:7.0f}{added:+11.0f}{own + added:10.0f}"
+            beside = rows.get(BESIDE.get(which))
+            if beside and beside["total_ns"] > 0:
+                row |= {"beside": beside["to"], "ratio": round(row["total_ns"] / beside["total_ns"], 2)}
+                text += f"{row['ratio']:8.2f}"
+                if beside["ns"]:
+                    row["own_ratio"] = round(row["ns"] / beside["ns"], 2)
+                    text += f"{row['own_ratio']:11.2f}"
+            self.found["receive"].append({**row, "samples": taken})
+            self.say(text + (f"  lost {row['lost']}" if row["lost"] else ""))
+
     def run(self):
         steps = {"cost": self.costs, "checksums": self.verified, "rate": self.rates, "delay": self.delays,
-                 "idle": self.idles, "drain": self.drains}
+                 "idle": self.idles, "drain": self.drains, "receive": self.receives}
         self.found["conditions"] = conditions()
         for part in PARTS:
             if part in self.chosen.part:

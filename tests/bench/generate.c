@@ -1,8 +1,9 @@
-/* generate IF 64|imix|1514 FRAMES_PER_SECOND SECONDS: UDP frames of 64 flows at a given pace.
+/* generate IF 64|imix|1514|vxlan-BYTES|erspan2-BYTES FRAMES_PER_SECOND SECONDS: UDP frames of 64 flows at a given pace.
  *
  * Sizes count the FCS that is not there, as the field does: "64" is 60 bytes, "1514" is 1514 without FCS, IMIX is
  * 60, 590 and 1514 in the proportion 7:4:1, at random for each frame. They leave through AF_XDP, which is fast enough to
  * find the limits of a tap, in bursts of up to 32 at random intervals: even ones fall into step with a tap's timers.
+ * Frames in a tunnel go to the socket of whoever receives at 10.8.0.2: VNI 42 or session 7. Others go to nobody.
  * About a thousand frames a second carry the moment of their sending (MARK, then nanoseconds of CLOCK_REALTIME, after
  * the UDP header). Prints how many were sent, in how many seconds, and the CPU time of sending alone, in which the
  * receiving interface and what captures there have their share.
@@ -22,11 +23,12 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { FLOWS = 64, BURST = 32, FRAMES = 4096, CHUNK = 2048, RING = 2048, HEADERS = 42, STAMPS = 1000 };
+enum { FLOWS = 64, BURST = 32, FRAMES = 4096, CHUNK = 2048, RING = 2048, HEADERS = 42, STAMPS = 1000, TUNNEL = 50, SEQUENCE = 38 };
 static const unsigned char MARK[4] = {'f', 's', 'p', 'n'};
 
 static unsigned char *memory; /* FRAMES chunks, one frame each */
 static uint32_t lengths[FRAMES];
+static int numbered; /* each with its number, at SEQUENCE */
 
 /* One ring that is shared with the kernel. */
 struct ring {
@@ -77,6 +79,39 @@ static void fill(unsigned char *frame, size_t length, unsigned flow) {
         frame[at] = at * 7 + flow;
 }
 
+/* Of "vxlan-200" 200, of what is not in a tunnel 0. */
+static size_t tunnelled(const char *size) {
+    const char *bytes = strchr(size, '-');
+    return bytes ? strtoul(bytes + 1, NULL, 10) : 0;
+}
+
+/* Puts TUNNEL bytes of headers in front of a frame, which stands behind room for them. */
+static void wrap(unsigned char *outer, size_t length, int erspan, unsigned flow) {
+    static const unsigned char ethernet[14] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0xfa, 0, 0, 0, 1, 8, 0};
+    fill(outer, TUNNEL, flow); /* for the form of an IP header */
+    memcpy(outer, ethernet, sizeof ethernet);
+    unsigned char *ip = outer + 14;
+    const uint16_t total = htons(TUNNEL - 14 + length), udp = htons(TUNNEL - 34 + length), port = htons(4789);
+    memcpy(ip + 2, &total, 2);
+    ip[9] = erspan ? 47 : 17;
+    memcpy(ip + 12, (unsigned char[]){10, 8, 0, 1, 10, 8, 0, 2, 0, 0}, 8);
+    memset(ip + 10, 0, 2);
+    uint32_t sum = 0;
+    for (int at = 0; at < 20; at += 2)
+        sum += ip[at] << 8 | ip[at + 1];
+    sum = (sum & 0xffff) + (sum >> 16);
+    const uint16_t checksum = htons(~((sum & 0xffff) + (sum >> 16)));
+    memcpy(ip + 10, &checksum, 2);
+    if (erspan) {
+        memcpy(ip + 20, (unsigned char[]){0x10, 0, 0x88, 0xbe, 0, 0, 0, 0, 0x10, 0, 0, 7, 0, 0, 0, 0}, 16);
+        return;
+    }
+    memcpy(ip + 22, &port, 2);
+    memcpy(ip + 24, &udp, 2);
+    memset(ip + 26, 0, 2);
+    memcpy(ip + 28, (unsigned char[]){8, 0, 0, 0, 0, 0, 42, 0}, 8);
+}
+
 static void *must_map(size_t length, int flags, int fd, off_t offset) {
     void *at = mmap(NULL, length, PROT_READ | PROT_WRITE, flags | MAP_POPULATE, fd, offset);
     if (at == MAP_FAILED) {
@@ -122,8 +157,12 @@ static int open_socket(const char *interface, struct ring *send, struct ring *do
 static int send_burst(int xsk, struct ring *send, struct ring *done, unsigned first, unsigned count) {
     struct xdp_desc *descriptors = send->entries;
     uint32_t at = *send->producer;
-    for (unsigned number = first; number < first + count; number++, at++)
+    for (unsigned number = first; number < first + count; number++, at++) {
+        const uint32_t sequence = htonl(number);
+        if (numbered)
+            memcpy(memory + (uint64_t)(number % FRAMES) * CHUNK + SEQUENCE, &sequence, sizeof sequence);
         descriptors[at % RING] = (struct xdp_desc){.addr = (uint64_t)(number % FRAMES) * CHUNK, .len = lengths[number % FRAMES]};
+    }
     __atomic_store_n(send->producer, at, __ATOMIC_RELEASE);
     for (int tries = 0; __atomic_load_n(send->consumer, __ATOMIC_ACQUIRE) != at; tries++) {
         if (tries == 100000)
@@ -137,14 +176,24 @@ static int send_burst(int xsk, struct ring *send, struct ring *done, unsigned fi
 
 int main(int argc, char **argv) {
     if (argc != 5) {
-        fprintf(stderr, "usage: generate IF 64|imix|1514 FRAMES_PER_SECOND SECONDS\n");
+        fprintf(stderr, "usage: generate IF 64|imix|1514|vxlan-BYTES|erspan2-BYTES FRAMES_PER_SECOND SECONDS\n");
         return 2;
     }
     const double pace = atof(argv[3]), seconds = atof(argv[4]);
     memory = must_map(FRAMES * CHUNK, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const size_t inner = tunnelled(argv[2]);
+    numbered = strncmp(argv[2], "erspan2", 7) == 0;
+    if (inner && (inner < 60 || TUNNEL + inner > 1514)) {
+        fprintf(stderr, "generate: a frame in a tunnel has 60 to %d bytes\n", 1514 - TUNNEL);
+        return 2;
+    }
     for (unsigned number = 0; number < FRAMES; number++) {
-        lengths[number] = length_of(argv[2]);
-        fill(memory + number * CHUNK, lengths[number], random_number() % FLOWS);
+        unsigned char *frame = memory + number * CHUNK;
+        lengths[number] = inner ? TUNNEL + inner : length_of(argv[2]);
+        const unsigned flow = random_number() % FLOWS;
+        fill(inner ? frame + TUNNEL : frame, inner ? inner : lengths[number], flow);
+        if (inner)
+            wrap(frame, inner, numbered, flow);
     }
     struct ring send, done;
     const int xsk = open_socket(argv[1], &send, &done);
@@ -165,7 +214,7 @@ int main(int argc, char **argv) {
         }
 
         unsigned char *mark = memory + sent % FRAMES * CHUNK + HEADERS, before[12];
-        const int marked = random_number() / 4294967296.0 < stamp;
+        const int marked = !inner && random_number() / 4294967296.0 < stamp;
         const uint64_t used = nanoseconds(CLOCK_THREAD_CPUTIME_ID);
         if (marked) {
             const uint64_t now = nanoseconds(CLOCK_REALTIME);

@@ -24,6 +24,18 @@ class Refused(Exception):
     """A tap did not start; says why."""
 
 
+def refusal(words, code):
+    """Why a program that ended at once did so: from what it said, or from its exit code."""
+    what = [line.strip() for line in words.splitlines() if line.strip().startswith(("error:", "cause:"))]
+    return "; ".join(what) or f"ended with {code}"
+
+
+def cpu_of(process):
+    """CPU time of all threads of a process so far, in nanoseconds (schedstat of proc(5))."""
+    tasks = Path(f"/proc/{process}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks)
+
+
 class Tap:
     """A running tap on the tapped host: `baseline`, or farspan by the name of its way of transmitting."""
 
@@ -51,14 +63,12 @@ class Tap:
         self.log.seek(0)
         words = self.log.read()
         if ended:
-            what = [line.strip() for line in words.splitlines() if line.strip().startswith(("error:", "cause:"))]
-            raise Refused("; ".join(what) or f"ended with {self.process.returncode}")
+            raise Refused(refusal(words, self.process.returncode))
         return "mirroring" in words
 
     def cpu(self):
         """CPU time of all its threads so far, in nanoseconds (schedstat of proc(5))."""
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks)
+        return cpu_of(self.process.pid)
 
     def memory(self):
         """Largest resident memory so far, in KiB."""

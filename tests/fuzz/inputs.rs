@@ -3,19 +3,26 @@
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use farspan::compare::{Comparing, Comparison, Kind, Order, compare_sources};
-use farspan::config::plan::FilePath;
+use farspan::config::endpoint;
+use farspan::config::plan::{
+    Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, FilePlan, Fit, Gso, Host, Ids, NormalisePlan,
+    OuterPackets, Pace, SessionPlan, SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
+};
 use farspan::error::Explain;
 use farspan::flow::FlowHash;
 use farspan::frame::{Frame, InterfaceId, Offload};
+use farspan::kernel::underlay::{NextHop, Underlay};
 use farspan::ledger::{KernelDrops, Rewritten};
 use farspan::normalise::Normaliser;
-use farspan::quantity::{Mtu, Timestamp};
+use farspan::quantity::{Dscp, Mtu, PortRange, Snaplen, Timestamp, Ttl, Vni};
+use farspan::session::Session;
 use farspan::source::{self, Readiness, Source};
-use farspan::wire::decapsulate::{DecapsulateError, Rules};
-use farspan::wire::layers::Layers;
+use farspan::wire::decapsulate::{DecapsulateError, Decapsulated, Rules};
+use farspan::wire::layers::{GRE, Layers, UDP};
 use farspan::wire::reassembly::Reassembly;
 
 /// A block of a packet ring; its frames are made wire-true with what it says of their offloads.
@@ -48,6 +55,110 @@ fn normalise(frame: &Frame<'_>) {
         assert_eq!(wire.layers.ethertype, layers.ethertype);
     });
     assert_eq!(given.unwrap_or(0), pieces);
+}
+
+/// The payload of a tunnel, as each kind of socket gives it, as an IP packet of a file has it, and in an Ethernet frame.
+/// The first byte says how many bytes the capture cut off.
+pub fn decapsulate(bytes: &[u8]) {
+    type Take = for<'a> fn(&Rules, &'a [u8], usize) -> Result<Decapsulated<'a>, DecapsulateError>;
+    let ways: [Take; 6] = [
+        |rules, bytes, missing| rules.take_from_vxlan(bytes, missing),
+        |rules, bytes, missing| rules.take_from_geneve(bytes, missing),
+        |rules, bytes, missing| rules.take_from_gre(bytes, missing),
+        |rules, bytes, missing| rules.take_from_transport(UDP, bytes, missing),
+        |rules, bytes, missing| rules.take_from_transport(GRE, bytes, missing),
+        |rules, bytes, _| rules.take_from_frame(bytes).map(|(_, inner)| inner),
+    ];
+    let Some((&missing, bytes)) = bytes.split_first() else { return };
+    let (generous, strict) = (Rules::default(), Rules { strict: true, ..Rules::default() });
+    for take in ways {
+        let taken = take(&generous, bytes, missing.into());
+        let by_the_book = take(&strict, bytes, missing.into());
+        let Ok(inner) = taken else {
+            assert!(by_the_book.is_err(), "strict rules take what generous ones refuse");
+            continue;
+        };
+        let refused = Err(DecapsulateError::ReservedBits);
+        assert_eq!(by_the_book, if inner.notes.reserved_bits { refused } else { taken });
+        assert!(bytes.as_ptr_range().start <= inner.bytes.as_ptr_range().start);
+        assert!(inner.bytes.as_ptr_range().end <= bytes.as_ptr_range().end);
+        let mut frame = Vec::new();
+        inner.write(&mut frame);
+        assert_eq!(frame.len(), inner.bytes.len() + inner.synthetic_header().map_or(0, |header| header.len()));
+    }
+}
+
+/// `farspan receive` of a capture file, behind two bytes that say what is asked for: its packets are received, unwrapped,
+/// tagged, filtered, ordered, made wire-true, written to a file, and relayed in a tunnel. Every one has its fate.
+pub fn receive(bytes: &[u8]) {
+    let Some((&[asked, levels], capture)) = bytes.split_first_chunk() else { return };
+    let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+    std::fs::write(file.path(), capture).unwrap();
+    let outer = FilePath::Path(file.path().to_owned());
+    let Some(packets) = packets_of(&outer) else { return };
+
+    let way = Underlay::new([192, 0, 2, 1].into(), [192, 0, 2, 2].into(), None, Mtu::ETHERNET, NextHop::Usable);
+    let session = Session::open(&receiving(outer, asked, levels), &[None, Some(Arc::new(way))]);
+    let ledger = session.unwrap_or_else(|problems| panic!("{problems:?}")).run_here();
+
+    assert_eq!(ledger.balance(), Ok(()));
+    // One fate for each packet; fragments share that of their datagram.
+    assert!(ledger.captured <= packets, "{} of {packets}", ledger.captured);
+    let received: u64 = ledger.senders.rows().iter().map(|row| row.received).sum();
+    assert!(received <= ledger.captured);
+    assert!(ledger.destinations.iter().all(|destination| destination.in_flight == 0));
+    assert_eq!(ledger.destinations[0].sent, ledger.offered, "a file takes every frame");
+}
+
+/// How many packets can be read from a capture file; `None` if it is none.
+fn packets_of(file: &FilePath) -> Option<u64> {
+    let (mut source, mut packets) = (source::open_file(file).ok()?, 0);
+    while let Ok(Readiness::More) = source.drain(Instant::now(), 1024, &mut |_| packets += 1) {}
+    Some(packets)
+}
+
+/// The plan of a session that receives what is in `outer`: each bit of `asked` asks for something.
+fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
+    let asks = |bit: u8| asked & 1 << bit != 0;
+    let endpoints = ["vxlan://0.0.0.0?vni=42,50-59", "gre://[::]", "erspan://198.51.100.2", "geneve://0.0.0.0:6081"];
+    let tunnels = TunnelsPlan {
+        outer: OuterPackets::File(FilePlan { file: outer, pace: Pace::Unpaced }),
+        endpoints: endpoints.iter().filter(|_| asks(0)).map(|url| endpoint::read(url).unwrap()).collect(),
+        allow: ["198.51.100.0/25", "::/1"].iter().filter(|_| asks(1)).map(|prefix| prefix.parse().unwrap()).collect(),
+        strict: asks(2),
+        decap: if levels == 0 { Decap::All } else { Decap::Levels(1 + levels % 8) },
+        tag: if asks(3) { Tag::Vlan } else { Tag::Off },
+        reorder: asks(4).then_some(Duration::from_millis(5)),
+    };
+    let null = || FilePath::Path("/dev/null".into());
+    let encapsulation = Encapsulation::Vxlan { vni: Ids::all(Vni::LEAST), port: 4789 };
+    let relay = TunnelPlan {
+        encapsulation,
+        host: Host::Address([192, 0, 2, 1].into()),
+        fit: Fit::Split,
+        analyzer: None,
+        source: None,
+        device: None,
+        ports: PortRange::DYNAMIC,
+        dscp: Dscp::DEFAULT,
+        ttl: Ttl::DEFAULT,
+        udp_checksum: UdpChecksum::Auto,
+        gso: Gso::Off,
+        transmit: TransmitPlan::CaptureFile(null()),
+    };
+    let destination = |name: &str, end| DestinationPlan { name: name.to_owned(), to: name.to_owned(), end };
+    SessionPlan {
+        name: "fuzz".into(),
+        source: SourcePlan::Tunnels(tunnels),
+        filter: if asks(5) { "ip or vlan".into() } else { String::new() },
+        normalise: NormalisePlan {
+            enabled: asks(6),
+            mtu: Mtu::ETHERNET,
+            truncate: asks(7).then(|| Snaplen::new(96).unwrap()),
+        },
+        destinations: vec![destination("file", End::File(null())), destination("relay", End::Tunnel(relay))],
+        end: EndPlan::default(),
+    }
 }
 
 /// Outer frames, of which each may be a fragment of a tunnel packet.

@@ -20,6 +20,8 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
                 .chain([listed(&fragments(&tunnels[0]))])
                 .collect(),
         ),
+        ("decapsulate", tunnels.iter().flat_map(|frame| payloads(frame)).collect()),
+        ("receive", received(&tunnels)),
         ("capture_file", vec![pcap(&frames, true), pcap(&frames, false), pcapng(&frames)]),
         ("compare", captures),
     ]
@@ -85,6 +87,46 @@ fn tunnels() -> Vec<Vec<u8>> {
         gre(&[0x10, 0, 0x88, 0xbe, 0, 0, 0, 1, 0x10, 5, 8, 3, 0, 0, 0, 9]),
         gre(&[0x10, 0, 0x22, 0xeb, 0, 0, 0, 1, 0x20, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0x80, 9, 0x14, 0, 0, 0, 0, 0, 0, 0]),
     ]
+}
+
+/// What the target `decapsulate` reads of the tunnel packet in `frame`, which is IPv4 without options: the whole frame,
+/// what IP carries, and what UDP carries; nothing of them was cut.
+fn payloads(frame: &[u8]) -> [Vec<u8>; 3] {
+    [0, 34, 42].map(|begin| [&[0], &frame[begin..]].concat())
+}
+
+/// What the target `receive` reads: captures of tunnel packets, behind what is asked for. Some are fragments, some come
+/// over IPv6, some carry another tunnel, some come twice or in the wrong order.
+fn received(tunnels: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut packets = tunnels.to_vec();
+    let ethernet = || PacketBuilder::ethernet2([4; 6], [6; 6]);
+    for inner in tunnels {
+        let vxlan = [&[8, 0, 0, 0, 0, 0, 42, 0], &inner[..]].concat();
+        let mut nested = Vec::new();
+        ethernet().ipv4([198, 51, 100, 1], [198, 51, 100, 2], 64).udp(50_000, 4789).write(&mut nested, &vxlan).unwrap();
+        packets.extend(fragments(&nested));
+        packets.push(nested);
+        let mut over_ipv6 = Vec::new();
+        ethernet()
+            .single_vlan(VlanId::try_new(7).unwrap())
+            .ipv6([1; 16], [2; 16], 64)
+            .write(&mut over_ipv6, etherparse::ip_number::GRE, &[&[0, 0, 0x65, 0x58], &inner[..]].concat())
+            .unwrap();
+        packets.push(over_ipv6);
+    }
+    // GRE's sequence number is the last field of its header, behind its key.
+    packets.extend([0_u8, 2, 1, 1, 4, 5].map(|number| {
+        let mut numbered = tunnels[5].clone();
+        numbered[49] = number;
+        numbered
+    }));
+    let asked = [[0, 1], [0xff, 0], [0b0001_1000, 2], [0b0110_0001, 0], [0b1000_0110, 3]];
+    let mut seeds: Vec<Vec<u8>> = asked.iter().map(|asked| [&asked[..], &pcap(&packets, true)].concat()).collect();
+    seeds.push([&[0b0101_1000, 0], &pcapng(&packets)[..]].concat());
+    seeds.extend(
+        packets.iter().map(|packet| [&[0b0001_1000, 0], &pcap(std::slice::from_ref(packet), false)[..]].concat()),
+    );
+    seeds
 }
 
 /// The IPv4 packet in `frame`, which has no options, in two fragments.

@@ -15,7 +15,7 @@ use crate::farspan::{binary, replay};
 use crate::judge::suricata::{Alerts, alerts_in};
 use crate::judge::{Capture, frames_of, truncated_or_foreign};
 use crate::lab::{Lab, succeed};
-use crate::traffic::{full, real_captures};
+use crate::traffic::{self, full, real_captures};
 
 /// veth's largest: no capture needs fitting.
 const WIDEST_MTU: u32 = 65_535;
@@ -80,6 +80,44 @@ fn a_replay_through_real_sockets_is_lossless() {
     }
 }
 
+/// Mirrored, captured at the analyzer, and compared with what was sent: farspan and the referee say the same, of what
+/// arrived and of the same with a frame missing, with two exchanged, and with a byte changed.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn farspan_compares_as_the_referee_does() {
+    let lab = Lab::with_underlay_mtu(WIDEST_MTU);
+    let frames: Vec<_> = (0..300).map(|number| traffic::udp_frame(number, 1, 60 + number as usize * 4)).collect();
+    let sent = lab.write("sent.pcap", traffic::capture_file(&frames));
+    for (encapsulation, underlay) in [(&VXLAN, Underlay::V4), (&ERSPAN_2, Underlay::V6)] {
+        let arriving = Capture::start(&lab, &lab.analyzer, "a0", underlay.tunnel_filter());
+        let to = encapsulation.url(underlay);
+        replay(&lab, &["-r", path(&sent), "--rate", "20kpps", "--to", &to]).assert_lossless();
+        arriving.await_frames(frames.len());
+        let arrived = arriving.stop();
+        assert_verdicts(&sent, &arrived, 0);
+
+        let outer = frames_of(&arrived);
+        let (mut missing, mut exchanged, mut changed) = (outer.clone(), outer.clone(), outer);
+        missing.remove(17);
+        exchanged.swap(40, 60);
+        *changed[99].last_mut().expect("a frame has bytes") ^= 1;
+        for damaged in [missing, exchanged, changed] {
+            let damaged = lab.write("damaged.pcap", traffic::capture_file(&damaged));
+            assert_verdicts(&sent, &damaged, 1);
+        }
+    }
+}
+
+/// What `farspan compare --decap` and the referee end with, about what was sent and outer packets.
+fn assert_verdicts(sent: &Path, outer: &Path, expected: i32) {
+    let farspan = Command::new(binary()).arg("compare").args([sent, outer]).args(["--decap", "b"]).output();
+    let referee = Command::new("python3").arg(referee()).arg("--decap").args([sent, outer]).output();
+    for verdict in [farspan, referee] {
+        let verdict = verdict.expect("both can be run");
+        assert_eq!(verdict.status.code(), Some(expected), "{}", String::from_utf8_lossy(&verdict.stdout));
+    }
+}
+
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn suricata_raises_the_alerts_that_it_raises_without_a_tunnel() {
@@ -137,10 +175,13 @@ fn assert_same(capture: &Path, outer: &Path, order: &str) {
 
 /// The referee says that two captures are the same.
 fn assert_referee(options: &[&str], capture: &Path, outer: &Path) {
-    let referee = real_captures().join("../tools/pcapsame.py");
-    let verdict =
-        Command::new("python3").arg(referee).args(options).args([capture, outer]).output().expect("python3 can be run");
+    let verdict = Command::new("python3").arg(referee()).args(options).args([capture, outer]).output();
+    let verdict = verdict.expect("python3 can be run");
     assert!(verdict.status.success(), "{}\n{}", capture.display(), String::from_utf8_lossy(&verdict.stdout));
+}
+
+fn referee() -> PathBuf {
+    real_captures().join("../tools/pcapsame.py")
 }
 
 fn all_captures() -> Vec<PathBuf> {

@@ -182,8 +182,13 @@ pub struct Process {
 
 impl Process {
     /// Starts it, without standard input.
-    pub fn start(mut command: Command) -> Self {
-        Self { child: command.stdin(Stdio::null()).spawn().unwrap_or_else(|why| panic!("{command:?}: {why}")) }
+    pub fn start(command: Command) -> Self {
+        Self::start_reading(command, Stdio::null())
+    }
+
+    /// Starts it with this standard input.
+    pub fn start_reading(mut command: Command, input: Stdio) -> Self {
+        Self { child: command.stdin(input).spawn().unwrap_or_else(|why| panic!("{command:?}: {why}")) }
     }
 
     /// Its process id; `ip netns exec` becomes the program that it starts.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::lab::{ANALYZER, Lab, Namespace, Process, UNDERLAY_HOST, await_that, succeed};
 
 /// The configuration that the package installs.
-const STOCK: &str = "/etc/suricata/suricata.yaml";
+pub const STOCK: &str = "/etc/suricata/suricata.yaml";
 
 /// Alerts by signature id.
 pub type Alerts = BTreeMap<u64, u64>;
@@ -50,7 +50,7 @@ impl Suricata {
 
     /// Alerts so far about what came through a tunnel.
     pub fn alerts(&self) -> Alerts {
-        inner_alerts(&self.folder.join("eve.json"))
+        alerts_of(&self.folder)
     }
 
     /// Waits until every one of these signatures has alerted through a tunnel.
@@ -91,6 +91,11 @@ impl Findings {
     }
 }
 
+/// Alerts so far of a Suricata that logs to this folder.
+pub fn alerts_of(folder: &Path) -> Alerts {
+    inner_alerts(&folder.join("eve.json"))
+}
+
 /// Alerts that Suricata raises over a capture file, with checksum validation.
 pub fn alerts_in(configuration: &Path, capture: &Path, rules: &Path, folder: &Path) -> Alerts {
     fs::create_dir_all(folder).expect("the folder is writable");
@@ -105,7 +110,7 @@ pub fn alerts_in(configuration: &Path, capture: &Path, rules: &Path, folder: &Pa
             .arg("-l")
             .arg(folder),
     );
-    inner_alerts(&folder.join("eve.json"))
+    alerts_of(folder)
 }
 
 /// Alerts that are not about the tunnel's own datagrams. Those raised at the end of a flow have no `tunnel` object, so
