@@ -190,7 +190,10 @@ fn all_destinations(
         if destinations.iter().any(|earlier| earlier.name == plan.name) {
             mistakes.push(own.mistake("to", What::SameName(plan.name.clone())));
         }
-        if let Some(what) = contested_file(&plan, &destinations, source).or_else(|| too_few_ports(&plan, source)) {
+        let what = contested_file(&plan, &destinations, source)
+            .or_else(|| too_few_ports(&plan, source))
+            .or_else(|| both_modes_of_xdp(&plan, &destinations));
+        if let Some(what) = what {
             mistakes.push(own.mistake("to", what));
         }
         destinations.push(plan);
@@ -221,6 +224,13 @@ fn too_few_ports(plan: &DestinationPlan, source: Option<&SourcePlan>) -> Option<
     let (End::Tunnel(tunnel), Some(SourcePlan::Live(live))) = (&plan.end, source) else { return None };
     let (workers, ports) = (live.workers, tunnel.ports.count());
     (ports < workers.value().into()).then_some(What::PortsOfWorkers { workers, ports })
+}
+
+/// Destinations that leave by one interface share its queue, so all are sent in one mode.
+fn both_modes_of_xdp(plan: &DestinationPlan, earlier: &[DestinationPlan]) -> Option<What> {
+    let way = plan.transmit().filter(|way| way.is_xdp())?;
+    let is_other = |other: &DestinationPlan| other.transmit().is_some_and(|other| other.is_xdp() && other != way);
+    earlier.iter().any(is_other).then_some(What::XdpInBothModes)
 }
 
 /// Why `plan` must not write its file. Inner frames have a file for themselves; only the dry run gathers the outer

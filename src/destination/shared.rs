@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use super::sequence::Counters;
 use super::shared_file::{CannotCreate, SharedFile};
 use super::xdp_queue::Queues;
-use crate::config::plan::{DestinationPlan, End, FilePath, TransmitPlan};
+use super::zero_copy::ZeroCopy;
+use crate::config::plan::{DestinationPlan, FilePath, TransmitPlan};
 
 /// What destinations open together. Made once a session; whoever opens a destination, for whichever worker, finds here
 /// what was opened before.
@@ -17,6 +18,8 @@ pub struct Shared {
     counters: Vec<(String, Option<Counters>)>,
     /// How many destinations send through AF_XDP.
     members: usize,
+    /// The session's interfaces in zero-copy mode, where that is wanted.
+    zero_copy: Option<Arc<Mutex<ZeroCopy>>>,
     /// The worker's AF_XDP sockets: one for each interface.
     pub(super) queues: Arc<Mutex<Queues>>,
 }
@@ -24,14 +27,16 @@ pub struct Shared {
 impl Shared {
     /// For the destinations `plans` of the worker with this number, which is the first that opens any.
     pub fn new(plans: &[DestinationPlan], worker: u32) -> Self {
-        let is_xdp = |plan: &&DestinationPlan| matches!(&plan.end, End::Tunnel(t) if t.transmit == TransmitPlan::Xdp);
-        let members = plans.iter().filter(is_xdp).count();
-        Self { files: Vec::new(), counters: Vec::new(), members, queues: queues(worker, members) }
+        let ways = plans.iter().filter_map(|plan| plan.transmit());
+        let zero_copy = ways.clone().any(|way| *way == TransmitPlan::Xdp { zero_copy: true }).then(Arc::default);
+        let members = ways.filter(|way| way.is_xdp()).count();
+        let queues = queues(worker, members, zero_copy.as_ref());
+        Self { files: Vec::new(), counters: Vec::new(), members, zero_copy, queues }
     }
 
     /// Goes on to another worker of the session: it has sockets of its own.
     pub fn go_on_to(&mut self, worker: u32) {
-        self.queues = queues(worker, self.members);
+        self.queues = queues(worker, self.members, self.zero_copy.as_ref());
     }
 
     /// The capture file of that name, created unless another destination or worker has done so in this session.
@@ -58,6 +63,6 @@ impl Shared {
     }
 }
 
-fn queues(worker: u32, members: usize) -> Arc<Mutex<Queues>> {
-    Arc::new(Mutex::new(Queues::new(worker, members)))
+fn queues(worker: u32, members: usize, zero_copy: Option<&Arc<Mutex<ZeroCopy>>>) -> Arc<Mutex<Queues>> {
+    Arc::new(Mutex::new(Queues::new(worker, members, zero_copy.cloned())))
 }

@@ -9,6 +9,7 @@ pub mod packet_fanout;
 pub mod packet_socket;
 pub mod socket_option;
 pub mod tpacket;
+pub mod xdp_program;
 pub mod xsk;
 
 use std::io;
