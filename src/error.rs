@@ -9,9 +9,9 @@ use std::fmt;
 pub enum ExitCode {
     /// Everything was done.
     Done = 0,
-    /// Something failed while running.
+    /// Something failed while running; of a comparison: the captures differ.
     Failed = 1,
-    /// The command line is wrong: also a bad filter or destination URL.
+    /// The command line is wrong: also a bad filter or destination URL. Of a comparison: there is no verdict.
     Usage = 2,
     /// There is no such interface or file (`EX_NOINPUT` of sysexits.h).
     NoInput = 66,
@@ -81,9 +81,50 @@ impl Problems {
         self.0.iter().map(AsRef::as_ref)
     }
 
+    /// The same problems, found at `place`: it stands in front of what each says itself.
+    #[must_use]
+    pub fn at(self, place: &str) -> Self {
+        let at = |problem| Box::new(Found { place: place.to_owned(), problem }) as Box<dyn Explain>;
+        Self(self.0.into_iter().map(at).collect())
+    }
+
     /// The exit code of the gravest problem: the largest one.
     pub fn exit_code(&self) -> ExitCode {
         self.iter().map(Explain::exit_code).max().unwrap_or(ExitCode::Failed)
+    }
+}
+
+/// A problem and the place where it was found.
+#[derive(Debug)]
+struct Found {
+    place: String,
+    problem: Box<dyn Explain>,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.problem.fmt(f)
+    }
+}
+
+impl Error for Found {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.problem.source()
+    }
+}
+
+impl Explain for Found {
+    fn place(&self) -> Option<String> {
+        let own = self.problem.place().map_or_else(String::new, |own| format!(", {own}"));
+        Some(format!("{}{own}", self.place))
+    }
+
+    fn hint(&self) -> Option<String> {
+        self.problem.hint()
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        self.problem.exit_code()
     }
 }
 
@@ -157,5 +198,11 @@ mod tests {
              hint:  interfaces here are eth0, lo\n         second line\n"
         );
         assert_eq!(problems.exit_code(), ExitCode::NoInput);
+        let found = problems.at("session.dmz.source");
+        assert!(
+            found.to_string().contains("\n  where: session.dmz.source, -i eth7\n  cause: no such device\n"),
+            "{found}"
+        );
+        assert_eq!(found.exit_code(), ExitCode::NoInput);
     }
 }

@@ -6,6 +6,7 @@
 use std::num::NonZeroU16;
 
 use crate::flow::FlowHash;
+use crate::ledger::DropReason;
 use crate::quantity::{Direction, Mtu, Timestamp};
 use crate::wire::layers::{Ip, Layers};
 
@@ -26,6 +27,8 @@ pub struct Frame<'a> {
     pub offload: Offload,
     /// Whether the source put back a VLAN tag that the kernel or the NIC had taken out.
     pub has_restored_tag: bool,
+    /// Why the frame ends here already: what a source finds out that no stage behind it could. `bytes` is then empty.
+    pub refused: Option<DropReason>,
 }
 
 /// Position of an interface in the session's list; a file is interface 0 of its session.

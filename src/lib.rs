@@ -19,7 +19,8 @@
 //!
 //! Beside the path: [`wire`] knows byte layouts and does no I/O, [`kernel`] asks and watches the kernel over netlink,
 //! [`sys`] is the only place that may say `unsafe`. Above it: [`config`] turns words into a plan, [`check`] explains
-//! the plan before it runs, [`probe`] proves that it arrives, [`cli`] is the command line.
+//! the plan before it runs, [`probe`] proves that it arrives, [`compare`] says whether two captures hold the same frames,
+//! [`cli`] is the command line.
 
 pub mod error;
 pub mod flow;
@@ -39,5 +40,6 @@ pub mod wire;
 
 pub mod check;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod probe;

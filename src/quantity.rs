@@ -3,6 +3,7 @@
 //! Each is checked once, where it enters (command line, file, kernel), and never again.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -278,6 +279,52 @@ impl fmt::Display for PortRange {
     }
 }
 
+/// An IP network: all addresses that begin with the same bits. A single address is one of 32 or 128 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    address: IpAddr,
+    length: u8,
+}
+
+impl Prefix {
+    /// Whether `address` is in it. IPv4 and IPv6 are never in each other.
+    pub fn contains(self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
+                let differing = ours.to_bits() ^ theirs.to_bits();
+                differing.leading_zeros() >= self.length.into()
+            }
+            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
+                let differing = ours.to_bits() ^ theirs.to_bits();
+                differing.leading_zeros() >= self.length.into()
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = QuantityError;
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        let unreadable = || QuantityError::Unreadable {
+            what: "network",
+            text: text.to_owned(),
+            example: "192.0.2.0/24, 2001:db8::/32 or one address",
+        };
+        let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+        let address: IpAddr = address.parse().map_err(|_| unreadable())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let length = length.map_or(Ok(most), str::parse).map_err(|_| unreadable())?;
+        if length <= most { Ok(Self { address, length }) } else { Err(unreadable()) }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
 /// How fast a capture file is replayed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
@@ -317,7 +364,7 @@ impl FromStr for Rate {
 }
 
 /// A whole number in decimal, or in hexadecimal behind `0x`.
-fn whole_number(text: &str) -> Option<u64> {
+pub(crate) fn whole_number(text: &str) -> Option<u64> {
     let text = text.trim();
     match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
@@ -345,6 +392,18 @@ mod tests {
         assert_eq!("500Mbit/s".parse(), Ok(Rate::Bits(500e6)));
         for wrong in ["", "fast", "12", "-1pps", "0pps", "5 parsecs", "1e999pps", "1.2.3pps"] {
             assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_holds_what_begins_like_it() {
+        let holds = |prefix: &str, address: &str| prefix.parse::<Prefix>().unwrap().contains(address.parse().unwrap());
+        assert!(holds("192.0.2.0/24", "192.0.2.255") && !holds("192.0.2.0/24", "192.0.3.0"));
+        assert!(holds("192.0.2.7", "192.0.2.7") && !holds("192.0.2.7", "192.0.2.6"));
+        assert!(holds("0.0.0.0/0", "198.51.100.1") && !holds("0.0.0.0/0", "::1"));
+        assert!(holds("2001:db8::/32", "2001:db8:ffff::1") && !holds("2001:db8::/32", "2001:db9::"));
+        for wrong in ["", "192.0.2.0/33", "192.0.2.0/-1", "192.0.2/24", "::/129", "host/24", "192.0.2.0/"] {
+            assert!(wrong.parse::<Prefix>().is_err(), "{wrong}");
         }
     }
 

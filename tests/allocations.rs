@@ -1,4 +1,4 @@
-//! The way of a frame through a tunnel allocates nothing once it is warm: counted, not assumed.
+//! The way of a frame into a tunnel, and out of one, allocates nothing once it is warm: counted, not assumed.
 #![allow(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
 #![allow(clippy::unwrap_used)]
 
@@ -8,8 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
+use farspan::config::endpoint;
 use farspan::config::plan::{
-    DestinationPlan, Encapsulation, End, Fit, Gso, Host, Ids, TransmitPlan, TunnelPlan, UdpChecksum,
+    Decap, DestinationPlan, Encapsulation, End, EndPlan, Fit, Gso, Host, Ids, NormalisePlan, OuterPackets, SessionPlan,
+    SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
 };
 use farspan::destination::tunnel::Tunnel;
 use farspan::destination::{Destination, Destinations, Patience, Shared};
@@ -18,7 +20,9 @@ use farspan::frame::{InterfaceId, WireFrame};
 use farspan::kernel::underlay::{NextHop, Underlay};
 use farspan::ledger::{Ledger, Published};
 use farspan::quantity::{Dscp, Mtu, PortRange, Timestamp, Ttl, Vni};
+use farspan::source::{self, Source};
 use farspan::wire::layers::Layers;
+use farspan::wire::vxlan::Vxlan;
 
 /// The system's allocator, and how often this thread asked it.
 struct Counting;
@@ -132,4 +136,66 @@ fn neither_sending_nor_splitting_nor_icmp_errors_nor_publishing_allocate() {
     assert!(ledger.destinations[0].split_added > 0);
     assert!(ledger.destinations[1].truncated > 0);
     assert!(ledger.destinations[3].icmp.port_unreachable > 0);
+}
+
+/// A VXLAN endpoint on `port` of this host, with everything that is done to a frame.
+fn endpoint(port: u16) -> Box<dyn Source> {
+    let written = format!("vxlan://127.0.0.1:{port}?vni=0-99");
+    let tunnels = TunnelsPlan {
+        outer: OuterPackets::Sockets { buffer: 1 << 20 },
+        endpoints: vec![endpoint::read(&written).unwrap()],
+        allow: vec!["127.0.0.0/8".parse().unwrap()],
+        strict: false,
+        decap: Decap::All,
+        tag: Tag::Vlan,
+        reorder: None,
+    };
+    let plan = SessionPlan {
+        name: "test".into(),
+        source: SourcePlan::Tunnels(tunnels),
+        filter: "ip or vlan".into(),
+        normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
+        destinations: Vec::new(),
+        end: EndPlan::default(),
+    };
+    source::open(&plan).unwrap().shares.remove(0).remove(0)
+}
+
+#[test]
+fn neither_receiving_nor_telling_of_senders_allocates() {
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut source = endpoint(port);
+    let mut ledger = Ledger::default();
+    let frame = tcp_frame(1000);
+    // Networks 0 to 99 are taken, 100 to 119 are not.
+    let datagrams: Vec<Vec<u8>> = (0..120)
+        .map(|vni| {
+            let mut header = [0; Vxlan::LEN];
+            Vxlan { vni: Vni::new(vni).unwrap() }.write(&mut header);
+            [&header[..], &frame].concat()
+        })
+        .collect();
+    let mut lent = [0, 0];
+    let mut exchange = |datagrams: &[Vec<u8>]| {
+        for datagram in datagrams {
+            sender.send_to(datagram, (Ipv4Addr::LOCALHOST, port)).unwrap();
+        }
+        let before = lent[0] + lent[1];
+        while lent[0] + lent[1] < before + datagrams.len() {
+            let mut take = |frame: &farspan::frame::Frame<'_>| lent[usize::from(frame.refused.is_some())] += 1;
+            source.drain(Instant::now(), 1000, &mut take).unwrap();
+        }
+        ledger.senders.update(|all| source.senders(false, all));
+    };
+    exchange(&datagrams[..60]);
+    exchange(&datagrams);
+
+    let before = ALLOCATIONS.get();
+    for _ in 0..10 {
+        exchange(&datagrams);
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    assert_eq!(lent, [60 + 11 * 100, 11 * 20]);
+    assert_eq!(ledger.senders.rows().len(), 100);
 }

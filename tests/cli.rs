@@ -98,6 +98,14 @@ const WRONG_LINES: &[(&str, &[&str])] = &[
     ("check -i eth0", &["no destination is given"]),
     ("probe", &["--to <DEST>"]),
     ("probe --to vxlan://h", &["`vni` is missing"]),
+    ("compare a", &["<B>"]),
+    ("compare - -", &["both captures are to be read from standard input", "hint:"]),
+    ("compare a b --decap c", &["invalid value 'c'", "a, b, both"]),
+    ("compare a b --order time", &["invalid value 'time'", "global, flow, none"]),
+    ("compare a b --window 3", &["at least 1.0 MiB"]),
+    ("compare a b --ignore fcs", &["`fcs` is not a kind of difference"]),
+    ("compare a b --vxlan-port 8473", &["--decap <SIDE>"]),
+    ("compare a b -s 3", &["3 is not a snaplen"]),
     ("generate completions", &["<SHELL>"]),
 ];
 
@@ -219,7 +227,7 @@ fn a_session_must_be_there_and_be_chosen() {
 
 #[test]
 fn each_command_s_help_teaches_with_three_examples() {
-    for command in ["", "mirror ", "check ", "probe "] {
+    for command in ["", "mirror ", "receive ", "check ", "probe ", "compare "] {
         let output = farspan(Path::new("/"), &format!("{command}--help"));
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(0));
@@ -240,6 +248,7 @@ fn the_manual_page_has_every_command_and_no_error() {
         "FARSPAN MIRROR",
         "FARSPAN CHECK",
         "FARSPAN PROBE",
+        "FARSPAN COMPARE",
         "FARSPAN GENERATE",
         "udp\\-checksum",
         "EXAMPLES",
@@ -323,6 +332,67 @@ fn a_replay_ends_with_its_ledger_on_standard_output() {
 
     let quiet = farspan(directory.path(), &format!("-q {line}"));
     assert_eq!((quiet.status.code(), quiet.stdout.len(), quiet.stderr.len()), (Some(0), 0, 0), "{quiet:?}");
+}
+
+#[test]
+fn a_comparison_ends_with_0_1_or_2() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, count) in [("a.pcap", 3), ("b.pcap", 3), ("c.pcap", 4)] {
+        capture(&directory.path().join(name), count);
+    }
+    std::fs::write(directory.path().join("text"), "no capture\n").unwrap();
+    let whole = std::fs::read(directory.path().join("a.pcap")).unwrap();
+    std::fs::write(directory.path().join("broken.pcap"), &whole[..whole.len() - 1]).unwrap();
+
+    let same = farspan(directory.path(), "compare a.pcap b.pcap");
+    assert_eq!(same.status.code(), Some(0), "{same:?}");
+    assert!(String::from_utf8_lossy(&same.stdout).ends_with("same: 3 frames, byte for byte, in the same order\n"));
+
+    let different = farspan(directory.path(), "compare a.pcap c.pcap --json");
+    assert_eq!((different.status.code(), different.stderr.len()), (Some(1), 0), "{different:?}");
+    let result = json(&different.stdout);
+    assert_eq!((&result["same"], &result["identical"]), (&false.into(), &3.into()));
+    assert_eq!(result["counts"]["duplicated"], 1);
+    assert_eq!(result["differences"][0]["b"], serde_json::json!([4]));
+    let ignored = farspan(directory.path(), "compare a.pcap c.pcap --ignore duplicated,extra");
+    assert_eq!(ignored.status.code(), Some(0), "{ignored:?}");
+    let quiet = farspan(directory.path(), "compare a.pcap c.pcap -q");
+    assert_eq!((quiet.status.code(), quiet.stdout.len(), quiet.stderr.len()), (Some(1), 0, 0), "{quiet:?}");
+
+    for (file, essentials) in [
+        ("absent.pcap", &["cannot read the capture file `absent.pcap`", "hint:"]),
+        ("text", &["`text` is not a capture file", "hint:"]),
+        ("broken.pcap", &["damaged after frame 2", "hint:"]),
+    ] {
+        for line in [format!("compare a.pcap {file}"), format!("compare {file} a.pcap --json")] {
+            let output = farspan(directory.path(), &line);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{line}\n{text}");
+            for essential in essentials {
+                assert!(text.contains(essential), "{line}: no {essential:?} in\n{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_side_of_a_comparison_may_be_standard_input() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.pcap");
+    capture(&path, 5);
+    for line in ["compare - a.pcap", "compare a.pcap -"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_farspan"))
+            .args(line.split(' '))
+            .current_dir(directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(&std::fs::read(&path).unwrap()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("same: 5 frames"));
+    }
 }
 
 #[test]

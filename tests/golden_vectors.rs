@@ -6,6 +6,7 @@
 
 use farspan::quantity::{Direction, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, Timestamp, Ttl, Vni};
 use farspan::select::own_traffic::{Carrier, OwnTraffic, OwnTunnel};
+use farspan::wire::decapsulate::{Decapsulated, Rules, Tunnel};
 use farspan::wire::erspan::{Erspan2, Erspan3, Ticks};
 use farspan::wire::geneve::Geneve;
 use farspan::wire::gre::{self, Gre};
@@ -151,6 +152,47 @@ fn what_the_kernel_answers_to_our_datagrams_is_own_traffic() {
             let mut own = OwnTraffic::new(vec![OwnTunnel { local, remote, carrier: ours.clone() }]);
             assert_eq!(own.is_ours(&answer, &layers), ours == carrier, "{ours:?}");
         }
+    }
+}
+
+#[test]
+fn what_others_wrote_is_taken_off_again() {
+    let (vni, key, session) = (Some(0x12_3456), Some(0xcafe_f00d), Some(0x2a5));
+    let (sequence, first) = (Some(0x0102_0304), Some(1));
+    let (into, out) = (Some(Direction::In), Some(Direction::Out));
+    for (vector, tunnel, id, sequence, direction) in [
+        (VXLAN_IPV4, Tunnel::Vxlan, vni, None, None),
+        (VXLAN_IPV4_CHECKSUM, Tunnel::Vxlan, vni, None, None),
+        (VXLAN_IPV6, Tunnel::Vxlan, vni, None, None),
+        (KERNEL_VXLAN_IPV4, Tunnel::Vxlan, vni, None, None),
+        (KERNEL_VXLAN_IPV6, Tunnel::Vxlan, vni, None, None),
+        (GENEVE_IPV4, Tunnel::Geneve, vni, None, None),
+        (GENEVE_IPV6, Tunnel::Geneve, vni, None, None),
+        (OVS_GENEVE, Tunnel::Geneve, vni, None, None),
+        (GRE_IPV4, Tunnel::Gre, None, None, None),
+        (GRE_IPV6, Tunnel::Gre, None, None, None),
+        (GRE_KEY, Tunnel::Gre, key, None, None),
+        (GRE_SEQUENCE, Tunnel::Gre, None, sequence, None),
+        (GRE_KEY_SEQUENCE, Tunnel::Gre, key, sequence, None),
+        (OVS_GRE, Tunnel::Gre, None, None, None),
+        (OVS_GRE_KEY_SEQUENCE, Tunnel::Gre, key, first, None),
+        (ERSPAN_I, Tunnel::Erspan1, None, None, None),
+        (ERSPAN_II, Tunnel::Erspan2, session, sequence, None),
+        (ERSPAN_II_TAGGED_TRUNCATED, Tunnel::Erspan2, session, sequence, None),
+        (OVS_ERSPAN_II, Tunnel::Erspan2, session, first, None),
+        (ERSPAN_III_IN, Tunnel::Erspan3, session, sequence, into),
+        (ERSPAN_III_OUT_TRUNCATED, Tunnel::Erspan3, session, sequence, out),
+        (OVS_ERSPAN_III, Tunnel::Erspan3, session, Some(0), out),
+    ] {
+        let outer = bytes(vector);
+        let strict = Rules { strict: true, ..Rules::default() };
+        let (_, taken) = strict.take_from_frame(&outer).unwrap_or_else(|error| panic!("{error}:\n{vector}"));
+        let frame = if vector == ERSPAN_II_TAGGED_TRUNCATED { TAGGED_FRAME } else { FRAME };
+        assert_eq!(taken.bytes, bytes(frame), "{vector}");
+        let truncated = vector == ERSPAN_II_TAGGED_TRUNCATED || vector == ERSPAN_III_OUT_TRUNCATED;
+        let expected =
+            Decapsulated { tunnel, id, sequence, direction, truncated, removed_tag: None, missing: 0, ..taken };
+        assert_eq!(taken, expected, "{vector}");
     }
 }
 

@@ -22,7 +22,7 @@ pub mod xdp;
 
 use std::os::unix::fs::FileTypeExt as _;
 
-use crate::config::plan::{DestinationPlan, End, FilePath, FilePlan, SessionPlan, SourcePlan};
+use crate::config::plan::{DestinationPlan, End, FilePath, SessionPlan};
 use crate::destination::encapsulate::Encapsulator;
 use crate::destination::open_error::CannotOpen;
 use crate::error::{Explain, Problems};
@@ -49,12 +49,10 @@ pub async fn check(plan: &SessionPlan) -> (Report, Vec<Box<dyn Explain>>) {
 /// Opens the session's sources with their filter and closes them again; says what their interfaces are called.
 fn open_sources(plan: &SessionPlan) -> Result<Vec<String>, Problems> {
     // Opening a pipe would take from it what the session is to read.
-    let is_pipe = match &plan.source {
-        SourcePlan::Live(_) => false,
-        SourcePlan::File(FilePlan { file: FilePath::Standard, .. }) => true,
-        SourcePlan::File(FilePlan { file: FilePath::Path(path), .. }) => {
-            path.metadata().is_ok_and(|about| about.file_type().is_fifo())
-        }
+    let is_pipe = match plan.source.file().map(|plan| &plan.file) {
+        None => false,
+        Some(FilePath::Standard) => true,
+        Some(FilePath::Path(path)) => path.metadata().is_ok_and(|about| about.file_type().is_fifo()),
     };
     if is_pipe {
         return Ok(Vec::new());
@@ -94,7 +92,7 @@ fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
 mod tests {
     use super::testing::{facts, mtu, plan, tunnel, vxlan};
     use super::*;
-    use crate::config::plan::{Analyzer, Encapsulation, Host, Ids, TunnelPlan};
+    use crate::config::plan::{Analyzer, Encapsulation, Host, Ids, SourcePlan, TunnelPlan};
     use crate::kernel::namespace::Namespace;
     use crate::quantity::Vni;
 

@@ -55,7 +55,7 @@ impl Room {
 /// The largest MTU that frames of the session come from: the interfaces', or what a file is said to come from.
 pub fn inner_mtu(plan: &SessionPlan, facts: &Facts) -> Mtu {
     match &plan.source {
-        SourcePlan::File(_) => plan.normalise.mtu,
+        SourcePlan::File(_) | SourcePlan::Tunnels(_) => plan.normalise.mtu,
         SourcePlan::Live(_) => facts.tapped.iter().filter_map(|tapped| tapped.link.mtu).max().unwrap_or(Mtu::ETHERNET),
     }
 }

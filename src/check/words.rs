@@ -9,7 +9,8 @@ use super::report::Statement;
 use super::traffic::{Traffic, bits_in_words};
 use super::workers;
 use crate::config::plan::{
-    DestinationPlan, Encapsulation, End, Fit, Ids, LivePlan, Pace, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan,
+    Decap, DestinationPlan, Encapsulation, End, Fit, Ids, LivePlan, OuterPackets, Pace, SessionPlan, SourcePlan, Tag,
+    TransmitPlan, TunnelPlan, TunnelsPlan,
 };
 use crate::destination::encapsulate::{overhead, udp_port};
 use crate::kernel::underlay::{NextHop, Underlay};
@@ -22,6 +23,7 @@ pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
         SourcePlan::File(file) => {
             vec![Statement::new("from", format!("{}, {}", file.file, pace(file.pace)))]
         }
+        SourcePlan::Tunnels(tunnels) => tunnel_source(tunnels),
     };
     if !plan.filter.is_empty() {
         said.push(Statement::new("filter", plan.filter.as_str()));
@@ -59,6 +61,30 @@ fn live_source(live: &LivePlan, facts: &Facts) -> Vec<Statement> {
     said.extend(facts.tapped.iter().enumerate().map(|(number, tapped)| Statement::new(about(number), one(tapped))));
     said.extend(workers::in_words(live).map(|workers| Statement::new("workers", workers)));
     said
+}
+
+fn tunnel_source(tunnels: &TunnelsPlan) -> Vec<Statement> {
+    let endpoints: Vec<&str> = tunnels.endpoints.iter().map(|endpoint| endpoint.written.as_str()).collect();
+    let from = match &tunnels.outer {
+        OuterPackets::Sockets { .. } => endpoints.join(", "),
+        OuterPackets::File(file) if endpoints.is_empty() => {
+            format!("every tunnel in {}, {}", file.file, pace(file.pace))
+        }
+        OuterPackets::File(file) => format!("{} in {}, {}", endpoints.join(", "), file.file, pace(file.pace)),
+    };
+    let allowed: Vec<String> = tunnels.allow.iter().map(ToString::to_string).collect();
+    let whom = if allowed.is_empty() { "anybody".to_owned() } else { allowed.join(", ") };
+    let unwrap = match tunnels.decap {
+        Decap::Levels(1) => None,
+        Decap::Levels(levels) => Some(format!("up to {levels} tunnels inside each other")),
+        Decap::All => Some("all tunnels inside each other".to_owned()),
+    };
+    let identity =
+        (tunnels.tag == Tag::Vlan).then(|| "the low 12 bits of VNI, key or session become a VLAN tag".to_owned());
+    let order = tunnels.reorder.map(|delay| format!("by sequence numbers, waiting {} ms at most", delay.as_millis()));
+    let rest = [("sender", Some(whom)), ("unwrap", unwrap), ("tag", identity), ("order", order)];
+    let rest = rest.into_iter().filter_map(|(about, text)| Some(Statement::new(about, text?)));
+    std::iter::once(Statement::new("from", from)).chain(rest).collect()
 }
 
 fn one_destination(

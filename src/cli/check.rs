@@ -4,12 +4,13 @@ use std::io::{self, Write as _};
 
 use super::runtime::block_on;
 use super::session_arguments::SessionArguments;
+use super::source_arguments::AllSourceArguments;
 use crate::check::check;
 use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
 
 pub(super) const USAGE: &str = "\
-farspan check -i IF | -r FILE --to DEST [OPTIONS] [EXPRESSION]...
+farspan check -i IF | -r FILE | --from ENDPOINT --to DEST [OPTIONS] [EXPRESSION]...
        farspan check -C FILE [--session NAME] [OPTIONS] [EXPRESSION]...";
 
 pub(super) const EXAMPLES: &str = "\
@@ -25,7 +26,7 @@ Examples:
 ///
 /// # Errors
 /// Every problem of every session; warnings are none.
-pub fn run(arguments: &SessionArguments) -> Result<(), Problems> {
+pub fn run(arguments: &SessionArguments<AllSourceArguments>) -> Result<(), Problems> {
     block_on(report(&arguments.plans()?))?
 }
 

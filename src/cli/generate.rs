@@ -53,10 +53,10 @@ const CLOSING: &str = r#".SH "EXIT STATUS"
 everything was done
 .TP
 1
-something failed while running; the ledger tells what was sent before
+something failed while running; the ledger tells what was sent before; compare: the captures differ
 .TP
 2
-the command line is wrong: also a bad filter or destination URL
+the command line is wrong: also a bad filter or destination URL; compare: no verdict, a capture cannot be read
 .TP
 66
 there is no such interface or file

@@ -2,19 +2,10 @@
 
 use clap::Args;
 
-use super::output;
-use super::progress::Progress;
-use super::runtime::{RuntimeError, block_on};
+use super::running::{self, Does};
 use super::session_arguments::SessionArguments;
-use crate::config::plan::{Engine, SessionPlan};
+use super::source_arguments::CaptureArguments;
 use crate::error::Problems;
-use crate::kernel::resolve::resolve;
-use crate::kernel::watch::watch;
-use crate::ledger::Ledger;
-use crate::quantity::{Mtu, Workers};
-use crate::session::control::{Signals, until_end};
-use crate::session::{Outcome, Session};
-use crate::source::{self, Interface};
 
 pub(super) const USAGE: &str = "\
 farspan mirror -i IF | -r FILE --to DEST [OPTIONS] [EXPRESSION]...
@@ -33,7 +24,7 @@ Examples:
 #[derive(Debug, Args)]
 pub struct MirrorArguments {
     #[command(flatten)]
-    session: SessionArguments,
+    session: SessionArguments<CaptureArguments>,
     /// Print the ledger as one JSON object
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -44,68 +35,5 @@ pub struct MirrorArguments {
 /// # Errors
 /// What kept the session from starting, or went wrong on the way.
 pub fn run(arguments: &MirrorArguments, quiet: bool) -> Result<(), Problems> {
-    let plan = arguments.session.plan()?;
-    output::check_reader(&plan.destinations)?;
-    let Outcome { ledger, failures } = block_on(mirror(&plan, quiet))??;
-    if !quiet {
-        output::print_ledger(&plan.destinations, &ledger, arguments.json)?;
-    }
-    Problems::unless_empty(failures)
-}
-
-/// Opens the session, says so, and runs it to its end.
-async fn mirror(plan: &SessionPlan, quiet: bool) -> Result<Outcome, Problems> {
-    // A mistyped interface is told before anybody is waited for.
-    source::look(plan)?;
-    let underlays = resolve(&plan.destinations).await?;
-    let session = Session::open(plan, &underlays)?;
-    let signals = Signals::listen().map_err(RuntimeError)?;
-    if !quiet {
-        let to = plan.destinations.iter().map(|destination| destination.to.as_str());
-        let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));
-        output::say(&start_line(session.interfaces(), plan.workers(), to.zip(mtus)));
-    }
-    tokio::spawn(watch(underlays.into_iter().flatten().collect()));
-    let progress = Progress::of(plan, session.progress(), quiet);
-    let look = progress.map(|progress| move |ledger: &Ledger| progress.show(ledger));
-    let running = session.start()?;
-    Ok(until_end(running, signals, plan.end.duration, look).await)
-}
-
-/// What is mirrored where, over which path MTU, with which engine. A capture file has no path.
-fn start_line<'a>(
-    interfaces: &[Interface],
-    workers: Workers,
-    destinations: impl Iterator<Item = (&'a str, Option<Mtu>)>,
-) -> String {
-    let engine = match interfaces.iter().find_map(|interface| interface.engine) {
-        Some(Engine::Auto | Engine::Ring) => ", with packet rings",
-        Some(Engine::Pcap) => ", with libpcap",
-        None => "",
-    };
-    let workers = if workers > Workers::LEAST { format!(", by {workers} workers") } else { String::new() };
-    let interfaces: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
-    let to: Vec<String> =
-        destinations.map(|(to, mtu)| mtu.map_or_else(|| to.to_owned(), |mtu| format!("{to} over MTU {mtu}"))).collect();
-    format!("farspan: mirroring {} to {}{engine}{workers}\n", interfaces.join(", "), to.join(" and "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn interface(name: &str) -> Interface {
-        Interface { name: name.to_owned(), mtu: Some(Mtu::ETHERNET), engine: Some(Engine::Pcap) }
-    }
-
-    #[test]
-    fn the_start_line_says_what_goes_where_over_which_mtu() {
-        let destinations = [("vxlan://192.0.2.10?vni=42", Some(Mtu::ETHERNET)), ("pcap:copy.pcap", None)];
-        let said = "farspan: mirroring eth0, veth1 to vxlan://192.0.2.10?vni=42 over MTU 1500 and pcap:copy.pcap, with libpcap";
-        for (workers, end) in [(1, "\n"), (2, ", by 2 workers\n")] {
-            let line =
-                start_line(&["eth0", "veth1"].map(interface), Workers::new(workers).unwrap(), destinations.into_iter());
-            assert_eq!(line, format!("{said}{end}"));
-        }
-    }
+    running::run(&arguments.session.plan()?, Does::Mirror, quiet, arguments.json)
 }

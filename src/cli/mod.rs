@@ -1,6 +1,7 @@
 //! The command line: one command a file.
 
 mod check;
+mod compare;
 mod destination_arguments;
 mod generate;
 mod log;
@@ -8,14 +9,18 @@ mod mirror;
 mod output;
 mod probe;
 mod progress;
+mod receive;
+mod running;
 mod runtime;
 mod session_arguments;
+mod source_arguments;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::{ExitCode, Problems};
 use log::LogArguments;
 use session_arguments::SessionArguments;
+use source_arguments::AllSourceArguments;
 
 /// A SPAN port made of software: mirrors this host's traffic, wire-true, to remote analyzers over VXLAN, GRE, ERSPAN
 /// or Geneve
@@ -34,20 +39,26 @@ Examples:
       mirror eth0 to a Suricata or Zeek box, without the administrator's own SSH
   farspan check -i eth0 --to 'vxlan://192.0.2.10?vni=42'
       what would happen: MTU, route, privileges, bandwidth; sends nothing
-  farspan mirror -r incident.pcapng --rate 20kpps --to 'erspan2://192.0.2.10?session=7'
-      replay a capture file to an appliance";
+  farspan receive --from vxlan://0.0.0.0 --to pcap:- | tshark -r -
+      look at what somebody else mirrors to this host";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Mirror interfaces or a capture file to analyzers
     #[command(after_help = mirror::EXAMPLES, override_usage = mirror::USAGE)]
     Mirror(mirror::MirrorArguments),
+    /// Receive what others mirror: to a capture file, or relayed to analyzers
+    #[command(after_help = receive::EXAMPLES, override_usage = receive::USAGE)]
+    Receive(receive::ReceiveArguments),
     /// Say what mirroring would do, and find every mistake, without sending anything
     #[command(after_help = check::EXAMPLES, override_usage = check::USAGE)]
-    Check(SessionArguments),
+    Check(SessionArguments<AllSourceArguments>),
     /// Send a harmless exchange through the tunnel, and print the IDS rule that proves it arrived
     #[command(after_help = probe::EXAMPLES)]
     Probe(probe::ProbeArguments),
+    /// Say whether two captures hold the same frames, byte for byte and in order, and name every difference
+    #[command(after_help = compare::EXAMPLES)]
+    Compare(compare::CompareArguments),
     /// Print a commented configuration, the manual page or shell completions
     Generate(generate::GenerateArguments),
 }
@@ -57,15 +68,14 @@ pub fn run() -> ExitCode {
     let Arguments { command, log } = Arguments::parse();
     log.start();
     let done = match command {
-        Command::Mirror(arguments) => mirror::run(&arguments, log.quiet),
-        Command::Check(arguments) => check::run(&arguments),
-        Command::Probe(arguments) => probe::run(&arguments, log.quiet),
-        Command::Generate(arguments) => generate::run(&arguments, Arguments::command()),
+        Command::Mirror(arguments) => mirror::run(&arguments, log.quiet).map(|()| ExitCode::Done),
+        Command::Receive(arguments) => receive::run(&arguments, log.quiet).map(|()| ExitCode::Done),
+        Command::Check(arguments) => check::run(&arguments).map(|()| ExitCode::Done),
+        Command::Probe(arguments) => probe::run(&arguments, log.quiet).map(|()| ExitCode::Done),
+        Command::Compare(arguments) => compare::run(&arguments, log.quiet),
+        Command::Generate(arguments) => generate::run(&arguments, Arguments::command()).map(|()| ExitCode::Done),
     };
-    match done {
-        Ok(()) => ExitCode::Done,
-        Err(problems) => report(&problems),
-    }
+    done.unwrap_or_else(|problems| report(&problems))
 }
 
 /// Tells the operator what went wrong.

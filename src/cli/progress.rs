@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::config::plan::{SessionPlan, SourcePlan};
+use crate::config::plan::SessionPlan;
 use crate::ledger::Ledger;
 use crate::source;
 
@@ -20,7 +20,7 @@ pub struct Progress {
 impl Progress {
     /// Starts the line when `plan` replays a file and standard error is a terminal.
     pub fn of(plan: &SessionPlan, file: Option<&source::Progress>, quiet: bool) -> Option<Self> {
-        let replays = matches!(plan.source, SourcePlan::File(_));
+        let replays = plan.source.file().is_some();
         if quiet || !replays || !std::io::stderr().is_terminal() {
             return None;
         }

@@ -6,23 +6,25 @@
 #![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, printed as they are")]
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, ValueHint};
 
 use super::destination_arguments::{DestinationArguments, write_destinations};
+use super::source_arguments::{AnySourceArguments, SourceFlags};
 use crate::config::load::{Layers, SessionWritten};
 use crate::config::mistake::{Mistake, What};
-use crate::config::plan::{EndPlan, SessionPlan};
+use crate::config::plan::SessionPlan;
 use crate::config::resolve;
-use crate::config::written::{Origin, Table, Value, Written, set};
+use crate::config::written::{Origin, Table, Written, set};
 use crate::error::Problems;
 
-/// A session, from a file or from flags alone.
+/// A session, from a file or from flags alone. `S` has the flags of one kind of source.
 #[derive(Debug, Args)]
-pub struct SessionArguments {
+pub struct SessionArguments<S: SourceFlags> {
     #[command(flatten)]
-    source: SourceArguments,
+    source: S,
+    #[command(flatten)]
+    any_source: AnySourceArguments,
     #[command(flatten)]
     normalise: NormaliseArguments,
     /// Where to: vxlan://HOST?vni=N, geneve://HOST?vni=N, gre://HOST, erspan1://HOST, erspan2://HOST?session=N,
@@ -39,60 +41,15 @@ pub struct SessionArguments {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Source")]
-struct SourceArguments {
-    /// Interface to mirror, or a pattern such as 'veth*' (repeatable)
-    #[arg(short, long, value_name = "IF")]
-    interface: Vec<String>,
-    /// Capture file to replay, pcap or pcapng; - is standard input
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    read: Option<String>,
-    /// Only frames that came in, went out, or all: in, out, inout [default: inout]
-    #[arg(short = 'Q', long, value_name = "WAY")]
-    direction: Option<String>,
-    /// Leave the interface as it is: only frames that are for this host
-    #[arg(short = 'p', long)]
-    no_promiscuous: bool,
-    /// What captures: ring knows offloads and directions exactly, pcap takes any link type [default: auto: ring where
-    /// it is possible]
-    #[arg(long, value_name = "ENGINE")]
-    engine: Option<String>,
-    /// Capture memory [default: 24MiB]
-    #[arg(short = 'B', long, value_name = "SIZE")]
-    buffer: Option<String>,
-    /// Longest time that a frame waits in the capture memory [default: 2ms]
-    #[arg(long, value_name = "TIME")]
-    delay: Option<String>,
-    /// Threads that share the flows of the interfaces, 1 to 64 [default: 1]
-    #[arg(long, value_name = "N")]
-    workers: Option<String>,
-    /// CPUs of the workers, such as 0,2 or 4-7: each worker stays on one [default: where the kernel likes]
-    #[arg(long, value_name = "CPUS")]
-    pin: Option<String>,
-    /// How fast a file is replayed: unpaced, or recorded for the recorded gaps [default: unpaced]
-    #[arg(long)]
-    pace: Option<String>,
-    /// Replay a file at this rate: 20kpps, 500Mbit/s
-    #[arg(long)]
-    rate: Option<String>,
-    /// Stop after this many frames
-    #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
-    count: Option<u64>,
-    /// Stop after this time: 60s, 5m
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
-    duration: Option<Duration>,
-}
-
-#[derive(Debug, Args)]
 #[command(next_help_heading = "Normalise")]
 struct NormaliseArguments {
     /// Send only the first bytes of each frame, counted from the destination MAC [default: off]
     #[arg(short = 's', long, value_name = "SNAPLEN")]
     truncate: Option<String>,
-    /// Finish the offloads in a file's frames too, as if they came from an interface
+    /// Finish the offloads in frames of files and tunnels too, as if they came from an interface
     #[arg(long)]
     normalise: bool,
-    /// With --normalise: MTU of the link where the file was recorded [default: 1500]
+    /// With --normalise: MTU of the link where the frames were [default: 1500]
     #[arg(long)]
     mtu: Option<String>,
 }
@@ -108,7 +65,7 @@ struct ConfigurationArguments {
     session: Option<String>,
 }
 
-impl SessionArguments {
+impl<S: SourceFlags> SessionArguments<S> {
     /// The one session that the arguments describe.
     ///
     /// # Errors
@@ -151,6 +108,7 @@ impl SessionArguments {
     fn write_over(&self, session: &mut SessionWritten) -> Result<(), Problems> {
         let keys = &mut session.keys;
         self.source.write_over(keys);
+        self.any_source.write_over(keys);
         self.normalise.write_over(keys);
         if let Some(flag) = self.filter.iter().find(|word| word.starts_with("--")) {
             let origin = Origin::Flag(format!("EXPRESSION `{}`", self.filter.join(" ")));
@@ -161,49 +119,8 @@ impl SessionArguments {
         }
         write_destinations(&self.to, keys);
         session.for_every_destination = self.destination.table();
-        session.end = EndPlan { count: self.source.count, duration: self.source.duration };
+        session.end = self.any_source.end();
         Ok(())
-    }
-}
-
-impl SourceArguments {
-    fn write_over(&self, keys: &mut Table) {
-        let mut write = |key, flag: &str, word: &Option<String>| {
-            if let Some(word) = word {
-                set(keys, &["source", key], Written::flag(flag, word));
-            }
-        };
-        write("direction", "-Q", &self.direction);
-        write("engine", "--engine", &self.engine);
-        write("buffer", "--buffer", &self.buffer);
-        write("delay", "--delay", &self.delay);
-        write("workers", "--workers", &self.workers);
-        write("pin", "--pin", &self.pin);
-        write("pace", "--pace", &self.pace);
-        write("rate", "--rate", &self.rate);
-        if self.no_promiscuous {
-            set(keys, &["source", "promiscuous"], Written::bare_flag("--no-promiscuous", "off"));
-        }
-        self.write_ends(keys);
-    }
-
-    /// A source on the command line takes the place of the file's, of whichever kind.
-    fn write_ends(&self, keys: &mut Table) {
-        if self.interface.is_empty() && self.read.is_none() {
-            return;
-        }
-        if let Some(Value::Table(source)) = keys.get_mut("source").map(|source| &mut source.value) {
-            source.shift_remove("interface");
-            source.shift_remove("file");
-        }
-        if !self.interface.is_empty() {
-            let names = self.interface.iter().map(|name| Written::flag("-i", name)).collect();
-            let origin = Some(Origin::Flag(format!("-i {}", self.interface.join(" -i "))));
-            set(keys, &["source", "interface"], Written { value: Value::List(names), origin });
-        }
-        if let Some(file) = &self.read {
-            set(keys, &["source", "file"], Written::flag("-r", file));
-        }
     }
 }
 
@@ -229,13 +146,16 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::Parser;
 
+    use super::super::source_arguments::AllSourceArguments;
     use super::*;
     use crate::config::destination_url::Scheme;
     use crate::config::plan::{
-        Analyzer, DestinationPlan, Encapsulation, End, Engine, FilePath, FilePlan, Fit, Gso, Host, Ids, LivePlan,
-        NormalisePlan, Pace, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
+        Analyzer, DestinationPlan, Encapsulation, End, EndPlan, Engine, FilePath, FilePlan, Fit, Gso, Host, Ids,
+        LivePlan, NormalisePlan, Pace, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
     };
     use crate::quantity::{
         Directions, Dscp, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Workers,
@@ -244,7 +164,7 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Line {
         #[command(flatten)]
-        session: SessionArguments,
+        session: SessionArguments<AllSourceArguments>,
     }
 
     fn plan(line: &str) -> SessionPlan {

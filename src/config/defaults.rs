@@ -28,6 +28,9 @@ pub const PROMISCUOUS: bool = true;
 pub const GRE_SEQUENCE: bool = false;
 /// ERSPAN II index: the field belongs to the platform, and analyzers ignore it.
 pub const ERSPAN_INDEX: ErspanIndex = ErspanIndex::LEAST;
+/// Most tunnels that are taken off one frame: more than any network nests, few enough that a frame made to nest cannot
+/// keep a worker busy.
+pub const MOST_TUNNELS: u8 = 8;
 /// Most UDP source ports that one tunnel uses: enough to spread over an analyzer's threads, few enough to batch.
 pub const SOURCE_PORTS: u32 = 16;
 /// How long a replay waits for a destination that takes nothing.

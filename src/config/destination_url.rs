@@ -63,8 +63,8 @@ pub enum UrlError {
     #[error("a TAP device cannot be a destination of a mirror in this version")]
     Tap,
     /// No host.
-    #[error("the analyzer's address is missing")]
-    NoHost(Scheme),
+    #[error("the address behind {0}:// is missing")]
+    NoHost(&'static str),
     /// An IPv6 address without brackets.
     #[error("an IPv6 address stands in brackets in a URL")]
     BareIpv6 {
@@ -82,9 +82,9 @@ pub enum UrlError {
     BadPort(String),
     /// A port where the protocol has none.
     #[error("{0} has no ports: it is IP protocol 47")]
-    PortlessScheme(Scheme),
+    PortlessScheme(&'static str),
     /// A path, user or fragment.
-    #[error("`{0}` has no meaning in a destination")]
+    #[error("`{0}` has no meaning here")]
     Extra(String),
     /// A parameter without `=`.
     #[error("the parameter `{0}` has no value")]
@@ -114,18 +114,34 @@ impl FromStr for DestinationUrl {
             None if scheme == "erspan" => return Err(UrlError::AnyErspan(rest.to_owned())),
             None => return Err(UrlError::UnknownScheme(scheme.to_owned())),
         };
-        let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let authority = authority.strip_suffix('/').unwrap_or(authority);
-        if let Some(extra) = authority.find(['/', '#', '@']) {
-            return Err(UrlError::Extra(authority.get(extra..).unwrap_or_default().to_owned()));
+        let (authority, query) = authority_and_query(rest)?;
+        let (host, port) = host_and_port(scheme.name(), authority, query)?;
+        if let Host::Address(address) = host
+            && address.is_unspecified()
+        {
+            return Err(UrlError::Unspecified(address));
         }
-        let (host, port) = host_and_port(scheme, authority, query)?;
-        Ok(Self::Tunnel { scheme, host, port: udp_port(scheme, port)?, parameters: parameters(query)? })
+        let port = udp_port(scheme.name(), scheme.default_port(), port)?;
+        Ok(Self::Tunnel { scheme, host, port, parameters: parameters(query)? })
+    }
+}
+
+/// Tells the two parts behind `://` from each other.
+pub(super) fn authority_and_query(rest: &str) -> Result<(&str, &str), UrlError> {
+    let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    match authority.find(['/', '#', '@']) {
+        Some(extra) => Err(UrlError::Extra(authority.get(extra..).unwrap_or_default().to_owned())),
+        None => Ok((authority, query)),
     }
 }
 
 /// Tells the host from the text behind its colon.
-fn host_and_port<'a>(scheme: Scheme, authority: &'a str, query: &str) -> Result<(Host, Option<&'a str>), UrlError> {
+pub(super) fn host_and_port<'a>(
+    scheme: &'static str,
+    authority: &'a str,
+    query: &str,
+) -> Result<(Host, Option<&'a str>), UrlError> {
     if let Some((address, rest)) = authority.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
         let address: Ipv6Addr = address.parse().map_err(|_| UrlError::BadHost(address.to_owned()))?;
         let port = match rest.strip_prefix(':') {
@@ -133,7 +149,7 @@ fn host_and_port<'a>(scheme: Scheme, authority: &'a str, query: &str) -> Result<
             None if rest.is_empty() => None,
             None => return Err(UrlError::BadHost(authority.to_owned())),
         };
-        return Ok((Host::Address(specified(address.into())?), port));
+        return Ok((Host::Address(address.into()), port));
     }
     if authority.starts_with('[') {
         return Err(UrlError::BadHost(authority.to_owned())); // never closed
@@ -150,7 +166,7 @@ fn host_and_port<'a>(scheme: Scheme, authority: &'a str, query: &str) -> Result<
         return Err(UrlError::NoHost(scheme));
     }
     if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok((Host::Address(specified(address)?), port));
+        return Ok((Host::Address(address), port));
     }
     // A name of digits and dots alone is a mistyped address.
     let is_name = host.len() <= 253
@@ -160,13 +176,10 @@ fn host_and_port<'a>(scheme: Scheme, authority: &'a str, query: &str) -> Result<
     if is_name { Ok((Host::Name(host.to_owned()), port)) } else { Err(UrlError::BadHost(host.to_owned())) }
 }
 
-fn specified(address: IpAddr) -> Result<IpAddr, UrlError> {
-    if address.is_unspecified() { Err(UrlError::Unspecified(address)) } else { Ok(address) }
-}
-
-fn udp_port(scheme: Scheme, written: Option<&str>) -> Result<u16, UrlError> {
-    match (scheme.default_port(), written) {
-        (default, None) => Ok(default.unwrap_or(0)),
+/// The port that was written, or the `standard` one; 0 where there are no ports.
+pub(super) fn udp_port(scheme: &'static str, standard: Option<u16>, written: Option<&str>) -> Result<u16, UrlError> {
+    match (standard, written) {
+        (standard, None) => Ok(standard.unwrap_or(0)),
         (None, Some(_)) => Err(UrlError::PortlessScheme(scheme)),
         (Some(_), Some(port)) => match port.parse() {
             Ok(0) | Err(_) => Err(UrlError::BadPort(port.to_owned())),
@@ -175,7 +188,7 @@ fn udp_port(scheme: Scheme, written: Option<&str>) -> Result<u16, UrlError> {
     }
 }
 
-fn parameters(query: &str) -> Result<Vec<(String, String)>, UrlError> {
+pub(super) fn parameters(query: &str) -> Result<Vec<(String, String)>, UrlError> {
     let mut parameters: Vec<(String, String)> = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').ok_or_else(|| UrlError::NoValue(pair.to_owned()))?;

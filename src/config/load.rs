@@ -176,16 +176,31 @@ mod tests {
     #[test]
     fn the_defaults_in_the_reference_s_comments_are_real_too() {
         const LIVE_ONLY: &[&str] = &["interface", "direction", "promiscuous", "engine", "buffer", "delay", "workers"];
-        const WITHOUT_DEFAULT: &[&str] =
-            &["rate", "pin", "vni_out", "analyzer", "source", "device", "key", "key_out", "session_out"];
+        const WITHOUT_DEFAULT: &[&str] = &[
+            "rate",
+            "pin",
+            "vni_out",
+            "analyzer",
+            "source",
+            "device",
+            "key",
+            "key_out",
+            "session_out",
+            "tunnel",
+            "allow",
+        ];
+        const TUNNEL_ONLY: &[&str] = &["strict", "decap", "tag", "reorder"];
         let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
-        let mut replay = String::new();
+        let (mut replay, mut tunnels) = (String::new(), String::new());
         for line in REFERENCE.lines() {
             let commented = line.strip_prefix("# ").filter(|rest| {
                 rest.split_once(" = ")
                     .is_some_and(|(key, _)| key.trim().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
             });
             match commented {
+                Some(assignment) if TUNNEL_ONLY.contains(&name(assignment).as_str()) => {
+                    tunnels.extend(["source.", assignment, "\n"]);
+                }
                 Some(assignment) if !WITHOUT_DEFAULT.contains(&name(assignment).as_str()) => replay += assignment,
                 None if !LIVE_ONLY.contains(&name(line).as_str()) => replay += line,
                 _ => {}
@@ -199,6 +214,10 @@ mod tests {
             normalise.enabled = true"#,
         );
         assert_eq!(session(&replay).unwrap(), session(&essence).unwrap());
+
+        let essence = "[session.a]\nsource.tunnel = \"vxlan://0.0.0.0\"\ndestination.b.to = \"pcap:x\"\n";
+        assert_eq!(tunnels.lines().count(), TUNNEL_ONLY.len());
+        assert_eq!(session(&[essence, &tunnels].concat()).unwrap(), session(essence).unwrap());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::destination_url::{Scheme, UrlError};
+use super::endpoint::EndpointError;
 use super::written::{Origin, Place};
 use crate::error::{ExitCode, Explain};
 use crate::quantity::{QuantityError, Workers};
@@ -29,6 +30,9 @@ pub enum What {
     /// A destination that does not read.
     #[error(transparent)]
     Url(#[from] UrlError),
+    /// A tunnel endpoint that does not read.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
     /// A key that does not exist.
     #[error("there is no key `{key}` here")]
     UnknownKey {
@@ -84,17 +88,23 @@ pub enum What {
         found: &'static str,
     },
     /// The MTU of a file whose frames are left as they are.
-    #[error("`mtu` is for normalising, which is off for files")]
+    #[error("`mtu` is for normalising, which is off for files and tunnels")]
     MtuWithoutNormalise,
     /// A pace and a rate.
     #[error("`pace` and `rate` cannot both be given")]
     PaceAndRate,
     /// No source.
-    #[error("nothing to mirror: no interface and no capture file is given")]
+    #[error("nothing to mirror: no interface, no capture file and no tunnel endpoint is given")]
     NoSource,
-    /// Interfaces and a file.
-    #[error("interfaces and a capture file cannot be mirrored together")]
+    /// Several kinds of source.
+    #[error("interfaces, a capture file and tunnel endpoints cannot be mirrored together")]
     TwoSources,
+    /// No endpoint and no file, or several files.
+    #[error("outer packets come from sockets or from one capture file")]
+    TwoOuterFiles,
+    /// One raw socket takes all addresses, and another only some of them: the second would get copies.
+    #[error("GRE and ERSPAN for every address and for {0} would be received twice")]
+    ReceivedTwice(IpAddr),
     /// No destination.
     #[error("no destination is given")]
     NoDestination,
@@ -205,6 +215,7 @@ impl Explain for Mistake {
         match &self.what {
             What::Quantity(_) => Some(example(self.key(), &self.place)),
             What::Url(error) => Some(error.hint()),
+            What::Endpoint(error) => Some(error.hint()),
             What::UnknownKey { key, known } => {
                 let all = format!("there are {}", known.join(", "));
                 Some(closest(key, known).map_or_else(|| all.clone(), |near| format!("did you mean `{near}`? {all}")))
@@ -219,14 +230,22 @@ impl Explain for Mistake {
             What::Twice { key } => Some(format!("leave `{key}` out of one of the two")),
             What::OtherSource { key, .. } => Some(format!("leave out `{key}`")),
             What::MtuWithoutNormalise => {
-                Some("frames of files are left byte for byte; --normalise treats them as an interface's".to_owned())
+                Some("their frames are left byte for byte; --normalise treats them as an interface's".to_owned())
             }
             What::PaceAndRate => Some("leave out one of the two".to_owned()),
             What::NoSource => Some(match self.place.path.as_str() {
-                "" => "-i IF captures an interface (-i 'veth*' several), -r FILE reads a capture file".to_owned(),
-                table => format!("below [{table}], interface = \"eth0\" or file = \"capture.pcapng\""),
+                "" => "-i IF captures an interface (-i 'veth*' several), -r FILE reads a capture file, --from \
+                       vxlan://0.0.0.0 receives a tunnel"
+                    .to_owned(),
+                table => {
+                    format!(
+                        "below [{table}], interface = \"eth0\" or file = \"capture.pcapng\" or tunnel = \"vxlan://0.0.0.0\""
+                    )
+                }
             }),
             What::TwoSources => Some("run two sessions, or leave out one of them".to_owned()),
+            What::TwoOuterFiles => Some("with file:FILE, the other endpoints say what is taken out of it".to_owned()),
+            What::ReceivedTwice(_) => Some("give every address by itself, or all of them together".to_owned()),
             What::NoDestination => Some(match self.place.path.as_str() {
                 "" => "for example --to 'vxlan://192.0.2.10?vni=42'".to_owned(),
                 table => format!("below [{table}.ids1], for example, to = \"vxlan://192.0.2.10?vni=42\""),
@@ -322,6 +341,12 @@ fn example(key: &str, place: &Place) -> String {
         ("ports", "49152-65535", ""),
         ("interface", "eth0", ", a pattern such as veth*, or a list"),
         ("file", "capture.pcapng", ""),
+        ("tunnel", "vxlan://0.0.0.0:4789", ", or a list"),
+        ("allow", "192.0.2.0/24", ", or a list"),
+        ("strict", "on", ""),
+        ("decap", "1", ", or all"),
+        ("tag", "vlan", ", or off"),
+        ("reorder", "5ms", ", or off"),
         ("direction", "in", ""),
         ("engine", "auto", ""),
         ("buffer", "24MiB", ""),

@@ -6,12 +6,14 @@ pub mod resolve;
 
 pub mod defaults;
 pub mod destination_url;
+pub mod endpoint;
 pub mod mistake;
 pub mod written;
 
 mod destination;
 mod file;
 mod keys;
+mod tunnels;
 mod words;
 
 /// The commented configuration that `farspan generate config` prints: every key with its default.

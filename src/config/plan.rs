@@ -1,5 +1,9 @@
 //! A session as it is meant: every value checked, every default filled in, nothing left to interpret.
 
+mod tunnels;
+
+pub use tunnels::{Decap, EndpointPlan, OuterPackets, Tag, Takes, TunnelsPlan};
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,15 +43,16 @@ impl SessionPlan {
     pub fn cpu(&self, number: usize) -> Option<usize> {
         match &self.source {
             SourcePlan::Live(live) => live.pin.get(number.checked_rem(live.pin.len())?).copied(),
-            SourcePlan::File(_) => None,
+            SourcePlan::File(_) | SourcePlan::Tunnels(_) => None,
         }
     }
 
-    /// How many worker threads there are: a file has one, which keeps its order.
+    /// How many worker threads there are: a file has one, which keeps its order, and so have tunnels, whose datagrams are
+    /// numbered.
     pub fn workers(&self) -> Workers {
         match &self.source {
             SourcePlan::Live(live) => live.workers,
-            SourcePlan::File(_) => Workers::LEAST,
+            SourcePlan::File(_) | SourcePlan::Tunnels(_) => Workers::LEAST,
         }
     }
 }
@@ -59,6 +64,18 @@ pub enum SourcePlan {
     Live(LivePlan),
     /// A capture file.
     File(FilePlan),
+    /// Tunnels in which others send their mirrors.
+    Tunnels(TunnelsPlan),
+}
+
+impl SourcePlan {
+    /// The capture file that is read, if one is: of frames, or of outer packets.
+    pub fn file(&self) -> Option<&FilePlan> {
+        match self {
+            Self::File(file) | Self::Tunnels(TunnelsPlan { outer: OuterPackets::File(file), .. }) => Some(file),
+            Self::Live(_) | Self::Tunnels(_) => None,
+        }
+    }
 }
 
 /// Interfaces of this host.

@@ -15,8 +15,8 @@ use super::keys::{Keys, Mistakes};
 use super::load::SessionWritten;
 use super::mistake::{Mistake, What};
 use super::plan::{DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
-use super::words;
 use super::written::Value;
+use super::{tunnels, words};
 use crate::error::Problems;
 use crate::quantity::{Mtu, Rate, Workers};
 
@@ -65,31 +65,56 @@ fn session_keys(written: &SessionWritten) -> Keys<'_> {
     Keys::new(path, &written.keys)
 }
 
+/// The kinds of source: the key that names one, every key it has beside, and what it is called.
+const KINDS: [(&str, &[&str], &str, &str); 3] = [
+    (
+        "interface",
+        &["direction", "engine", "buffer", "delay", "promiscuous", "workers", "pin"],
+        "interfaces",
+        "an interface",
+    ),
+    ("file", &["pace", "rate"], "capture files", "a capture file"),
+    (
+        "tunnel",
+        &["allow", "strict", "decap", "tag", "reorder", "buffer", "pace", "rate"],
+        "tunnels",
+        "a tunnel endpoint",
+    ),
+];
+
 fn source(session: &Keys<'_>, count: Option<u64>, mistakes: &mut Mistakes) -> Option<SourcePlan> {
-    const LIVE: &[&str] = &["direction", "engine", "buffer", "delay", "promiscuous", "workers", "pin"];
-    const FILE: &[&str] = &["pace", "rate"];
     let keys = session.table("source", mistakes);
-    keys.only(&[&["interface", "file"], LIVE, FILE].concat(), mistakes);
-    let live = live(&keys, mistakes);
-    let file = file(&keys, mistakes);
-    let (source, foreign, wanted, found) = match (keys.written("interface"), keys.written("file")) {
-        (None, None) => {
-            // What is no table was refused already.
-            if matches!(session.written("source").map(|written| &written.value), None | Some(Value::Table(_))) {
-                mistakes.push(session.missing("source", What::NoSource));
+    let mut known: Vec<&str> = KINDS.iter().map(|&(name, ..)| name).collect();
+    for &key in KINDS.iter().flat_map(|&(_, keys, ..)| keys) {
+        if !known.contains(&key) {
+            known.push(key);
+        }
+    }
+    keys.only(&known, mistakes);
+    let (live, file) = (live(&keys, mistakes), file(&keys, mistakes));
+    let tunnels = tunnels::resolve(&keys, mistakes);
+    let mut written = KINDS.iter().filter(|&&(name, ..)| keys.written(name).is_some());
+    let (Some(&(name, own, _, found)), None) = (written.next(), written.next()) else {
+        match KINDS.iter().rev().find(|&&(name, ..)| keys.written(name).is_some()) {
+            None => {
+                // What is no table was refused already.
+                if matches!(session.written("source").map(|written| &written.value), None | Some(Value::Table(_))) {
+                    mistakes.push(session.missing("source", What::NoSource));
+                }
             }
-            return None;
+            Some(&(name, ..)) => mistakes.push(keys.mistake(name, What::TwoSources)),
         }
-        (Some(_), Some(_)) => {
-            mistakes.push(keys.mistake("file", What::TwoSources));
-            return None;
-        }
-        (Some(_), None) => (live.map(SourcePlan::Live), FILE, "capture files", "an interface"),
-        (None, Some(_)) => (file.map(SourcePlan::File), LIVE, "interfaces", "a capture file"),
+        return None;
     };
-    for &key in foreign.iter().filter(|key| keys.written(key).is_some()) {
+    for &key in known.iter().filter(|&&key| key != name && !own.contains(&key) && keys.written(key).is_some()) {
+        let wanted = KINDS.iter().find(|(_, keys, ..)| keys.contains(&key)).map_or("", |&(_, _, wanted, _)| wanted);
         mistakes.push(keys.mistake(key, What::OtherSource { key, wanted, found }));
     }
+    let source = match name {
+        "interface" => live.map(SourcePlan::Live),
+        "file" => file.map(SourcePlan::File),
+        _ => tunnels.map(SourcePlan::Tunnels),
+    };
     if let (Some(SourcePlan::Live(live)), Some(_)) = (&source, count)
         && live.workers > Workers::LEAST
     {
@@ -136,17 +161,22 @@ fn pin(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Vec<usize> {
 }
 
 fn file(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<FilePlan> {
-    let pace = keys.read("pace", mistakes, words::pace);
-    let rate = keys.read("rate", mistakes, str::parse::<Rate>);
-    if keys.written("pace").is_some() && keys.written("rate").is_some() {
-        mistakes.push(keys.mistake("rate", What::PaceAndRate));
-    }
     let path = keys.word("file", mistakes)?;
     let Ok(file) = path.parse::<FilePath>() else {
         mistakes.push(keys.mistake("file", What::Shape { key: "file".to_owned(), expected: "a path, or -" }));
         return None;
     };
-    Some(FilePlan { file, pace: rate.map(Pace::Rate).or(pace).unwrap_or(Pace::Unpaced) })
+    Some(FilePlan { file, pace: pace(keys, mistakes) })
+}
+
+/// How fast a file is replayed.
+pub(super) fn pace(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Pace {
+    let pace = keys.read("pace", mistakes, words::pace);
+    let rate = keys.read("rate", mistakes, str::parse::<Rate>);
+    if keys.written("pace").is_some() && keys.written("rate").is_some() {
+        mistakes.push(keys.mistake("rate", What::PaceAndRate));
+    }
+    rate.map(Pace::Rate).or(pace).unwrap_or(Pace::Unpaced)
 }
 
 fn normalise(session: &Keys<'_>, source: Option<&SourcePlan>, mistakes: &mut Mistakes) -> NormalisePlan {
@@ -160,8 +190,10 @@ fn normalise(session: &Keys<'_>, source: Option<&SourcePlan>, mistakes: &mut Mis
                 let found = "an interface, which knows its own";
                 mistakes.push(keys.mistake("mtu", What::OtherSource { key: "mtu", wanted: "capture files", found }));
             }
-            SourcePlan::File(_) if !enabled => mistakes.push(keys.mistake("mtu", What::MtuWithoutNormalise)),
-            SourcePlan::File(_) => {}
+            SourcePlan::File(_) | SourcePlan::Tunnels(_) if !enabled => {
+                mistakes.push(keys.mistake("mtu", What::MtuWithoutNormalise));
+            }
+            SourcePlan::File(_) | SourcePlan::Tunnels(_) => {}
         }
     }
     NormalisePlan {
@@ -214,6 +246,7 @@ fn interfaces_by_name(source: Option<&SourcePlan>) -> Vec<String> {
             live.interfaces.iter().filter(|name| !name.contains(['*', '?', '['])).cloned().collect()
         }
         Some(SourcePlan::File(file)) => vec![file.file.to_string()],
+        Some(SourcePlan::Tunnels(tunnels)) => tunnels.names(),
         None => Vec::new(),
     }
 }
@@ -237,8 +270,8 @@ fn both_modes_of_xdp(plan: &DestinationPlan, earlier: &[DestinationPlan]) -> Opt
 /// frames of several tunnels in one.
 fn contested_file(plan: &DestinationPlan, earlier: &[DestinationPlan], source: Option<&SourcePlan>) -> Option<What> {
     let file = plan.file()?;
-    if let (Some(SourcePlan::File(FilePlan { file: read, .. })), FilePath::Path(path)) = (source, file)
-        && is_one_file(&read_from(read), path)
+    if let (Some(read), FilePath::Path(path)) = (source.and_then(SourcePlan::file), file)
+        && is_one_file(&read_from(&read.file), path)
     {
         return Some(What::Overwritten(path.display().to_string()));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::defaults;
-use super::plan::{Analyzer, Engine, FilePath, Fit, Gso, Pace, TransmitPlan, UdpChecksum};
+use super::plan::{Analyzer, Decap, Engine, FilePath, Fit, Gso, Pace, Tag, TransmitPlan, UdpChecksum};
 use crate::quantity::{QuantityError, Snaplen};
 
 /// Declares the words of a closed set, for reading and for showing.
@@ -94,6 +94,32 @@ pub(super) fn engine(text: &str) -> Result<Engine, QuantityError> {
         "pcap" => Ok(Engine::Pcap),
         _ => Err(unreadable("capture engine", text, "auto, ring or pcap")),
     }
+}
+
+/// How many tunnels are taken off.
+pub(super) fn decap(text: &str) -> Result<Decap, QuantityError> {
+    match (text, text.parse()) {
+        ("all", _) => Ok(Decap::All),
+        (_, Ok(levels)) => {
+            in_range("number of tunnels", levels, 1, defaults::MOST_TUNNELS.into())?;
+            Ok(Decap::Levels(u8::try_from(levels).unwrap_or(defaults::MOST_TUNNELS)))
+        }
+        _ => Err(unreadable("number of tunnels", text, "1 to 8, or all")),
+    }
+}
+
+/// How the tunnel's id stays with a frame.
+pub(super) fn tag(text: &str) -> Result<Tag, QuantityError> {
+    match text {
+        "off" => Ok(Tag::Off),
+        "vlan" => Ok(Tag::Vlan),
+        _ => Err(unreadable("way to tag", text, "vlan or off")),
+    }
+}
+
+/// `off`, or how long a frame may wait for earlier ones.
+pub(super) fn reorder(text: &str) -> Result<Option<Duration>, QuantityError> {
+    if text == "off" { Ok(None) } else { delay(text).map(Some) }
 }
 
 /// How several destinations share the frames.

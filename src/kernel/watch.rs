@@ -252,6 +252,40 @@ mod tests {
 
     #[test]
     #[ignore = "needs root: run scripts/test"]
+    fn a_next_hop_s_new_mac_address_is_noticed() {
+        let (tapped, analyzer) = Namespace::pair();
+        let underlay = way(NextHop::Resolving);
+        watch_until(&tapped, &underlay, || {}, |underlay| underlay.next_hop() == NextHop::Usable);
+        // As a standby that takes over does: it tells everybody.
+        analyzer.write("/proc/sys/net/ipv4/conf/fke0/arp_notify", "1");
+        let replace = || analyzer.ip("link set fke0 address 02:00:00:00:00:77");
+        watch_until(&tapped, &underlay, replace, |underlay| {
+            (underlay.ethernet().1, underlay.next_hop()) == ([2, 0, 0, 0, 0, 0x77], NextHop::Usable)
+        });
+    }
+
+    /// The kernel asks a neighbour before it sends to it, and here it never sends.
+    #[test]
+    #[ignore = "needs root: run scripts/test"]
+    fn a_next_hop_that_falls_silent_is_noticed_where_only_whole_frames_are_sent() {
+        let (tapped, analyzer) = Namespace::pair();
+        for (setting, value) in [
+            ("/proc/sys/net/ipv4/neigh/fke0/base_reachable_time_ms", "500"),
+            ("/proc/sys/net/ipv4/neigh/fke0/retrans_time_ms", "100"),
+            ("/proc/sys/net/ipv4/neigh/fke0/delay_first_probe_time", "1"),
+        ] {
+            tapped.write(setting, value);
+        }
+        let underlay = Arc::new(Arc::into_inner(way(NextHop::Resolving)).unwrap().with_own_frames(true));
+        watch_until(&tapped, &underlay, || {}, |underlay| underlay.next_hop() == NextHop::Usable);
+        let fall_silent = || analyzer.ip("link set fke0 arp off");
+        watch_until(&tapped, &underlay, fall_silent, |underlay| underlay.next_hop() == NextHop::Failed);
+        let answer = || analyzer.ip("link set fke0 arp on");
+        watch_until(&tapped, &underlay, answer, |underlay| underlay.next_hop() == NextHop::Usable);
+    }
+
+    #[test]
+    #[ignore = "needs root: run scripts/test"]
     fn a_changed_mtu_is_noticed() {
         let (tapped, _analyzer) = Namespace::pair();
         let underlay = way(NextHop::Usable);

@@ -7,6 +7,7 @@ mod law;
 mod present;
 mod publish;
 mod reason;
+mod senders;
 mod sum;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use serde::Serialize;
 pub use law::Imbalance;
 pub use publish::Published;
 pub use reason::{DropReason, Drops, Kind};
+pub use senders::{SenderLedger, Senders};
 
 /// Everything one worker counts. Counters only rise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub struct Ledger {
     pub kernel: KernelDrops,
     /// What normalise rewrote.
     pub rewritten: Rewritten,
+    /// Who sent what was received in tunnels.
+    pub senders: Senders,
 }
 
 /// One destination's account. Its fields are keys of the JSON object, in this order: [`Ledger::to_json`].

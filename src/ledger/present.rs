@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten};
+use super::{DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten, SenderLedger};
 
 impl Ledger {
     /// One JSON object in one line. Its keys are a contract: scripts read them.
@@ -32,6 +32,7 @@ struct Json<'a> {
     rewritten: Rewritten,
     icmp: IcmpReports,
     destinations: &'a [DestinationLedger],
+    senders: &'a [SenderLedger],
 }
 
 impl<'a> Json<'a> {
@@ -44,6 +45,7 @@ impl<'a> Json<'a> {
             rewritten: ledger.rewritten,
             icmp: ledger.icmp(),
             destinations: &ledger.destinations,
+            senders: ledger.senders.rows(),
         }
     }
 }
@@ -66,7 +68,7 @@ impl fmt::Display for Table<'_> {
         for account in &ledger.destinations {
             destination(f, account)?;
         }
-        Ok(())
+        senders(f, ledger.senders.rows())
     }
 }
 
@@ -86,6 +88,34 @@ fn destination(f: &mut fmt::Formatter<'_>, account: &DestinationLedger) -> fmt::
     some(f, "host unreachable", host_unreachable, "ICMP: the analyzer's network or host is not there")?;
     some(f, "packet too big", too_big, "ICMP: the path MTU was learnt from it")?;
     some(f, "other ICMP", other, "")
+}
+
+/// The senders, as many as a person reads.
+fn senders(f: &mut fmt::Formatter<'_>, rows: &[SenderLedger]) -> fmt::Result {
+    const MOST: usize = 40;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "\nreceived from")?;
+    for row in rows.iter().take(MOST) {
+        let mut who = row.from.map_or_else(|| "others".to_owned(), |address| address.to_string());
+        who.extend(row.encapsulation.map(|tunnel| format!(" {}", tunnel.label())));
+        who.extend(row.id.map(|id| format!(" {id}")));
+        let told = [
+            (row.lost.unwrap_or(0), "lost"),
+            (row.reordered, "reordered"),
+            (row.duplicated, "duplicated"),
+            (row.restarts, "restarts"),
+            (row.reserved_bits, "with reserved bits"),
+        ];
+        let told: Vec<String> =
+            told.into_iter().filter(|&(count, _)| count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        line(f, &who, row.received, &told.join(", "))?;
+    }
+    match rows.len().saturating_sub(MOST) {
+        0 => Ok(()),
+        more => writeln!(f, "  and {more} more: --json has all of them"),
+    }
 }
 
 /// The drops, each with what happened and, for losses, what to do.
@@ -114,6 +144,7 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, count: u64, note: &str) -> fmt::
 mod tests {
     use super::super::DropReason;
     use super::*;
+    use crate::wire::decapsulate::Tunnel;
 
     fn busy() -> Ledger {
         let mut ledger = Ledger::new([("ids1", "vxlan://192.0.2.1?vni=1"), ("2", "pcap:a.pcap")]);
@@ -149,8 +180,55 @@ mod tests {
                 + r#""icmp":{"port_unreachable":3,"host_unreachable":0,"too_big":0,"other":0}},"#
                 + r#"{"name":"2","to":"pcap:a.pcap","assigned":13,"split_added":0,"sent":13,"in_flight":0,"#
                 + r#""truncated":0,"datagrams":0,"bytes":8000,"dropped":{},"#
-                + r#""icmp":{"port_unreachable":0,"host_unreachable":0,"too_big":0,"other":0}}]}"#
+                + r#""icmp":{"port_unreachable":0,"host_unreachable":0,"too_big":0,"other":0}}],"senders":[]}"#
         );
+    }
+
+    #[test]
+    fn senders_are_told_with_what_is_known_of_their_losses() {
+        let numbered = SenderLedger {
+            from: Some([192, 0, 2, 1].into()),
+            encapsulation: Some(Tunnel::Erspan2),
+            id: Some(7),
+            received: 120,
+            lost: Some(3),
+            reordered: 2,
+            duplicated: 0,
+            restarts: 1,
+            reserved_bits: 0,
+        };
+        let plain = SenderLedger {
+            encapsulation: Some(Tunnel::Gre),
+            id: None,
+            lost: None,
+            reordered: 0,
+            restarts: 0,
+            ..numbered
+        };
+        let others = SenderLedger { from: None, encapsulation: None, received: 5, reserved_bits: 1, ..plain };
+        let mut ledger = Ledger::default();
+        ledger.senders.update(|rows| rows.extend([numbered, plain, others]));
+
+        let json = ledger.to_json();
+        let senders = json.split_once(r#""senders":"#).unwrap().1;
+        assert_eq!(
+            senders,
+            r#"[{"from":"192.0.2.1","encapsulation":"erspan2","id":7,"received":120,"lost":3,"reordered":2,"#
+                .to_owned()
+                + r#""duplicated":0,"restarts":1,"reserved_bits":0},{"from":"192.0.2.1","encapsulation":"gre","id":null,"#
+                + r#""received":120,"lost":null,"reordered":0,"duplicated":0,"restarts":0,"reserved_bits":0},"#
+                + r#"{"from":"others","encapsulation":null,"id":null,"received":5,"lost":null,"reordered":0,"#
+                + r#""duplicated":0,"restarts":0,"reserved_bits":1}]}"#
+        );
+        let table = ledger.table().to_string();
+        let senders = table.split_once("\nreceived from\n").unwrap().1;
+        assert_eq!(
+            senders,
+            "  192.0.2.1 erspan2 7          120  3 lost, 2 reordered, 1 restarts\n  192.0.2.1 gre                120\n  \
+             others                         5  1 with reserved bits\n"
+        );
+        ledger.senders.update(|rows| rows.extend([plain; 43]));
+        assert!(ledger.table().to_string().ends_with("  and 3 more: --json has all of them\n"));
     }
 
     #[test]

@@ -22,7 +22,9 @@ impl Published {
         // A derived `clone_from` would make a new vector.
         let mut destinations = std::mem::take(&mut shown.destinations);
         destinations.clone_from(&ledger.destinations);
-        *shown = Ledger { destinations, ..*ledger };
+        let mut senders = std::mem::take(&mut shown.senders);
+        senders.follow(&ledger.senders);
+        *shown = Ledger { destinations, senders, ..*ledger };
     }
 
     /// The latest copy.

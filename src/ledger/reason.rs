@@ -53,12 +53,27 @@ reasons! {
     OwnTraffic, "own_traffic", Policy,
         "the frame carries this session's own tunnel, or an ICMP error about it",
         "none needed: mirroring the mirror would never end";
+    Filtered, "filtered", Policy,
+        "the frame inside the tunnel does not match the filter",
+        "none needed: the filter says so";
+    NotAllowed, "not_allowed", Policy,
+        "the tunnel's sender is none that --allow names",
+        "if it should be heard, add its address to `allow`";
+    OtherId, "other_id", Policy,
+        "no endpoint takes this encapsulation with this VNI, key or session id",
+        "if it is wanted, add it to the endpoint: vxlan://0.0.0.0?vni=42,43";
+    NoTunnel, "no_tunnel", Policy,
+        "the packet of the capture file carries no VXLAN, Geneve, GRE or ERSPAN",
+        "none needed; if it is VXLAN on another port, name it: --from vxlan://0.0.0.0:PORT";
     TooShort, "too_short", Loss,
         "the frame is shorter than an Ethernet header",
         "look at the sender or the capture file: such a frame cannot be mirrored";
     Undecodable, "undecodable", Loss,
-        "the frame's link-layer header is broken, so that no Ethernet frame can be made of it",
-        "look at the capture with tshark";
+        "a link-layer, tunnel or fragment header is broken, so that no Ethernet frame can be made of it",
+        "look at the capture with tshark; --strict refuses more than a receiver has to";
+    NestedTooDeep, "nested_too_deep", Loss,
+        "there are more tunnels inside each other than are ever taken off",
+        "take off fewer: --decap 1; then look at what is inside with tshark";
     Unsegmentable, "unsegmentable", Loss,
         "a super-frame whose wire segments cannot be known",
         "capture with engine = \"ring\", or switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off";

@@ -20,8 +20,17 @@ impl Ledger {
 impl AddAssign<&Self> for Ledger {
     /// Adds what another worker of the same session counted, which has the same destinations.
     fn add_assign(&mut self, other: &Self) {
-        let Self { captured, not_selected, not_normalised, segments_added, offered, destinations, kernel, rewritten } =
-            other;
+        let Self {
+            captured,
+            not_selected,
+            not_normalised,
+            segments_added,
+            offered,
+            destinations,
+            kernel,
+            rewritten,
+            senders,
+        } = other;
         self.captured += captured;
         self.not_selected = &self.not_selected + not_selected;
         self.not_normalised = &self.not_normalised + not_normalised;
@@ -30,6 +39,7 @@ impl AddAssign<&Self> for Ledger {
         self.destinations.iter_mut().zip(destinations).for_each(|(sum, destination)| *sum += destination);
         self.kernel = self.kernel + *kernel;
         self.rewritten = self.rewritten + *rewritten;
+        self.senders.append(senders);
     }
 }
 

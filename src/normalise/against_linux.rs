@@ -64,6 +64,7 @@ fn wire_frames_are_what_linux_puts_on_the_wire() {
             interface: InterfaceId::default(),
             offload: Offload::Unknown { mtu: Mtu::ETHERNET },
             has_restored_tag: false,
+            refused: None,
         };
         let keep = |wire: &WireFrame<'_>| {
             frames.push([wire.head, wire.body].concat());

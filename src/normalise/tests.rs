@@ -44,6 +44,7 @@ fn captured(bytes: &[u8], mtu: u64) -> Frame<'_> {
         interface: InterfaceId::default(),
         offload: Offload::Unknown { mtu: Mtu::new(mtu).unwrap() },
         has_restored_tag: false,
+        refused: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which frames go on: questions asked in a fixed order, the first "no" is the frame's fate. Changes nothing.
 //!
-//! Filter and direction are asked in the kernel or in libpcap, before a frame is captured.
+//! Filter and direction are asked in the kernel or in libpcap, before a frame is captured. What comes out of a tunnel
+//! meets the filter in its source, which says so with the frame.
 
 pub mod own_traffic;
 
@@ -32,6 +33,9 @@ impl Selector {
 
     /// Decides about one frame.
     pub fn decide(&mut self, frame: &Frame<'_>, layers: &Layers) -> Verdict {
+        if let Some(reason) = frame.refused {
+            return Verdict::Drop(reason);
+        }
         if frame.bytes.is_empty() {
             // The source could make no Ethernet frame of it.
             return Verdict::Drop(DropReason::Undecodable);

@@ -100,7 +100,8 @@ impl Session {
         let opened = source::open(plan)?;
         let (patience, delay) = match &plan.source {
             SourcePlan::Live(live) => (Patience::Drop, live.delay),
-            SourcePlan::File(_) => (Patience::Wait, Duration::ZERO),
+            source if source.file().is_some() => (Patience::Wait, Duration::ZERO),
+            SourcePlan::File(_) | SourcePlan::Tunnels(_) => (Patience::Drop, Duration::ZERO),
         };
         let names: Vec<String> = opened.interfaces.iter().map(|interface| interface.name.clone()).collect();
         let destinations = open_for_workers(plan, underlays, &names, patience)?;

@@ -40,3 +40,150 @@ impl Path {
         ledger.rewritten = rewritten;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::open_destinations;
+    use super::*;
+    use crate::config::plan::{
+        DestinationPlan, Encapsulation, End, FilePath, Fit, Host, Ids, TransmitPlan, TunnelPlan,
+    };
+    use crate::destination::Patience;
+    use crate::destination::Shared;
+    use crate::frame::{At, InterfaceId, Offload, Unfinished};
+    use crate::kernel::underlay::{NextHop, Underlay};
+    use crate::ledger::DropReason;
+    use crate::quantity::{Direction, Mtu, Snaplen, Timestamp, Vni};
+    use crate::select::own_traffic::OwnTraffic;
+
+    /// A frame as a source might lend it: anything from noise to a super-frame, with any claim about its offloads.
+    #[derive(Clone, Debug)]
+    struct Lent {
+        bytes: Vec<u8>,
+        missing: u32,
+        offload: Offload,
+        direction: Option<Direction>,
+    }
+
+    fn frames() -> impl Strategy<Value = Lent> {
+        let offload = prop_oneof![
+            Just(Offload::Whole),
+            (0..2000_u16, any::<Option<(u16, u16)>>()).prop_map(|(size, checksum)| Offload::Exact(Unfinished {
+                segment: NonZeroU16::new(size),
+                checksum: checksum.map(|(start, offset)| At { start: start % 100, offset: offset % 40 }),
+            })),
+            Just(Offload::Exact(Unfinished {
+                segment: NonZeroU16::new(1448),
+                checksum: Some(At { start: 34, offset: 16 })
+            })),
+            (68..9000_u64).prop_map(|mtu| Offload::Unknown { mtu: Mtu::new(mtu).unwrap() }),
+        ];
+        let bytes = prop_oneof![vec(any::<u8>(), 0..100), packets()];
+        let direction = proptest::sample::select(vec![None, Some(Direction::In), Some(Direction::Out)]);
+        (bytes, prop_oneof![4 => Just(0), 1 => 0..3000_u32], offload, direction)
+            .prop_map(|(bytes, missing, offload, direction)| Lent { bytes, missing, offload, direction })
+    }
+
+    /// TCP or UDP over IPv4 or IPv6, with up to 20,000 bytes of payload, and perhaps one byte that somebody changed.
+    fn packets() -> impl Strategy<Value = Vec<u8>> {
+        let payload = prop_oneof![3 => 0..1500_usize, 1 => 0..20_000_usize];
+        (any::<[bool; 3]>(), payload, proptest::option::weighted(0.2, (0..80_usize, any::<u8>()))).prop_map(
+            |([tcp, v4, tagged], payload, changed)| {
+                let start = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]);
+                let ip = match (v4, tagged) {
+                    (true, true) => start.single_vlan(7.try_into().unwrap()).ipv4([192, 0, 2, 7], [192, 0, 2, 8], 64),
+                    (true, false) => start.ipv4([192, 0, 2, 7], [192, 0, 2, 8], 64),
+                    (false, _) => start.ipv6([1; 16], [2; 16], 64),
+                };
+                let (mut bytes, payload) = (Vec::new(), vec![0x5a; payload]);
+                if tcp {
+                    ip.tcp(40_000, 80, 1, 1000).ack(1).write(&mut bytes, &payload).unwrap();
+                } else {
+                    ip.udp(40_000, 53).write(&mut bytes, &payload).unwrap();
+                }
+                if let Some((at, value)) = changed
+                    && let Some(byte) = bytes.get_mut(at)
+                {
+                    *byte = value;
+                }
+                bytes
+            },
+        )
+    }
+
+    fn tunnel(fit: Fit, folder: &std::path::Path) -> End {
+        let encapsulation = Encapsulation::Vxlan { vni: Ids::all(Vni::LEAST), port: 4789 };
+        let outer = FilePath::Path(folder.join(fit.to_string()));
+        let host = Host::Address([192, 0, 2, 1].into());
+        let transmit = TransmitPlan::CaptureFile(outer);
+        End::Tunnel(TunnelPlan { fit, transmit, ..TunnelPlan::with_defaults(encapsulation, host) })
+    }
+
+    proptest! {
+        /// The law, from the first stage to the last, whatever a source lends: to tunnels that split, cut and drop, and to
+        /// a file.
+        #[test]
+        fn every_frame_has_exactly_one_fate(
+            frames in vec(frames(), 0..60),
+            truncate in proptest::option::of(14..200_u64),
+            flush_after in 1..20_usize,
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let file = |name: &str| End::File(FilePath::Path(name.into()));
+            let ends = [
+                tunnel(Fit::Split, folder.path()),
+                tunnel(Fit::Truncate, folder.path()),
+                tunnel(Fit::Drop, folder.path()),
+                file("/dev/null"),
+            ];
+            let plans: Vec<_> = (1..)
+                .zip(ends)
+                .map(|(number, end)| DestinationPlan { name: number.to_string(), to: "test".into(), end })
+                .collect();
+            let way = || Arc::new(Underlay::new([192, 0, 2, 1].into(), [192, 0, 2, 2].into(), None, Mtu::ETHERNET, NextHop::Usable));
+            let ways: Vec<_> = plans.iter().map(|plan| matches!(plan.end, End::Tunnel(_)).then(way)).collect();
+            let mut shared = Shared::new(&plans, 0);
+            let destinations =
+                open_destinations(&plans, &ways, &["eth0".into()], Patience::Drop, &mut shared).unwrap();
+            let mut path = Path {
+                selector: Selector::new(OwnTraffic::new(destinations.own_tunnels())),
+                normaliser: Normaliser::new(truncate.map(|length| Snaplen::new(length).unwrap())),
+                destinations,
+                ledger: Ledger::new(plans.iter().map(|plan| (plan.name.as_str(), plan.to.as_str()))),
+            };
+            let now = Instant::now();
+            for (number, lent) in frames.iter().enumerate() {
+                path.take(&Frame {
+                    bytes: &lent.bytes,
+                    wire_len: u32::try_from(lent.bytes.len()).unwrap() + lent.missing,
+                    timestamp: Timestamp::from_nanos(1),
+                    direction: lent.direction,
+                    interface: InterfaceId(0),
+                    offload: lent.offload,
+                    has_restored_tag: false,
+                    refused: None,
+                });
+                prop_assert_eq!(path.ledger.balance(), Ok(()));
+                if number % flush_after == 0 {
+                    path.destinations.flush(now, &mut path.ledger);
+                    prop_assert_eq!(path.ledger.balance(), Ok(()));
+                }
+            }
+            path.destinations.finish(now, &mut path.ledger);
+            prop_assert_eq!(path.ledger.balance(), Ok(()));
+            prop_assert_eq!(path.ledger.captured, frames.len() as u64);
+            let too_short = frames.iter().filter(|lent| (1..14).contains(&lent.bytes.len())).count() as u64;
+            prop_assert_eq!(path.ledger.not_selected[DropReason::TooShort], too_short);
+            prop_assert!(path.ledger.destinations.iter().all(|account| account.in_flight == 0));
+            let file = path.ledger.destinations.last().unwrap();
+            prop_assert_eq!(file.sent, path.ledger.offered, "a file takes every frame");
+        }
+    }
+}

@@ -21,6 +21,7 @@ use crate::source::Source;
 /// A frame of the smallest size.
 pub(super) const FRAME: Frame<'_> = Frame {
     has_restored_tag: false,
+    refused: None,
     bytes: &[2; 60],
     wire_len: 60,
     timestamp: Timestamp::from_nanos(0),

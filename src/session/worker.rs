@@ -103,8 +103,16 @@ impl Worker {
                 break;
             }
         }
+        for tap in &mut self.taps {
+            let Self { path, count, .. } = self;
+            tap.source.finish(&mut |frame| {
+                if path.ledger.captured < *count {
+                    path.take(frame);
+                }
+            });
+        }
         self.path.destinations.finish(now, &mut self.path.ledger);
-        self.ask_kernel();
+        self.ask_kernel(true);
         self.contact.published.update(&self.path.ledger);
     }
 
@@ -168,7 +176,7 @@ impl Worker {
     /// could take, because a pipe does not say whether the next read will wait.
     fn settle(&mut self, now: Instant, found: u64) {
         if is_due(&mut self.asked_kernel_at, now, KERNEL_INTERVAL) {
-            self.ask_kernel();
+            self.ask_kernel(false);
         }
         debug_assert_eq!(self.path.ledger.balance(), Ok(()));
         if is_due(&mut self.published_at, now, PUBLISH_INTERVAL) || found < BUDGET as u64 {
@@ -176,12 +184,13 @@ impl Worker {
         }
     }
 
-    /// Takes the kernel's own counters into the ledger.
-    fn ask_kernel(&mut self) {
+    /// Takes the kernel's own counters into the ledger, and what sources tell about senders.
+    fn ask_kernel(&mut self, end: bool) {
         for tap in self.taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             tap.kernel_drops = tap.source.kernel_drops();
         }
         self.path.ledger.kernel = self.taps.iter().fold(KernelDrops::default(), |sum, tap| sum + tap.kernel_drops);
+        self.path.ledger.senders.update(|all| self.taps.iter_mut().for_each(|tap| tap.source.senders(end, all)));
     }
 
     /// Whether there is nothing left to do.

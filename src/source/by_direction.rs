@@ -228,6 +228,7 @@ mod tests {
             interface: InterfaceId(3),
             offload: Offload::Whole,
             has_restored_tag: false,
+            refused: None,
         }
     }
 

@@ -116,6 +116,9 @@ pub enum SourceError {
         #[source]
         cause: pcap::Error,
     },
+    /// libpcap does not compile any filter.
+    #[error("cannot compile a filter")]
+    NoCompiler(#[source] pcap::Error),
     /// A link type whose frames are neither Ethernet nor can become it.
     #[error("{place} has link type {link_type}, of which no Ethernet frames can be made")]
     UnsupportedLinkType {
@@ -270,9 +273,9 @@ impl Explain for SourceError {
                 format!("take its interfaces apart: tshark -r '{file}' -Y frame.interface_id==0 -F pcap -w first.pcap")
             }),
             Self::Damaged { .. } => {
-                Some("the frames before were mirrored; the rest of the file cannot be trusted".to_owned())
+                Some("the frames before are good; the rest of the file cannot be trusted".to_owned())
             }
-            Self::NoList(_) | Self::CannotOpen { .. } | Self::CannotWait { .. } => None,
+            Self::NoList(_) | Self::NoCompiler(_) | Self::CannotOpen { .. } | Self::CannotWait { .. } => None,
         }
     }
 

@@ -151,6 +151,7 @@ impl Reader {
                 interface: InterfaceId(0),
                 offload: *offload,
                 has_restored_tag: false,
+                refused: None,
             });
         });
         self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);

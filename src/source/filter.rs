@@ -3,7 +3,7 @@
 //! It must be that very capture: on a live one the kernel has taken VLAN tags out of the frame, and libpcap writes
 //! `vlan` as a question about the tag beside it.
 
-use pcap::{Activated, Active, Capture};
+use pcap::{Activated, Active, BpfProgram, Capture};
 use socket2::SockFilter;
 
 use super::error::SourceError;
@@ -61,9 +61,18 @@ fn read(instruction: &str) -> Result<SockFilter, pcap::Error> {
 
 /// Whether `expression` can be understood, on Ethernet.
 pub(super) fn check(expression: &str) -> Result<(), SourceError> {
-    let Ok(ethernet) = Capture::dead(pcap::Linktype::ETHERNET) else { return Ok(()) };
+    of_ethernet(expression).map(drop)
+}
+
+/// A program that asks complete Ethernet frames, tags and all; none when every frame matches.
+pub(super) fn of_ethernet(expression: &str) -> Result<Option<BpfProgram>, SourceError> {
+    let bad = |ethernet: &Capture<_>, cause| bad_filter(ethernet, expression, cause);
+    if expression.trim().is_empty() {
+        return Ok(None);
+    }
+    let ethernet = Capture::dead(pcap::Linktype::ETHERNET).map_err(SourceError::NoCompiler)?;
     // Compiled only: a capture that is not open refuses to be given any filter.
-    ethernet.compile(expression, true).map(drop).map_err(|cause| bad_filter(&ethernet, expression, cause))
+    ethernet.compile(expression, true).map(Some).map_err(|cause| bad(&ethernet, cause))
 }
 
 fn bad_filter<T: Activated + ?Sized>(capture: &Capture<T>, expression: &str, cause: pcap::Error) -> SourceError {

@@ -30,7 +30,7 @@ impl Held {
         let &Self { wire_len, timestamp, direction, interface, offload, .. } = self;
         // The range lies inside as long as the keeper shrinks its memory only together with its frames.
         let bytes = memory.get(self.range.clone()).unwrap_or_default();
-        Frame { bytes, wire_len, timestamp, direction, interface, offload, has_restored_tag: false }
+        Frame { bytes, wire_len, timestamp, direction, interface, offload, has_restored_tag: false, refused: None }
     }
 
     /// Where its bytes begin.

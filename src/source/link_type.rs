@@ -6,8 +6,7 @@
 //! | raw IP (also IPv4 only, IPv6 only) | none | the IP version | – |
 //! | BSD loopback (NULL, LOOP) | 4 bytes | the address family | – |
 //!
-//! Addresses that the capture does not have are [`HOST`] for this host and [`PEER`] for everyone else, both locally
-//! administered; what was sent to a group goes to the broadcast address. A VLAN tag of a cooked frame stands behind
+//! Addresses that the capture does not have are [`HOST`] for this host and [`PEER`] for everyone else; what was sent to a group goes to the broadcast address. A VLAN tag of a cooked frame stands behind
 //! its protocol field, so that it comes out where Ethernet has it.
 //!
 //! Layouts: <https://www.tcpdump.org/linktypes.html>.
@@ -15,7 +14,7 @@
 use pcap::Linktype;
 
 use crate::quantity::Direction;
-use crate::wire::ethernet::HEADER_LEN;
+use crate::wire::ethernet::{self, HEADER_LEN, HOST, PEER};
 use crate::wire::layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, u16_at};
 
 /// What can be mirrored, for messages.
@@ -25,10 +24,6 @@ pub(super) const SUPPORTED: &str =
 /// Largest frame that libpcap hands over (its `MAXIMUM_SNAPLEN`), in bytes.
 pub(super) const LARGEST_FRAME: usize = 262_144;
 
-/// Stands for this host where its address is not known.
-const HOST: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
-/// Stands for the other end where its address is not known.
-const PEER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
 const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// One captured frame as Ethernet.
@@ -115,9 +110,7 @@ impl LinkLayer {
         };
         let (destination, source) = replaced.addresses();
         self.scratch.clear();
-        self.scratch.extend_from_slice(&destination);
-        self.scratch.extend_from_slice(&source);
-        self.scratch.extend_from_slice(&replaced.ethertype.to_be_bytes());
+        self.scratch.extend_from_slice(&ethernet::header(destination, source, replaced.ethertype));
         self.scratch.extend_from_slice(payload);
         let cut = wire_len.saturating_sub(u32::try_from(captured.len()).unwrap_or(u32::MAX));
         let wire_len = u32::try_from(self.scratch.len()).unwrap_or(u32::MAX).saturating_add(cut);

@@ -133,6 +133,7 @@ impl Source for Live {
                 interface: *interface,
                 offload,
                 has_restored_tag: false,
+                refused: None,
             });
         });
         match lent {

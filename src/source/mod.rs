@@ -1,4 +1,4 @@
-//! Where frames come from: live interfaces through libpcap, and capture files.
+//! Where frames come from: live interfaces, capture files, and the tunnels of other mirrors.
 //!
 //! A source lends each frame to a closure and takes it back when the closure returns, so that a slow destination can
 //! never pin the source's memory. Sources know nothing of what happens to a frame.
@@ -16,9 +16,11 @@ mod link_type;
 mod live;
 mod pace;
 mod ring;
+mod tunnel;
 
 pub use error::{ForeignKind, SourceError};
 pub use file::Progress;
+pub use tunnel::TunnelError;
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -29,11 +31,11 @@ use link_type::LinkLayer;
 use live::Live;
 use ring::RingCapture;
 
-use crate::config::defaults::LEAST_BUFFER;
-use crate::config::plan::{Engine, LivePlan, SessionPlan, SourcePlan};
+use crate::config::defaults::{self, LEAST_BUFFER};
+use crate::config::plan::{Engine, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use crate::error::{Explain, Problems};
-use crate::frame::{Frame, InterfaceId};
-use crate::ledger::KernelDrops;
+use crate::frame::{Frame, InterfaceId, Offload};
+use crate::ledger::{KernelDrops, SenderLedger};
 use crate::quantity::{Directions, Mtu, Timestamp};
 
 /// What a source has after a [`drain`](Source::drain).
@@ -73,6 +75,13 @@ pub trait Source: Send {
     /// What the kernel dropped before us since the source was opened: rising totals. Takes a few system calls, in which
     /// a source also notices what changed about its interface: for once a second and for the end, not for every turn.
     fn kernel_drops(&mut self) -> KernelDrops;
+
+    /// Appends what came from whom, for a source that receives tunnels. At the `end` of the session nothing more is
+    /// expected, and what is missing is lost. For once a second, like [`kernel_drops`](Self::kernel_drops).
+    fn senders(&mut self, _end: bool, _all: &mut Vec<SenderLedger>) {}
+
+    /// Lends what the source still holds back, at the end of the session.
+    fn finish(&mut self, _each: &mut dyn FnMut(&Frame<'_>)) {}
 }
 
 /// What a session captures from.
@@ -85,14 +94,15 @@ pub struct Opened {
     pub progress: Option<Progress>,
 }
 
-/// An interface of this host, or a capture file, which is one interface of its own name.
+/// An interface of this host; or a capture file or the socket of a tunnel endpoint, which is one interface of its own
+/// name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// Its MTU when it was opened; `None` for a file and for `any`.
+    /// Its MTU when it was opened; `None` for a file, for `any` and for a tunnel endpoint.
     pub mtu: Option<Mtu>,
-    /// What captures it; `None` for a file.
+    /// What captures it; `None` for a file and for a tunnel endpoint.
     pub engine: Option<Engine>,
 }
 
@@ -102,8 +112,10 @@ pub struct Interface {
 /// A [`SourceError`] for each that is not.
 pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
     match &plan.source {
-        SourcePlan::Live(live) => Problems::unless_empty(interfaces::meant(&live.interfaces).1),
-        SourcePlan::File(_) => Ok(()),
+        SourcePlan::Live(live) => {
+            Problems::unless_empty(interfaces::meant(&live.interfaces).1).map_err(|found| problems_of(plan, found))
+        }
+        SourcePlan::File(_) | SourcePlan::Tunnels(_) => Ok(()),
     }
 }
 
@@ -112,6 +124,18 @@ pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
 /// # Errors
 /// Every [`SourceError`] that was found.
 pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
+    open_source(plan).map_err(|problems| problems_of(plan, problems))
+}
+
+/// On the command line there is one source, and each problem names what it is about; in a file there are several.
+fn problems_of(plan: &SessionPlan, problems: Problems) -> Problems {
+    match plan.name.as_str() {
+        defaults::SESSION => problems,
+        name => problems.at(&format!("session.{name}.source")),
+    }
+}
+
+fn open_source(plan: &SessionPlan) -> Result<Opened, Problems> {
     match &plan.source {
         SourcePlan::Live(live) => open_live(live, plan),
         SourcePlan::File(file) => {
@@ -120,7 +144,38 @@ pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
             let progress = file.progress();
             Ok(Opened { shares: vec![vec![Box::new(file)]], interfaces, progress })
         }
+        SourcePlan::Tunnels(tunnels) => tunnel::open(tunnels, plan),
     }
+}
+
+/// Opens one capture file outside any session: every frame as it was recorded, as fast as it can be read.
+///
+/// # Errors
+/// When it is not there, is no capture file, or holds frames of which no Ethernet frames can be made.
+pub fn open_file(file: &FilePath) -> Result<Box<dyn Source>, SourceError> {
+    let plan = FilePlan { file: file.clone(), pace: Pace::Unpaced };
+    let as_recorded = NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None };
+    Ok(Box::new(Replay::open(&plan, "", &as_recorded)?))
+}
+
+/// Lends every frame in a block that a packet ring has filled, and returns how many more its header promises. This is
+/// the fuzzer's door: whatever the bytes are, a capture takes them the same way.
+#[doc(hidden)]
+pub fn frames_of_block(block: &mut [u8], each: &mut dyn FnMut(&Frame<'_>)) -> u32 {
+    let mut cursor = block::Cursor::start(block);
+    while let Some(captured) = cursor.advance(block) {
+        each(&Frame {
+            bytes: captured.bytes,
+            wire_len: captured.wire_len,
+            timestamp: captured.timestamp,
+            direction: Some(captured.direction),
+            interface: InterfaceId(0),
+            offload: Offload::Exact(captured.unfinished),
+            has_restored_tag: captured.has_restored_tag,
+            refused: None,
+        });
+    }
+    cursor.left()
 }
 
 fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {

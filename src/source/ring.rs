@@ -249,5 +249,6 @@ fn frame<'a>(captured: &Captured<'a>, interface: InterfaceId, normalise: bool) -
         interface,
         offload: if normalise { Offload::Exact(captured.unfinished) } else { Offload::Whole },
         has_restored_tag: captured.has_restored_tag,
+        refused: None,
     }
 }

@@ -7,6 +7,7 @@ pub mod mmap;
 pub mod mmsg;
 pub mod packet_fanout;
 pub mod packet_socket;
+pub mod recvmmsg;
 pub mod socket_option;
 pub mod tpacket;
 pub mod xdp_program;

@@ -17,6 +17,10 @@ impl IntOption {
     pub const UDP_NO_CHECKSUM_V4: Self = Self(libc::SOL_SOCKET, 11);
     /// Whether UDP over IPv6 leaves its checksum zero (`linux/udp.h`).
     pub const UDP_NO_CHECKSUM_V6: Self = Self(libc::SOL_UDP, libc::UDP_NO_CHECK6_TX);
+    /// Whether UDP over IPv6 takes datagrams whose checksum is zero, as tunnels may send them (RFC 6935, `linux/udp.h`).
+    pub const UDP_ZERO_CHECKSUM_V6: Self = Self(libc::SOL_UDP, libc::UDP_NO_CHECK6_RX);
+    /// Whether each datagram comes with the time at which the kernel received it, in nanoseconds: socket(7).
+    pub const TIMESTAMPS: Self = Self(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS);
     /// Path MTU discovery of IPv4, ip(7): `IP_PMTUDISC_DO` sets DF and refuses what is larger than the path MTU;
     /// `IP_PMTUDISC_DONT` clears DF and fragments.
     pub const MTU_DISCOVER_V4: Self = Self(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER);
@@ -54,6 +58,33 @@ impl IntOption {
     }
 }
 
+/// How many datagrams the kernel dropped at this socket since it was opened: its receive buffer was full, or their
+/// checksum was wrong. The count has 32 bits and wraps. It is the one of `SO_RXQ_OVFL`, which socket(7) only hands out
+/// with a later datagram.
+///
+/// # Errors
+/// The kernel's: `ENOPROTOOPT` before Linux 4.12.
+pub fn dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // `SK_MEMINFO_DROPS` and `SK_MEMINFO_VARS` of `linux/sock_diag.h`; `SO_MEMINFO` copies that array.
+    const DROPS: usize = 8;
+    const COUNTERS: usize = 9;
+    let mut counters = [0_u32; COUNTERS];
+    let mut length = length_of::<[u32; COUNTERS]>();
+    // SAFETY: getsockopt(2): optval and optlen "identify a buffer in which the value for the requested option(s) are to
+    // be returned"; "optlen is a value-result argument, initially containing the size of the buffer": they describe
+    // `counters`, plain integers that outlive the call. The descriptor is open because it is borrowed.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            counters.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(counters[DROPS])
+}
+
 /// Sets an option whose value is any C structure.
 ///
 /// # Errors
@@ -85,8 +116,32 @@ mod tests {
         assert_eq!(refused.raw_os_error(), Some(libc::ENOPROTOOPT));
 
         let v6 = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None).unwrap();
-        for option in [IntOption::UDP_NO_CHECKSUM_V6, IntOption::MTU_DISCOVER_V6, IntOption::AUTO_FLOW_LABEL] {
+        for option in [
+            IntOption::UDP_NO_CHECKSUM_V6,
+            IntOption::UDP_ZERO_CHECKSUM_V6,
+            IntOption::TIMESTAMPS,
+            IntOption::MTU_DISCOVER_V6,
+            IntOption::AUTO_FLOW_LABEL,
+        ] {
             option.set(v6.as_fd(), 1).unwrap();
         }
+    }
+
+    #[test]
+    fn what_does_not_fit_the_receive_buffer_is_counted() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket2::SockRef::from(&receiver).set_recv_buffer_size(4096).unwrap();
+        assert_eq!(dropped(receiver.as_fd()).unwrap(), 0);
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..50 {
+            sender.send_to(&[0; 1000], receiver.local_addr().unwrap()).unwrap();
+        }
+        receiver.set_nonblocking(true).unwrap();
+        let mut taken = 0;
+        while receiver.recv(&mut [0; 1000]).is_ok() {
+            taken += 1;
+        }
+        assert!(taken < 50);
+        assert_eq!(dropped(receiver.as_fd()).unwrap(), 50 - taken);
     }
 }

@@ -28,6 +28,8 @@
 //! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //! ```
 //!
+//! With O set, eight bytes of platform specific information follow, which only others send.
+//!
 //! VLAN and COS stay 0 and the tag stays in the frame: Suricata counts a VLAN number in this header as one more tag,
 //! and tears a flow apart when it differs by direction.
 
@@ -127,6 +129,78 @@ impl Erspan3 {
     }
 }
 
+/// What the two types say of a frame, from whomever they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The SPAN session.
+    pub session: ErspanSessionId,
+    /// Which way the frame went; only type III tells.
+    pub direction: Option<Direction>,
+    /// T: the frame was cut to fit.
+    pub truncated: bool,
+    /// Tag control information of the 802.1Q tag that the sender took out (type II with En 10).
+    pub removed_tag: Option<u16>,
+    /// Whether an IP packet without Ethernet header follows (type III with FT 2).
+    pub bare: bool,
+    /// Whether bits are set that have no meaning.
+    pub reserved_bits: bool,
+}
+
+impl Received {
+    /// Reads a header of type II and returns what follows.
+    ///
+    /// # Errors
+    /// As [`Erspan2::parse`].
+    pub fn parse_ii(bytes: &[u8]) -> Result<(Self, &[u8]), ParseError> {
+        let (header, rest) = Erspan2::parse(bytes)?;
+        let ([v0, v1, c0, c1, r0, r1, ..], _) = split_header::<{ Erspan2::LEN }>("ERSPAN II", bytes)?;
+        let (vlan, cos) = (u16::from_be_bytes([*v0, *v1]) & 0x0fff, u16::from_be_bytes([*c0, *c1]));
+        let was_removed = u32::from(cos) & TAG_PRESERVED == TAG_REMOVED;
+        let received = Self {
+            session: header.session,
+            direction: None,
+            truncated: header.truncated,
+            // COS stands where a tag has its priority.
+            removed_tag: was_removed.then_some(cos & 0xe000 | vlan),
+            bare: false,
+            reserved_bits: u16::from_be_bytes([*r0, *r1]) & 0xfff0 != 0,
+        };
+        Ok((received, rest))
+    }
+
+    /// Reads a header of type III with its platform sub-header, if there is one, and returns what follows.
+    ///
+    /// # Errors
+    /// When it is cut, the version is not 2, or what follows is neither an Ethernet frame nor an IP packet.
+    pub fn parse_iii(bytes: &[u8]) -> Result<(Self, &[u8]), ParseError> {
+        const IP_PACKET: u32 = 2;
+        let ([w0, w1, w2, w3, .., f0, f1, f2, f3], mut rest) = split_header::<{ Erspan3::LEN }>("ERSPAN III", bytes)?;
+        let (word, flags) = (u32::from_be_bytes([*w0, *w1, *w2, *w3]), u32::from_be_bytes([*f0, *f1, *f2, *f3]));
+        expect_version("ERSPAN III", VERSION_III, word)?;
+        if flags & SUB_HEADER != 0 {
+            rest = split_header::<8>("ERSPAN III platform", rest)?.1;
+        }
+        let frame_type = (flags >> 10) & 0x1f;
+        if frame_type != 0 && frame_type != IP_PACKET {
+            return Err(ParseError::Unexpected {
+                header: "ERSPAN III",
+                field: "frame type",
+                needed: 0,
+                had: frame_type,
+            });
+        }
+        let received = Self {
+            session: session_of(word),
+            direction: Some(if flags & EGRESS == 0 { Direction::In } else { Direction::Out }),
+            truncated: word & TRUNCATED != 0,
+            removed_tag: None,
+            bare: frame_type == IP_PACKET,
+            reserved_bits: false,
+        };
+        Ok((received, rest))
+    }
+}
+
 /// Time in units of 100 µs, the low 32 bits of it: wraps every 4.97 days. Linux and Open vSwitch count them from the
 /// epoch too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +221,8 @@ const VERSION_III: u32 = 2 << 28;
 const VERSION: u32 = 0xf << 28;
 /// En 11.
 const TAG_PRESERVED: u32 = 0b11 << 11;
+/// En 10.
+const TAG_REMOVED: u32 = 0b10 << 11;
 /// T, in the first word of both types.
 const TRUNCATED: u32 = 1 << 10;
 /// P, in the last word of type III.
@@ -222,6 +298,30 @@ mod tests {
         // 2026-01-01 00:00:00 UTC: 17,672,256,000,000 ticks, less 4114 turns of the counter.
         let new_year = Timestamp::from_nanos(1_767_225_600_000_000_000);
         assert_eq!(Ticks::from(new_year), Ticks(2_760_544_256));
+    }
+
+    #[test]
+    fn what_only_switches_send_is_read() {
+        // VLAN 100, COS 5, En 10, session 7; the reserved bits of the second word.
+        let removed = [0x10, 0x64, 0xb0, 0x07, 0, 0, 0, 1];
+        let (received, rest) = Received::parse_ii(&[&removed[..], b"frame"].concat())
+            .map(|(header, rest)| (header, rest.to_vec()))
+            .unwrap();
+        assert_eq!((received.session.value(), received.removed_tag, rest.as_slice()), (7, Some(0xa064), &b"frame"[..]));
+        assert!(!received.reserved_bits && !received.truncated);
+        let [first, .., last] = [[0x10, 0x64, 0x18, 0x07, 0, 0, 0, 1], [0x10, 0, 0, 7, 0, 0x10, 0, 1]];
+        assert_eq!(Received::parse_ii(&first).unwrap().0.removed_tag, None);
+        assert!(Received::parse_ii(&last).unwrap().0.reserved_bits);
+
+        // D and O: eight more bytes; then FT 2, and FT 1.
+        let sub_header = [&[0x20, 0, 4, 7, 0, 0, 0, 0, 0, 0, 0x80, 0x09][..], &[0xaa; 8], b"frame"].concat();
+        let (received, rest) = Received::parse_iii(&sub_header).unwrap();
+        assert_eq!(rest, b"frame");
+        assert_eq!((received.direction, received.truncated, received.bare), (Some(Direction::Out), true, false));
+        assert!(Received::parse_iii(&sub_header[..19]).is_err());
+        assert!(Received::parse_iii(&[0x20, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0x08, 0]).unwrap().0.bare);
+        let other = Received::parse_iii(&[0x20, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0x04, 0]).unwrap_err();
+        assert_eq!(other.to_string(), "ERSPAN III header: frame type is 0x1, not 0x0");
     }
 
     #[test]

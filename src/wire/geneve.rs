@@ -63,6 +63,15 @@ impl Geneve {
     }
 }
 
+/// Whether a header that [`Geneve::parse`] understands carries something else than a frame (O: a control packet, for
+/// the tunnel's other end), and whether bits are set that have no meaning.
+pub(super) fn control_and_reserved(header: &[u8]) -> (bool, bool) {
+    const CONTROL: u8 = 0x80;
+    const RESERVED: u8 = 0x3f;
+    let byte = |at| header.get(at).copied().unwrap_or_default();
+    (byte(1) & CONTROL != 0, byte(1) & RESERVED != 0 || byte(7) != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

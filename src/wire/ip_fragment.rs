@@ -181,12 +181,12 @@ impl<'s, 'a> Fragmenter<'s, 'a> {
 }
 
 /// Size of the Fragment header, RFC 8200 section 4.5.
-const FRAGMENT_HEADER: usize = 8;
+pub(super) const FRAGMENT_HEADER: usize = 8;
 
 /// Where the Fragment header of an IPv6 packet is or belongs: behind the headers that routers read.
-struct FragmentHeaderPlace {
-    offset: usize,
-    exists: bool,
+pub(super) struct FragmentHeaderPlace {
+    pub(super) offset: usize,
+    pub(super) exists: bool,
     /// Where the number of the header that follows is written.
     next_header: usize,
 }
@@ -194,7 +194,7 @@ struct FragmentHeaderPlace {
 impl FragmentHeaderPlace {
     /// RFC 8200 section 4.5: the Per-Fragment headers are all up to and including the Routing header, if there is
     /// one, else the Hop-by-Hop Options header.
-    fn find(headers: &[u8], packet: &Ip) -> Option<Self> {
+    pub(super) fn find(headers: &[u8], packet: &Ip) -> Option<Self> {
         let mut place = Self { offset: packet.start + 40, exists: false, next_header: packet.start + 6 };
         let (mut offset, mut number) = (place.offset, place.next_header);
         while offset < packet.transport {

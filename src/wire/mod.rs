@@ -1,10 +1,12 @@
 //! Byte layouts: pure, no I/O, nothing but slices in and bytes out.
 //!
 //! What we build (`vxlan`, `geneve`, `gre`, `erspan`) is a plain struct of typed fields with `LEN` or `header_len()`, a
-//! `write` that cannot fail, and a `parse`; [`outer`] and [`outer_template`] write what the kernel writes on sockets. What we edit
-//! in place is [`edit`], with [`segment`] and [`ip_fragment`] on top. What we only read is [`layers`].
+//! `write` that cannot fail, and a `parse`; [`outer`] and [`outer_template`] write what the kernel writes on sockets. What
+//! we edit in place is [`edit`], with [`segment`] and [`ip_fragment`] on top. What we only read is [`layers`], and other
+//! people's tunnels: [`decapsulate`], with [`reassembly`] before it.
 
 pub mod checksum;
+pub mod decapsulate;
 pub mod edit;
 pub mod erspan;
 pub mod ethernet;
@@ -18,7 +20,9 @@ pub(crate) mod oracle;
 pub mod outer;
 pub mod outer_template;
 pub mod pcap;
+pub mod reassembly;
 pub mod segment;
+pub mod sequence;
 pub mod vxlan;
 
 /// Why bytes are not the header they should be.

@@ -6,7 +6,7 @@
 
 use super::ethernet::HEADER_LEN;
 use super::geneve::Geneve;
-use super::gre::{CHECKSUM_PRESENT, KEY_PRESENT, SEQUENCE_PRESENT, TRANSPARENT_ETHERNET};
+use super::gre::{self, TRANSPARENT_ETHERNET};
 use super::layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, GRE, Ip, Layers, UDP, u16_at};
 use super::vxlan::Vxlan;
 
@@ -73,8 +73,6 @@ pub fn from_outermost(bytes: &[u8], outermost: Ip) -> impl Iterator<Item = Ip> {
 fn inside(bytes: &[u8], outer: &Ip) -> Option<Ip> {
     const IP_IN_IP: u8 = 4;
     const IPV6_IN_IP: u8 = 41;
-    /// What Linux's vxlan device uses unless it is told another: older than the standard.
-    const LINUX_VXLAN_PORT: u16 = 8472;
 
     if outer.fragment != Fragment::Whole {
         return None;
@@ -84,7 +82,7 @@ fn inside(bytes: &[u8], outer: &Ip) -> Option<Ip> {
         UDP => {
             let payload = bytes.get(outer.payload?..)?;
             let frame = match u16_at(bytes, outer.transport + 2)? {
-                Vxlan::PORT | LINUX_VXLAN_PORT => Vxlan::parse(payload).ok()?.1,
+                Vxlan::PORT | Vxlan::LINUX_PORT => Vxlan::parse(payload).ok()?.1,
                 Geneve::PORT => Geneve::parse(payload).ok()?.1,
                 _ => return None,
             };
@@ -96,16 +94,11 @@ fn inside(bytes: &[u8], outer: &Ip) -> Option<Ip> {
     }
 }
 
-/// RFC 2784 and 2890, with the checksum that [`Gre`](super::gre::Gre) does without.
+/// The packet behind the GRE header at `start`.
 fn behind_gre(bytes: &[u8], start: usize) -> Option<Ip> {
-    const OPTIONAL: u16 = CHECKSUM_PRESENT | KEY_PRESENT | SEQUENCE_PRESENT;
-    let flags = u16_at(bytes, start)?;
-    if flags & !OPTIONAL != 0 {
-        return None;
-    }
-    let optional = 4 * flags.count_ones() as usize;
-    let payload = start + 4 + optional;
-    match u16_at(bytes, start + 2)? {
+    let (gre, payload) = gre::Received::parse(bytes.get(start..)?).ok().filter(|(gre, _)| !gre.reserved_bits)?;
+    let payload = bytes.len() - payload.len();
+    match gre.header.protocol {
         TRANSPARENT_ETHERNET => in_ethernet(bytes, payload),
         ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => Ip::parse(bytes, payload),
         _ => None,

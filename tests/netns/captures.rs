@@ -11,10 +11,10 @@ use serde::Deserialize;
 
 use crate::bad_input::ends_well;
 use crate::encapsulation::{ALL, ERSPAN_2, Encapsulation, GRE, Underlay, VXLAN};
-use crate::farspan::replay;
+use crate::farspan::{binary, replay};
 use crate::judge::suricata::{Alerts, alerts_in};
 use crate::judge::{Capture, frames_of, truncated_or_foreign};
-use crate::lab::Lab;
+use crate::lab::{Lab, succeed};
 use crate::traffic::{full, real_captures};
 
 /// veth's largest: no capture needs fitting.
@@ -31,6 +31,21 @@ fn every_ethernet_capture_comes_back_byte_for_byte() {
             let outer = lab.path("outer.pcap");
             dry_run(&lab, capture, &encapsulation.url(Underlay::V4), &outer, &[]);
             assert_same(capture, &outer, "flow");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn what_is_received_out_of_a_dry_run_is_the_capture() {
+    let lab = Lab::with_underlay_mtu(WIDEST_MTU);
+    for (number, capture) in comparable_captures().iter().enumerate() {
+        for encapsulation in sample(&ALL, number) {
+            let (outer, inner) = (lab.path("outer.pcap"), lab.path("inner.pcap"));
+            dry_run(&lab, capture, &encapsulation.url(Underlay::V4), &outer, &[]);
+            let (from, to) = (format!("file:{}", outer.display()), format!("pcap:{}", inner.display()));
+            succeed(Command::new(binary()).args(["receive", "--from", &from, "--to", &to]));
+            assert_referee(&["--order", "flow"], capture, &inner);
         }
     }
 }
@@ -117,13 +132,14 @@ fn dry_run(lab: &Lab, capture: &Path, to: &str, outer: &Path, options: &[&str]) 
 
 /// The referee of `../shared/tools`, which decapsulates by itself.
 fn assert_same(capture: &Path, outer: &Path, order: &str) {
+    assert_referee(&["--decap", "--order", order], capture, outer);
+}
+
+/// The referee says that two captures are the same.
+fn assert_referee(options: &[&str], capture: &Path, outer: &Path) {
     let referee = real_captures().join("../tools/pcapsame.py");
-    let verdict = Command::new("python3")
-        .arg(referee)
-        .args(["--decap", "--order", order])
-        .args([capture, outer])
-        .output()
-        .expect("python3 can be run");
+    let verdict =
+        Command::new("python3").arg(referee).args(options).args([capture, outer]).output().expect("python3 can be run");
     assert!(verdict.status.success(), "{}\n{}", capture.display(), String::from_utf8_lossy(&verdict.stdout));
 }
 

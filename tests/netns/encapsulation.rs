@@ -33,6 +33,18 @@ impl Encapsulation {
         format!("{}://{host}{mark}{query}", self.scheme)
     }
 
+    /// The endpoint that receives it at every address.
+    pub fn endpoint(&self, underlay: Underlay) -> String {
+        let any = if underlay == Underlay::V4 { "0.0.0.0" } else { "[::]" };
+        format!("{}://{any}", self.scheme)
+    }
+
+    /// The id that its URL asks for, and the name of its encapsulation, as a receiver tells them.
+    pub fn stream(&self) -> (&'static str, Option<u32>) {
+        let id = self.query.split(['=', '&']).nth(1).and_then(|id| id.parse().ok());
+        (self.scheme, id)
+    }
+
     /// Its name in a test's messages and file names.
     pub fn name(&self) -> String {
         format!("{}{}", self.scheme, if self.query.contains("key") { "-key" } else { "" })
@@ -134,3 +146,17 @@ pub const GENEVE: Encapsulation = Encapsulation {
 
 /// One of each, without the variants.
 pub const ALL: [&Encapsulation; 6] = [&VXLAN, &GRE, &ERSPAN_1, &ERSPAN_2, &ERSPAN_3, &GENEVE];
+
+/// Tests of one proof for each of several encapsulations and underlays.
+macro_rules! for_every_encapsulation {
+    ($proof:ident: $($test:ident = $encapsulation:ident over $underlay:ident;)*) => {
+        $(
+            #[test]
+            #[ignore = "needs root: run scripts/test"]
+            fn $test() {
+                $proof(&$encapsulation, Underlay::$underlay);
+            }
+        )*
+    };
+}
+pub(crate) use for_every_encapsulation;

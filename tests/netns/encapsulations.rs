@@ -1,7 +1,9 @@
 //! Every encapsulation over IPv4 and IPv6: the fields as configured, the inner frame whole, and nothing missing at
 //! receivers that are not ours.
 
-use crate::encapsulation::{ERSPAN_1, ERSPAN_2, ERSPAN_3, Encapsulation, GENEVE, GRE, GRE_WITH_KEY, Underlay, VXLAN};
+use crate::encapsulation::{
+    ERSPAN_1, ERSPAN_2, ERSPAN_3, Encapsulation, GENEVE, GRE, GRE_WITH_KEY, Underlay, VXLAN, for_every_encapsulation,
+};
 use crate::farspan::Farspan;
 use crate::judge::{Capture, KernelVxlan, OpenVswitch, Suricata, tshark};
 use crate::lab::{Lab, await_that};
@@ -9,18 +11,6 @@ use crate::traffic::{self, HTTP_DNS_TLS, RULES, Servers};
 
 /// Room for the longest encapsulation around a full frame, so that frames arrive as they were.
 const WIDE_MTU: u32 = 1600;
-
-macro_rules! for_every_encapsulation {
-    ($proof:ident: $($test:ident = $encapsulation:ident over $underlay:ident;)*) => {
-        $(
-            #[test]
-            #[ignore = "needs root: run scripts/test"]
-            fn $test() {
-                $proof(&$encapsulation, Underlay::$underlay);
-            }
-        )*
-    };
-}
 
 mod seen_by_tshark_and_suricata {
     use super::*;

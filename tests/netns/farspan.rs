@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde::Deserialize;
 
-use crate::lab::{Lab, Process, await_that};
+use crate::lab::{Lab, Namespace, Process, await_that};
 
 /// The binary under test: what Cargo built, or another build such as the packaged one.
 pub fn binary() -> PathBuf {
@@ -30,7 +30,7 @@ fn transmit(arguments: &[&str]) -> &'static [&'static str] {
     if by_xdp() && !says("fit=fragment") && !says("transmit") { &["--transmit", "xdp"] } else { &[] }
 }
 
-/// A running `farspan mirror`.
+/// A running `farspan mirror` or `farspan receive`.
 pub struct Farspan {
     process: Process,
     ledger: PathBuf,
@@ -40,12 +40,23 @@ pub struct Farspan {
 impl Farspan {
     /// Starts `farspan mirror … --json` on the tapped host and waits for its start line.
     pub fn mirror(lab: &Lab, arguments: &[&str]) -> Self {
-        let (ledger, log) = (lab.path("farspan.json"), lab.path("farspan.log"));
-        let mut command = lab.host.command(binary());
+        let engine = engine();
+        let engine = engine.iter().map(String::as_str);
+        let arguments: Vec<&str> =
+            arguments.iter().copied().chain(engine).chain(transmit(arguments).iter().copied()).collect();
+        Self::start(lab, &lab.host, ["mirror", "mirroring "], &arguments)
+    }
+
+    /// Starts `farspan receive … --json` in `namespace` and waits for its start line.
+    pub fn receive(lab: &Lab, namespace: &Namespace, arguments: &[&str]) -> Self {
+        Self::start(lab, namespace, ["receive", "receiving "], arguments)
+    }
+
+    fn start(lab: &Lab, namespace: &Namespace, [what, started]: [&str; 2], arguments: &[&str]) -> Self {
+        let (ledger, log) = (lab.path(&format!("{what}.json")), lab.path(&format!("{what}.log")));
+        let mut command = namespace.command(binary());
         command
-            .args(["mirror", "--json"])
-            .args(engine())
-            .args(transmit(arguments))
+            .args([what, "--json"])
             .args(arguments)
             .stdout(File::create(&ledger).expect("the folder is writable"))
             .stderr(File::create(&log).expect("the folder is writable"));
@@ -54,7 +65,7 @@ impl Farspan {
             if let Some(status) = farspan.process.ended() {
                 panic!("farspan ended at once: {status}\n{}", farspan.log());
             }
-            farspan.log().contains("mirroring ")
+            farspan.log().contains(started)
         });
         farspan
     }
@@ -106,6 +117,21 @@ pub struct Ledger {
     pub dropped: BTreeMap<String, u64>,
     pub rewritten: Rewritten,
     pub destinations: Vec<Destination>,
+    pub senders: Vec<Sender>,
+}
+
+/// What a receiver tells of one stream.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Sender {
+    pub from: String,
+    pub encapsulation: Option<String>,
+    pub id: Option<u32>,
+    pub received: u64,
+    pub lost: Option<u64>,
+    pub reordered: u64,
+    pub duplicated: u64,
+    pub restarts: u64,
+    pub reserved_bits: u64,
 }
 
 #[derive(Debug, Deserialize)]

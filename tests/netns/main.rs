@@ -21,6 +21,7 @@ mod frame_types;
 mod ids;
 mod law;
 mod own_traffic;
+mod receive;
 mod resources;
 mod settings;
 mod workers;

@@ -1,0 +1,103 @@
+//! One session from its plan to its ledger: what `mirror` and `receive` have in common.
+
+use super::output;
+use super::progress::Progress;
+use super::runtime::{RuntimeError, block_on};
+use crate::config::plan::{Engine, SessionPlan};
+use crate::error::Problems;
+use crate::kernel::resolve::resolve;
+use crate::kernel::watch::watch;
+use crate::ledger::Ledger;
+use crate::quantity::{Mtu, Workers};
+use crate::session::control::{Signals, until_end};
+use crate::session::{Outcome, Session};
+use crate::source::{self, Interface};
+
+/// What a session does, for its start line.
+#[derive(Clone, Copy, Debug)]
+pub enum Does {
+    /// It copies what an interface or a file has.
+    Mirror,
+    /// It takes what others send.
+    Receive,
+}
+
+/// Runs until the source ends, the count or the time is reached, or the operator stops it; then prints the ledger.
+///
+/// # Errors
+/// What kept the session from starting, or went wrong on the way.
+pub fn run(plan: &SessionPlan, does: Does, quiet: bool, json: bool) -> Result<(), Problems> {
+    output::check_reader(&plan.destinations)?;
+    let Outcome { ledger, failures } = block_on(run_session(plan, does, quiet))??;
+    if !quiet {
+        output::print_ledger(&plan.destinations, &ledger, json)?;
+    }
+    Problems::unless_empty(failures)
+}
+
+/// Opens the session, says so, and runs it to its end.
+async fn run_session(plan: &SessionPlan, does: Does, quiet: bool) -> Result<Outcome, Problems> {
+    // A mistyped interface is told before anybody is waited for.
+    source::look(plan)?;
+    let underlays = resolve(&plan.destinations).await?;
+    let session = Session::open(plan, &underlays)?;
+    let signals = Signals::listen().map_err(RuntimeError)?;
+    if !quiet {
+        let to = plan.destinations.iter().map(|destination| destination.to.as_str());
+        let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));
+        output::say(&start_line(does, session.interfaces(), plan.workers(), to.zip(mtus)));
+    }
+    tokio::spawn(watch(underlays.into_iter().flatten().collect()));
+    let progress = Progress::of(plan, session.progress(), quiet);
+    let look = progress.map(|progress| move |ledger: &Ledger| progress.show(ledger));
+    let running = session.start()?;
+    Ok(until_end(running, signals, plan.end.duration, look).await)
+}
+
+/// What goes where, over which path MTU, with which engine. A capture file has no path.
+fn start_line<'a>(
+    does: Does,
+    interfaces: &[Interface],
+    workers: Workers,
+    destinations: impl Iterator<Item = (&'a str, Option<Mtu>)>,
+) -> String {
+    let engine = match interfaces.iter().find_map(|interface| interface.engine) {
+        Some(Engine::Auto | Engine::Ring) => ", with packet rings",
+        Some(Engine::Pcap) => ", with libpcap",
+        None => "",
+    };
+    let workers = if workers > Workers::LEAST { format!(", by {workers} workers") } else { String::new() };
+    let does = match does {
+        Does::Mirror => "mirroring",
+        Does::Receive => "receiving",
+    };
+    let interfaces: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let to: Vec<String> =
+        destinations.map(|(to, mtu)| mtu.map_or_else(|| to.to_owned(), |mtu| format!("{to} over MTU {mtu}"))).collect();
+    format!("farspan: {does} {} to {}{engine}{workers}\n", interfaces.join(", "), to.join(" and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(name: &str) -> Interface {
+        Interface { name: name.to_owned(), mtu: Some(Mtu::ETHERNET), engine: Some(Engine::Pcap) }
+    }
+
+    #[test]
+    fn the_start_line_says_what_goes_where_over_which_mtu() {
+        let destinations = [("vxlan://192.0.2.10?vni=42", Some(Mtu::ETHERNET)), ("pcap:copy.pcap", None)];
+        let said = "farspan: mirroring eth0, veth1 to vxlan://192.0.2.10?vni=42 over MTU 1500 and pcap:copy.pcap, with libpcap";
+        for (workers, end) in [(1, "\n"), (2, ", by 2 workers\n")] {
+            let (interfaces, workers) = (["eth0", "veth1"].map(interface), Workers::new(workers).unwrap());
+            let line = start_line(Does::Mirror, &interfaces, workers, destinations.into_iter());
+            assert_eq!(line, format!("{said}{end}"));
+        }
+        let endpoint = Interface { name: "gre://[::]".to_owned(), mtu: None, engine: None };
+        assert_eq!(
+            start_line(Does::Receive, &[endpoint], Workers::LEAST, [("pcap:-", None)].into_iter()),
+            "farspan: receiving gre://[::] to pcap:-\n"
+        );
+    }
+}

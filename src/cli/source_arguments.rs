@@ -1,0 +1,189 @@
+//! The flags that say where frames come from: interfaces and files for `mirror`, tunnels for `receive`, all for `check`.
+
+#![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, printed as they are")]
+
+use std::time::Duration;
+
+use clap::{Args, ValueHint};
+
+use crate::config::plan::EndPlan;
+use crate::config::written::{Origin, Table, Value, Written, set};
+
+/// Flags of one kind of source.
+pub trait SourceFlags: Args {
+    /// Writes them over the keys of a session.
+    fn write_over(&self, keys: &mut Table);
+}
+
+/// Interfaces and capture files.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Source")]
+pub struct CaptureArguments {
+    /// Interface to mirror, or a pattern such as 'veth*' (repeatable)
+    #[arg(short, long, value_name = "IF")]
+    interface: Vec<String>,
+    /// Capture file to replay, pcap or pcapng; - is standard input
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    read: Option<String>,
+    /// Only frames that came in, went out, or all: in, out, inout [default: inout]
+    #[arg(short = 'Q', long, value_name = "WAY")]
+    direction: Option<String>,
+    /// Leave the interface as it is: only frames that are for this host
+    #[arg(short = 'p', long)]
+    no_promiscuous: bool,
+    /// What captures: ring knows offloads and directions exactly, pcap takes any link type [default: auto: ring where
+    /// it is possible]
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
+    /// Longest time that a frame waits in the capture memory [default: 2ms]
+    #[arg(long, value_name = "TIME")]
+    delay: Option<String>,
+    /// Threads that share the flows of the interfaces, 1 to 64 [default: 1]
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// CPUs of the workers, such as 0,2 or 4-7: each worker stays on one [default: where the kernel likes]
+    #[arg(long, value_name = "CPUS")]
+    pin: Option<String>,
+}
+
+/// Tunnels in which others send their mirrors.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Source")]
+pub struct TunnelArguments {
+    /// Endpoint to receive at: vxlan://0.0.0.0, geneve://[::]:6081, gre://0.0.0.0, erspan://0.0.0.0 (any type), erspan1://,
+    /// erspan2://, erspan3://; ?vni=, ?key= or ?session=7,10-19 selects. Or file:FILE: outer packets of a capture file
+    /// (repeatable)
+    #[arg(long, value_name = "ENDPOINT")]
+    from: Vec<String>,
+    /// Take frames of these senders only: 192.0.2.0/24 (repeatable) [default: of everybody]
+    #[arg(long, value_name = "CIDR")]
+    allow: Vec<String>,
+    /// Refuse headers with reserved bits set, as Linux and Open vSwitch do
+    #[arg(long)]
+    strict: bool,
+    /// How many tunnels inside each other are taken off: 1 to 8, or all [default: 1]
+    #[arg(long, value_name = "N")]
+    decap: Option<String>,
+    /// Keep VNI, key or session with the frame: vlan puts its low 12 bits into an 802.1Q tag [default: off]
+    #[arg(long, value_name = "HOW")]
+    tag: Option<String>,
+    /// Restore the order of GRE and ERSPAN sequence numbers; a frame waits for earlier ones at most this long
+    /// [default: off]
+    #[arg(long, value_name = "TIME")]
+    reorder: Option<String>,
+}
+
+/// Every source there is.
+#[derive(Debug, Args)]
+pub struct AllSourceArguments {
+    #[command(flatten)]
+    capture: CaptureArguments,
+    #[command(flatten)]
+    tunnels: TunnelArguments,
+}
+
+/// What every source has.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Source")]
+pub struct AnySourceArguments {
+    /// Memory for frames that wait to be taken [default: 24MiB]
+    #[arg(short = 'B', long, value_name = "SIZE")]
+    buffer: Option<String>,
+    /// How fast a file is replayed: unpaced, or recorded for the recorded gaps [default: unpaced]
+    #[arg(long)]
+    pace: Option<String>,
+    /// Replay a file at this rate: 20kpps, 500Mbit/s
+    #[arg(long)]
+    rate: Option<String>,
+    /// Stop after this many frames
+    #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Stop after this time: 60s, 5m
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+}
+
+impl SourceFlags for CaptureArguments {
+    fn write_over(&self, keys: &mut Table) {
+        write(keys, "direction", "-Q", self.direction.as_ref());
+        write(keys, "engine", "--engine", self.engine.as_ref());
+        write(keys, "delay", "--delay", self.delay.as_ref());
+        write(keys, "workers", "--workers", self.workers.as_ref());
+        write(keys, "pin", "--pin", self.pin.as_ref());
+        if self.no_promiscuous {
+            set(keys, &["source", "promiscuous"], Written::bare_flag("--no-promiscuous", "off"));
+        }
+        if !self.interface.is_empty() || self.read.is_some() {
+            forget_source(keys);
+        }
+        write_list(keys, "interface", "-i", &self.interface);
+        write(keys, "file", "-r", self.read.as_ref());
+    }
+}
+
+impl SourceFlags for TunnelArguments {
+    fn write_over(&self, keys: &mut Table) {
+        if !self.from.is_empty() {
+            forget_source(keys);
+        }
+        write_list(keys, "tunnel", "--from", &self.from);
+        write_list(keys, "allow", "--allow", &self.allow);
+        write(keys, "decap", "--decap", self.decap.as_ref());
+        write(keys, "tag", "--tag", self.tag.as_ref());
+        write(keys, "reorder", "--reorder", self.reorder.as_ref());
+        if self.strict {
+            set(keys, &["source", "strict"], Written::bare_flag("--strict", "on"));
+        }
+    }
+}
+
+impl SourceFlags for AllSourceArguments {
+    fn write_over(&self, keys: &mut Table) {
+        self.capture.write_over(keys);
+        // Interfaces and endpoints together are a mistake, which the plan will tell.
+        if self.capture.interface.is_empty() && self.capture.read.is_none() {
+            self.tunnels.write_over(keys);
+        } else {
+            let TunnelArguments { from, .. } = &self.tunnels;
+            write_list(keys, "tunnel", "--from", from);
+        }
+    }
+}
+
+impl AnySourceArguments {
+    /// Writes the flags over the keys of a session.
+    pub fn write_over(&self, keys: &mut Table) {
+        write(keys, "buffer", "--buffer", self.buffer.as_ref());
+        write(keys, "pace", "--pace", self.pace.as_ref());
+        write(keys, "rate", "--rate", self.rate.as_ref());
+    }
+
+    /// When the session ends by itself.
+    pub fn end(&self) -> EndPlan {
+        EndPlan { count: self.count, duration: self.duration }
+    }
+}
+
+/// A source on the command line takes the place of the file's, of whichever kind.
+fn forget_source(keys: &mut Table) {
+    if let Some(Value::Table(source)) = keys.get_mut("source").map(|source| &mut source.value) {
+        for kind in ["interface", "file", "tunnel"] {
+            source.shift_remove(kind);
+        }
+    }
+}
+
+fn write(keys: &mut Table, key: &str, flag: &str, word: Option<&String>) {
+    if let Some(word) = word {
+        set(keys, &["source", key], Written::flag(flag, word));
+    }
+}
+
+fn write_list(keys: &mut Table, key: &str, flag: &str, words: &[String]) {
+    if words.is_empty() {
+        return;
+    }
+    let list = words.iter().map(|word| Written::flag(flag, word)).collect();
+    let origin = Some(Origin::Flag(format!("{flag} {}", words.join(&format!(" {flag} ")))));
+    set(keys, &["source", key], Written { value: Value::List(list), origin });
+}

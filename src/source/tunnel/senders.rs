@@ -1,0 +1,179 @@
+//! The table of senders: what came from whom, in bounded memory.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::ledger::SenderLedger;
+use crate::wire::decapsulate::{Decapsulated, Tunnel};
+use crate::wire::sequence::Stream;
+
+/// Most streams of one endpoint that have a row. Those that come later are counted together: a table that forgot old
+/// rows would let whoever forges addresses erase the account of everybody else.
+pub const MOST: usize = 1024;
+
+/// What one sender numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    from: IpAddr,
+    tunnel: Tunnel,
+    id: Option<u32>,
+}
+
+/// One stream's account.
+#[derive(Clone, Debug)]
+struct Row {
+    key: Key,
+    received: u64,
+    reserved_bits: u64,
+    /// Whether its datagrams have sequence numbers.
+    is_numbered: bool,
+    stream: Stream,
+}
+
+/// Every stream of one endpoint. Its memory is claimed at start.
+#[derive(Debug)]
+pub struct SenderTable {
+    rows: Vec<Row>,
+    by_key: HashMap<Key, usize>,
+    /// The row of the last datagram: the next one is mostly of the same stream.
+    latest: usize,
+    /// What found no room.
+    others: u64,
+    others_reserved: u64,
+}
+
+impl SenderTable {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self {
+            rows: Vec::with_capacity(MOST),
+            by_key: HashMap::with_capacity(MOST),
+            latest: 0,
+            others: 0,
+            others_reserved: 0,
+        }
+    }
+
+    /// Counts a datagram from `from`. Returns the stream's row, if it has one.
+    pub fn count(&mut self, from: IpAddr, taken: &Decapsulated<'_>) -> Option<usize> {
+        let key = Key { from, tunnel: taken.tunnel, id: taken.id };
+        let Some(number) = self.row_of(key) else {
+            self.others += 1;
+            self.others_reserved += u64::from(taken.notes.reserved_bits);
+            return None;
+        };
+        self.latest = number;
+        let row = &mut self.rows[number];
+        row.received += 1;
+        row.reserved_bits += u64::from(taken.notes.reserved_bits);
+        if let Some(sequence) = taken.sequence {
+            row.is_numbered = true;
+            row.stream.receive(sequence);
+        }
+        Some(number)
+    }
+
+    fn row_of(&mut self, key: Key) -> Option<usize> {
+        if self.rows.get(self.latest).is_some_and(|row| row.key == key) {
+            return Some(self.latest);
+        }
+        if let Some(&number) = self.by_key.get(&key) {
+            return Some(number);
+        }
+        if self.rows.len() == MOST {
+            return None;
+        }
+        let row = Row { key, received: 0, reserved_bits: 0, is_numbered: false, stream: Stream::default() };
+        self.rows.push(row);
+        self.by_key.insert(key, self.rows.len() - 1);
+        Some(self.rows.len() - 1)
+    }
+
+    /// Nothing more will come: what is missing is lost.
+    pub fn settle(&mut self) {
+        self.rows.iter_mut().for_each(|row| row.stream.settle());
+    }
+
+    /// Appends every row to `all`, and one for those without a row, if there are any.
+    pub fn write(&self, all: &mut Vec<SenderLedger>) {
+        all.extend(self.rows.iter().map(|row| {
+            let counts = row.stream.counts();
+            SenderLedger {
+                from: Some(row.key.from),
+                encapsulation: Some(row.key.tunnel),
+                id: row.key.id,
+                received: row.received,
+                lost: row.is_numbered.then_some(counts.lost),
+                reordered: counts.reordered,
+                duplicated: counts.duplicated,
+                restarts: counts.restarts,
+                reserved_bits: row.reserved_bits,
+            }
+        }));
+        all.extend((self.others > 0).then_some(SenderLedger {
+            from: None,
+            encapsulation: None,
+            id: None,
+            received: self.others,
+            lost: None,
+            reordered: 0,
+            duplicated: 0,
+            restarts: 0,
+            reserved_bits: self.others_reserved,
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::decapsulate::Rules;
+
+    /// A GRE packet with this key and sequence number.
+    fn gre(key: u8, sequence: u8) -> Vec<u8> {
+        vec![0x30, 0, 0x65, 0x58, 0, 0, 0, key, 0, 0, 0, sequence]
+    }
+
+    fn count(table: &mut SenderTable, from: u32, packet: &[u8]) -> Option<usize> {
+        let taken = Rules::default().take_from_gre(packet, 0).unwrap();
+        table.count(std::net::Ipv4Addr::from_bits(from).into(), &taken)
+    }
+
+    fn rows(table: &SenderTable) -> Vec<SenderLedger> {
+        let mut rows = Vec::new();
+        table.write(&mut rows);
+        rows
+    }
+
+    #[test]
+    fn each_stream_has_its_own_account() {
+        let mut table = SenderTable::new();
+        for (from, key, sequence) in [(1, 7, 0), (1, 7, 2), (2, 7, 9), (1, 8, 0), (1, 7, 1), (1, 7, 5)] {
+            count(&mut table, from, &gre(key, sequence));
+        }
+        let plain = [0, 0, 0x65, 0x58];
+        count(&mut table, 1, &plain);
+        table.settle();
+        let seen: Vec<_> = rows(&table).iter().map(|row| (row.id, row.received, row.lost, row.reordered)).collect();
+        assert_eq!(
+            seen,
+            [(Some(7), 4, Some(2), 1), (Some(7), 1, Some(0), 0), (Some(8), 1, Some(0), 0), (None, 1, None, 0)]
+        );
+    }
+
+    #[test]
+    fn a_flood_of_senders_costs_no_memory_and_hides_nobody() {
+        let mut table = SenderTable::new();
+        let first = count(&mut table, 0, &gre(7, 0));
+        let capacity = (table.rows.capacity(), table.by_key.capacity());
+        for from in 1..5000 {
+            count(&mut table, from, &gre(7, 0));
+        }
+        assert_eq!(count(&mut table, 0, &gre(7, 1)), first);
+        let rows = rows(&table);
+        assert_eq!(rows.len(), MOST + 1);
+        assert_eq!(rows[0].received, 2);
+        assert_eq!((rows[MOST].from, rows[MOST].received), (None, 5000 - MOST as u64));
+        assert_eq!((table.rows.capacity(), table.by_key.capacity()), capacity);
+    }
+}
