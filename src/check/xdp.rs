@@ -11,7 +11,7 @@ use crate::kernel::underlay::Underlay;
 pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
     let workers = match &plan.source {
         SourcePlan::Live(live) => live.workers.value().into(),
-        SourcePlan::File(_) => 1,
+        SourcePlan::File(_) | SourcePlan::Tunnels(_) => 1,
     };
     let ways = plan.destinations.iter().zip(&facts.underlays);
     let each = ways.flat_map(|(destination, way)| one(destination, way.as_deref(), workers, facts).unwrap_or_default());
