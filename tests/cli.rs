@@ -79,6 +79,11 @@ const WRONG_LINES: &[(&str, &[&str])] = &[
     ("mirror -i eth0 --to pcap:a --to pcap:a", &["two destinations write to a", "its own file"]),
     ("mirror -i eth0 --to pcap:a --to pcap:./a", &["two destinations write to ./a", "its own file"]),
     ("mirror -i eth0 --to gre://h?transmit=pcap:a --to gre://h?transmit=pcap:./a", &["two destinations write to ./a"]),
+    (
+        "mirror -i eth0 --to gre://h?transmit=xdp --to gre://h?transmit=xdp-zerocopy",
+        &["some the one and some the other", "choose one for all"],
+    ),
+    ("mirror -i eth0 --to gre://h?fit=fragment&transmit=xdp-zerocopy", &["AF_XDP sends whole frames", "another `fit`"]),
     ("mirror -i eth0 --to pcap:- --to gre://h?transmit=pcap:-", &["two destinations write to standard output"]),
     ("mirror -r a --to pcap:a", &["both the source and a destination", "another file"]),
     ("mirror -i eth0 -B 4096 --to pcap:-", &["`4096` is not a buffer size", "--buffer 24MiB"]),

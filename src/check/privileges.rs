@@ -2,7 +2,7 @@
 
 use super::facts::Facts;
 use super::finding::Finding;
-use crate::config::plan::{DestinationPlan, End, SessionPlan, TransmitPlan, TunnelPlan};
+use crate::config::plan::{DestinationPlan, End, SessionPlan, TunnelPlan};
 use crate::destination::encapsulate::udp_port;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::{Capability, setcap_line};
@@ -65,7 +65,7 @@ fn tunnel(destination: &DestinationPlan) -> Option<&TunnelPlan> {
 }
 
 fn needs_raw_socket(tunnel: &TunnelPlan) -> bool {
-    udp_port(&tunnel.encapsulation).is_none() || tunnel.transmit == TransmitPlan::Xdp
+    udp_port(&tunnel.encapsulation).is_none() || tunnel.transmit.is_xdp()
 }
 
 #[cfg(test)]
@@ -74,7 +74,7 @@ mod tests {
 
     use super::super::testing::{self, facts, mtu, vxlan};
     use super::*;
-    use crate::config::plan::{Encapsulation, FilePath};
+    use crate::config::plan::{Encapsulation, FilePath, TransmitPlan};
     use crate::kernel::capabilities::Capabilities;
     use crate::kernel::underlay::Underlay;
 
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(refused[0].exit_code(), ExitCode::NotPermitted);
         assert!(refused[0].hint().is_some_and(|hint| hint.contains("setcap cap_net_raw")));
         assert!(problems(&plan(vxlan()), &unprivileged()).is_empty());
-        let by_xdp = TunnelPlan { transmit: TransmitPlan::Xdp, ..testing::tunnel(vxlan()) };
+        let by_xdp = TunnelPlan { transmit: TransmitPlan::Xdp { zero_copy: false }, ..testing::tunnel(vxlan()) };
         assert_eq!(problems(&testing::plan(by_xdp), &unprivileged()).len(), 1);
         assert!(problems(&plan(Encapsulation::Erspan1), &facts(mtu(1600))).is_empty());
     }

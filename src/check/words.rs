@@ -121,7 +121,10 @@ fn carrier(tunnel: &TunnelPlan) -> String {
     let protocol = protocol(udp_port(&tunnel.encapsulation));
     match &tunnel.transmit {
         TransmitPlan::Socket => protocol,
-        TransmitPlan::Xdp => format!("{protocol}, sent by AF_XDP"),
+        TransmitPlan::Xdp { zero_copy: false } => format!("{protocol}, sent by AF_XDP"),
+        TransmitPlan::Xdp { zero_copy: true } => {
+            format!("{protocol}, sent by AF_XDP, without a copy where the driver can")
+        }
         TransmitPlan::CaptureFile(file) => format!("{protocol}; a dry run: outer frames go to {file}"),
     }
 }

@@ -40,7 +40,8 @@ pub struct DestinationArguments {
     /// What listens there: suricata, zeek, snort, arkime, linux; `farspan check` then knows its limits
     #[arg(long, value_name = "PROGRAM")]
     analyzer: Option<String>,
-    /// How datagrams leave: auto, socket, xdp (AF_XDP), or pcap:FILE for a dry run [default: auto, which is socket]
+    /// How datagrams leave: auto, socket, xdp (AF_XDP), xdp-zerocopy (without a copy where the driver can), or pcap:FILE
+    /// for a dry run [default: auto, which is socket]
     #[arg(long, value_name = "HOW")]
     transmit: Option<String>,
     /// Source address of the tunnel [default: the route's]

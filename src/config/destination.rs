@@ -9,7 +9,7 @@ use super::destination_url::{DestinationUrl, Kind, Scheme};
 use super::keys::{Keys, Mistakes};
 use super::local_end;
 use super::mistake::{Mistake, What, is_name};
-use super::plan::{DestinationPlan, Encapsulation, End, Fit, Gso, Host, Ids, TransmitPlan, TunnelPlan, UdpChecksum};
+use super::plan::{DestinationPlan, Encapsulation, End, Fit, Gso, Host, Ids, TunnelPlan, UdpChecksum};
 use super::words;
 use super::written::{Origin, Table, Value, Written};
 use crate::quantity::{Dscp, ErspanIndex, PortRange, QuantityError, Ttl};
@@ -119,10 +119,10 @@ fn tunnel(
     }
     let fit = keys.read("fit", mistakes, str::parse).unwrap_or_default();
     let transmit = keys.read("transmit", mistakes, words::transmit).unwrap_or_default();
-    if transmit == TransmitPlan::Xdp && fit == Fit::Fragment {
+    if transmit.is_xdp() && fit == Fit::Fragment {
         mistakes.push(keys.mistake("transmit", What::XdpWithFragments));
     }
-    if transmit == TransmitPlan::Xdp && gso == Gso::On {
+    if transmit.is_xdp() && gso == Gso::On {
         mistakes.push(keys.mistake("transmit", What::XdpWithGso));
     }
     Some(TunnelPlan {

@@ -201,6 +201,11 @@ pub enum What {
     /// So are runs.
     #[error("AF_XDP sends single frames, and gso=on asks for UDP GSO of the kernel's IP stack")]
     XdpWithGso,
+    /// Destinations behind one interface share its queue.
+    #[error(
+        "the destinations of a session have transmit=xdp or transmit=xdp-zerocopy, not some the one and some the other"
+    )]
+    XdpInBothModes,
     /// A flag behind the filter expression.
     #[error("`{0}` stands behind the first word of the filter, so it would be part of the filter")]
     FlagInFilter(String),
@@ -301,6 +306,7 @@ impl Explain for Mistake {
                 Some(format!("CPUs here are {}", present.join(", ")))
             }
             What::XdpWithFragments => Some("choose another `fit`, or transmit=socket".to_owned()),
+            What::XdpInBothModes => Some("they share the queues of their interfaces: choose one for all".to_owned()),
             What::XdpWithGso => Some("leave `gso` out, or choose transmit=socket".to_owned()),
             What::FlagInFilter(_) => {
                 Some("put every option before the filter expression; an interface is given with -i".to_owned())

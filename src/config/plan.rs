@@ -186,8 +186,16 @@ impl DestinationPlan {
             End::Tap(_) => None,
             End::Tunnel(tunnel) => match &tunnel.transmit {
                 TransmitPlan::CaptureFile(file) => Some(file),
-                TransmitPlan::Socket | TransmitPlan::Xdp => None,
+                TransmitPlan::Socket | TransmitPlan::Xdp { .. } => None,
             },
+        }
+    }
+
+    /// How its datagrams leave, if it is a tunnel.
+    pub fn transmit(&self) -> Option<&TransmitPlan> {
+        match &self.end {
+            End::Tap(_) | End::File(_) => None,
+            End::Tunnel(tunnel) => Some(&tunnel.transmit),
         }
     }
 
@@ -429,7 +437,18 @@ pub enum TransmitPlan {
     #[default]
     Socket,
     /// As whole frames through an AF_XDP socket, past the kernel's IP stack, firewall and queueing disciplines.
-    Xdp,
+    Xdp {
+        /// Whether the network card may read them where they were written, which costs the interface an XDP program and
+        /// its queue another receive path.
+        zero_copy: bool,
+    },
     /// The dry run: outer frames are written to a capture file as they would leave.
     CaptureFile(FilePath),
+}
+
+impl TransmitPlan {
+    /// Whether it is AF_XDP, in whichever mode.
+    pub const fn is_xdp(&self) -> bool {
+        matches!(self, Self::Xdp { .. })
+    }
 }

@@ -224,7 +224,8 @@ fn all_destinations(
         }
         let what = contested_file(&plan, &destinations, source)
             .or_else(|| contested_tap(&plan, &destinations, source))
-            .or_else(|| too_few_ports(&plan, source));
+            .or_else(|| too_few_ports(&plan, source))
+            .or_else(|| both_modes_of_xdp(&plan, &destinations));
         mistakes.extend(what.map(|what| own.mistake("to", what)));
         destinations.push(plan);
     }
@@ -268,6 +269,13 @@ fn contested_tap(plan: &DestinationPlan, earlier: &[DestinationPlan], source: Op
     let captures_it = |pattern: &&String| *pattern == "any" || super::matches(pattern, &tap.device);
     let pattern = live.interfaces.iter().find(captures_it)?.clone();
     Some(What::MirrorsItself { pattern, device: tap.device.clone() })
+}
+
+/// Destinations that leave by one interface share its queue, so all are sent in one mode.
+fn both_modes_of_xdp(plan: &DestinationPlan, earlier: &[DestinationPlan]) -> Option<What> {
+    let way = plan.transmit().filter(|way| way.is_xdp())?;
+    let is_other = |other: &DestinationPlan| other.transmit().is_some_and(|other| other.is_xdp() && other != way);
+    earlier.iter().any(is_other).then_some(What::XdpInBothModes)
 }
 
 /// Why `plan` must not write its file. Inner frames have a file for themselves; only the dry run gathers the outer

@@ -68,12 +68,13 @@ impl fmt::Display for FilePath {
     }
 }
 
-/// `auto` and `socket` are the sockets, `xdp` is AF_XDP; `pcap:FILE` is the dry run.
+/// `auto` and `socket` are the sockets, `xdp` and `xdp-zerocopy` are AF_XDP; `pcap:FILE` is the dry run.
 pub(super) fn transmit(text: &str) -> Result<TransmitPlan, QuantityError> {
-    let unreadable = |NoFileName| unreadable("way to transmit", text, "auto, socket, xdp or pcap:FILE");
+    let unreadable = |NoFileName| unreadable("way to transmit", text, "auto, socket, xdp, xdp-zerocopy or pcap:FILE");
     match (text, text.strip_prefix("pcap:")) {
         ("auto" | "socket", _) => Ok(TransmitPlan::Socket),
-        ("xdp", _) => Ok(TransmitPlan::Xdp),
+        ("xdp", _) => Ok(TransmitPlan::Xdp { zero_copy: false }),
+        ("xdp-zerocopy", _) => Ok(TransmitPlan::Xdp { zero_copy: true }),
         (_, Some(file)) => file.parse().map(TransmitPlan::CaptureFile).map_err(unreadable),
         _ => Err(unreadable(NoFileName)),
     }

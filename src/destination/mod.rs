@@ -27,6 +27,7 @@ pub mod tunnel;
 mod udp;
 mod xdp;
 pub mod xdp_queue;
+pub mod zero_copy;
 
 #[cfg(test)]
 mod testing;

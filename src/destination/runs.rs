@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use crate::config::plan::{Gso, TransmitPlan, TunnelPlan, UdpChecksum};
+use crate::config::plan::{Gso, TunnelPlan, UdpChecksum};
 use crate::kernel::segmentation::RunsAreCut;
 use crate::kernel::underlay::Underlay;
 use crate::sys::mmsg::{MOST, MOST_BYTES_OF_A_RUN, MOST_OF_A_RUN};
@@ -12,7 +12,7 @@ use crate::sys::mmsg::{MOST, MOST_BYTES_OF_A_RUN, MOST_OF_A_RUN};
 /// refuses runs of a socket that leaves it zero.
 pub fn leave_in_runs(plan: &TunnelPlan, underlay: &Underlay) -> bool {
     match plan.gso {
-        _ if plan.transmit == TransmitPlan::Xdp => false,
+        _ if plan.transmit.is_xdp() => false,
         Gso::On => true,
         Gso::Off => false,
         Gso::Auto => plan.udp_checksum != UdpChecksum::Off && underlay.runs_are_cut() == RunsAreCut::BeforeTheDevice,

@@ -6,8 +6,9 @@ use super::sequence::Counters;
 use super::shared_file::{CannotCreate, SharedFile};
 use super::tap_device::{TapDevice, TapError};
 use super::xdp_queue::Queues;
+use super::zero_copy::ZeroCopy;
 use crate::config::local_end::{CaptureFilePlan, TapPlan};
-use crate::config::plan::{DestinationPlan, End, FilePath, TransmitPlan};
+use crate::config::plan::{DestinationPlan, FilePath, TransmitPlan};
 use crate::quantity::Mtu;
 
 /// What destinations open together. Made once a session; whoever opens a destination, for whichever worker, finds here
@@ -24,6 +25,8 @@ pub struct Shared {
     counters: Vec<(String, Option<Counters>)>,
     /// How many destinations send through AF_XDP.
     members: usize,
+    /// The session's interfaces in zero-copy mode, where that is wanted.
+    zero_copy: Option<Arc<Mutex<ZeroCopy>>>,
     /// The worker's AF_XDP sockets: one for each interface.
     pub(super) queues: Arc<Mutex<Queues>>,
 }
@@ -31,16 +34,12 @@ pub struct Shared {
 impl Shared {
     /// For the destinations `plans` of the worker with this number, which is the first that opens any.
     pub fn new(plans: &[DestinationPlan], worker: u32) -> Self {
-        let is_xdp = |plan: &&DestinationPlan| matches!(&plan.end, End::Tunnel(t) if t.transmit == TransmitPlan::Xdp);
-        let members = plans.iter().filter(is_xdp).count();
-        Self {
-            files: Vec::new(),
-            taps: Vec::new(),
-            mtu: Mtu::ETHERNET,
-            counters: Vec::new(),
-            members,
-            queues: queues(worker, members),
-        }
+        let ways = plans.iter().filter_map(|plan| plan.transmit());
+        let zero_copy = ways.clone().any(|way| *way == TransmitPlan::Xdp { zero_copy: true }).then(Arc::default);
+        let members = ways.filter(|way| way.is_xdp()).count();
+        let queues = queues(worker, members, zero_copy.as_ref());
+        let mtu = Mtu::ETHERNET;
+        Self { files: Vec::new(), taps: Vec::new(), mtu, counters: Vec::new(), members, zero_copy, queues }
     }
 
     /// The same for frames of links with this MTU; Ethernet's unless given.
@@ -51,7 +50,7 @@ impl Shared {
 
     /// Goes on to another worker of the session: it has sockets of its own.
     pub fn go_on_to(&mut self, worker: u32) {
-        self.queues = queues(worker, self.members);
+        self.queues = queues(worker, self.members, self.zero_copy.as_ref());
     }
 
     /// The capture file of that plan, created unless another destination or worker has done so in this session.
@@ -91,6 +90,6 @@ impl Shared {
     }
 }
 
-fn queues(worker: u32, members: usize) -> Arc<Mutex<Queues>> {
-    Arc::new(Mutex::new(Queues::new(worker, members)))
+fn queues(worker: u32, members: usize, zero_copy: Option<&Arc<Mutex<ZeroCopy>>>) -> Arc<Mutex<Queues>> {
+    Arc::new(Mutex::new(Queues::new(worker, members, zero_copy.cloned())))
 }

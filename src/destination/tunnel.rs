@@ -260,7 +260,7 @@ fn open_engine(
             (bank(sockets, Runs::new(plan, underlay, outer_len)), sources)
         }
         (TransmitPlan::Socket, None) => (bank(vec![raw_ip::open(plan, underlay)?], Runs::never(underlay)), Vec::new()),
-        (TransmitPlan::Xdp, port) => {
+        (TransmitPlan::Xdp { .. }, port) => {
             let (idle, sources) = match port {
                 Some(port) => udp::open(plan, underlay, port)?,
                 None => (vec![raw_ip::open(plan, underlay)?], Vec::new()),

@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
+use super::zero_copy::ZeroCopy;
 use crate::kernel::capabilities::setcap_line;
 use crate::ledger::DropReason;
 use crate::quantity::{Ifindex, Mtu};
 use crate::sys::interface;
+use crate::sys::xdp_program::Attached;
 use crate::sys::xsk::{self, CHUNK, LARGE_CHUNK, Shape, Slot};
 use crate::wire::ethernet;
 
@@ -41,6 +43,8 @@ pub struct Queues {
     number: u32,
     /// How many destinations may share one socket.
     members: usize,
+    /// Zero-copy mode, where it is wanted.
+    zero_copy: Option<Arc<Mutex<ZeroCopy>>>,
     open: Vec<(Ifindex, Weak<Mutex<Queue>>)>,
 }
 
@@ -67,8 +71,10 @@ pub(super) struct Queue {
     flights: Vec<Option<Flight>>,
     /// By member: frames that the kernel has done with.
     done: Vec<Vec<Done>>,
-    /// Whether the interface is gone: then nothing comes back.
+    /// Whether the interface is gone, or has no more to do with the socket: then nothing comes back.
     gone: bool,
+    /// The program that zero-copy mode needs; it outlives the socket.
+    _program: Option<Arc<Attached>>,
 }
 
 /// A frame that the kernel has.
@@ -112,8 +118,8 @@ pub struct QueueError {
 
 impl Queues {
     /// For the worker with this number, `members` of whose destinations send through AF_XDP.
-    pub fn new(number: u32, members: usize) -> Self {
-        Self { number, members, open: Vec::new() }
+    pub fn new(number: u32, members: usize, zero_copy: Option<Arc<Mutex<ZeroCopy>>>) -> Self {
+        Self { number, members, zero_copy, open: Vec::new() }
     }
 
     /// Joins the queue of `device`, which is opened unless another destination has it open, and returns the slots that
@@ -136,10 +142,10 @@ impl Queues {
     }
 
     fn open_queue(&mut self, device: Ifindex, patience: Duration) -> Result<Arc<Mutex<Queue>>, QueueError> {
-        let queue = self.bind_queue(device, patience).map_err(|cause| {
-            let name = nix::net::if_::if_indextoname(device.value());
-            let device = name.map_or_else(|_| device.to_string(), |name| name.to_string_lossy().into_owned());
-            QueueError { device, queue: self.number, cause }
+        let queue = self.bind_queue(device, patience).map_err(|cause| QueueError {
+            device: name(device),
+            queue: self.number,
+            cause,
         })?;
         let queue = Arc::new(Mutex::new(queue));
         self.open.push((device, Arc::downgrade(&queue)));
@@ -147,19 +153,23 @@ impl Queues {
     }
 
     fn bind_queue(&self, device: Ifindex, patience: Duration) -> io::Result<Queue> {
-        let shape = shape(mtu(device)?);
-        let (socket, unclaimed) = xsk::Socket::open(shape)?;
+        let mtu = mtu(device)?;
+        if let Some(zero_copy) = &self.zero_copy
+            && let Some((socket, unclaimed, program)) = lock(zero_copy).open(device, mtu, self.number, patience)?
+        {
+            return Ok(self.queue(socket, unclaimed, program));
+        }
+        let (socket, unclaimed) = xsk::Socket::open(shape(mtu))?;
         // The default holds less than the slots do. Less than asked for only makes the kernel take them in portions.
         let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)
             .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER));
-        let deadline = Instant::now() + patience;
-        while let Err(error) = socket.bind(device, self.number) {
-            if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() >= deadline {
-                return Err(error);
-            }
-            sleep(Duration::from_millis(5));
-        }
-        Ok(Queue {
+        bind(&socket, device, self.number, patience)?;
+        Ok(self.queue(socket, unclaimed, None))
+    }
+
+    fn queue(&self, socket: xsk::Socket, unclaimed: Vec<Slot>, program: Option<Arc<Attached>>) -> Queue {
+        let shape = socket.shape();
+        Queue {
             socket,
             largest_frame: shape.slot_len(),
             share: (shape.slots / self.members.max(1)).max(1),
@@ -167,8 +177,21 @@ impl Queues {
             flights: vec![None; shape.slots],
             done: Vec::new(),
             gone: false,
-        })
+            _program: program,
+        }
     }
+}
+
+/// Binds the socket. Where the queue was closed a moment ago, waits for it no longer than `patience`.
+pub(super) fn bind(socket: &xsk::Socket, device: Ifindex, queue: u32, patience: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + patience;
+    while let Err(error) = socket.bind(device, queue) {
+        if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() >= deadline {
+            return Err(error);
+        }
+        sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Joins the queue of `device` at the start of a session.
@@ -227,6 +250,10 @@ impl Queue {
     /// # Errors
     /// What is neither a full device nor one that is down or gone.
     pub(super) fn kick(&mut self) -> io::Result<()> {
+        if self.socket.is_zero_copy() { self.wake_driver() } else { self.send_copies() }
+    }
+
+    fn send_copies(&mut self) -> io::Result<()> {
         let mut result = Ok(());
         // A kernel that does not tell how far it has come may have sent all that it sends with one kick.
         let mut unseen = self.socket.unconsumed() / self.socket.budget();
@@ -263,7 +290,22 @@ impl Queue {
         result
     }
 
-    /// Whether the interface is gone, and all that the kernel had with it.
+    /// The driver takes frames when it comes to it, and says nothing about any of them: all that it takes count as sent
+    /// when they come back.
+    fn wake_driver(&mut self) -> io::Result<()> {
+        let outcome = self.socket.kick();
+        self.take_in();
+        match outcome.as_ref().map_err(io::Error::raw_os_error) {
+            // No longer zero-copy, or no longer there. `Xdp` joins anew, and is told how it can.
+            Err(Some(libc::ENXIO | libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP)) => self.give_up(),
+            // What the driver has not taken yet is for a later turn.
+            Err(Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENETDOWN)) => {}
+            _ => return outcome,
+        }
+        Ok(())
+    }
+
+    /// Whether the queue is gone, and all that the kernel had with it.
     pub(super) fn is_gone(&self) -> bool {
         self.gone
     }
@@ -297,7 +339,7 @@ impl Queue {
         }
     }
 
-    /// The interface is gone: whatever the kernel had will neither leave nor come back.
+    /// The queue is gone: whatever the kernel had will neither leave nor come back.
     fn give_up(&mut self) {
         self.gone = true;
         for flight in &mut self.flights {
@@ -345,17 +387,27 @@ impl fmt::Display for QueueError {
     }
 }
 
-/// Memory for frames of an interface with this MTU.
+/// Memory for frames of an interface with this MTU, which are copied out of it.
 fn shape(mtu: Mtu) -> Shape {
     let largest = ethernet::HEADER_LEN + mtu.value() as usize;
-    let chunk = if largest <= CHUNK { CHUNK } else { LARGE_CHUNK };
+    of_chunks(if largest <= CHUNK { CHUNK } else { LARGE_CHUNK }, largest)
+}
+
+/// The same in chunks of this size.
+pub(super) fn of_chunks(chunk: usize, largest: usize) -> Shape {
     let chunks_per_slot = largest.div_ceil(chunk).min(MOST_CHUNKS);
     let slots = (MEMORY / (chunk * chunks_per_slot)).clamp(LEAST_SLOTS, MOST_SLOTS);
-    Shape { chunk, chunks_per_slot, slots }
+    Shape { chunk, chunks_per_slot, slots, reception: 0 }
+}
+
+/// The interface's name, or its number where it has none any more.
+pub(super) fn name(device: Ifindex) -> String {
+    let name = nix::net::if_::if_indextoname(device.value());
+    name.map_or_else(|_| device.to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The MTU of an interface of this thread's network namespace.
-fn mtu(device: Ifindex) -> io::Result<Mtu> {
+pub(super) fn mtu(device: Ifindex) -> io::Result<Mtu> {
     let name = nix::net::if_::if_indextoname(device.value())?;
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     let mtu = interface::mtu(socket.as_fd(), &name.to_string_lossy())?;

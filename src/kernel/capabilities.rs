@@ -10,6 +10,10 @@ pub enum Capability {
     NetAdmin,
     /// `CAP_NET_RAW`: packet sockets to capture with, raw sockets for GRE.
     NetRaw,
+    /// `CAP_BPF`, Linux 5.8: with `CAP_NET_ADMIN`, the XDP program of AF_XDP's zero-copy mode.
+    Bpf,
+    /// `CAP_SYS_ADMIN`: everything that `CAP_BPF` gives, too.
+    SysAdmin,
 }
 
 impl Capability {
@@ -18,6 +22,8 @@ impl Capability {
         match self {
             Self::NetAdmin => 12,
             Self::NetRaw => 13,
+            Self::SysAdmin => 21,
+            Self::Bpf => 39,
         }
     }
 }
@@ -27,14 +33,25 @@ impl fmt::Display for Capability {
         f.write_str(match self {
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::NetRaw => "CAP_NET_RAW",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::Bpf => "CAP_BPF",
         })
     }
 }
 
 /// The command that gives this program both capabilities once and for all.
 pub fn setcap_line() -> String {
+    setcap("cap_net_raw,cap_net_admin")
+}
+
+/// The same with what the zero-copy mode of AF_XDP needs beside them.
+pub fn zero_copy_setcap_line() -> String {
+    setcap("cap_net_raw,cap_net_admin,cap_bpf,cap_ipc_lock")
+}
+
+fn setcap(capabilities: &str) -> String {
     let program = std::env::current_exe().unwrap_or_else(|_| "farspan".into());
-    format!("sudo setcap cap_net_raw,cap_net_admin=ep {}", program.display())
+    format!("sudo setcap {capabilities}=ep {}", program.display())
 }
 
 /// The effective capabilities of a process.

@@ -7,6 +7,8 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
+use crate::quantity::Ifindex;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A thread in a network namespace of its own.
@@ -103,6 +105,12 @@ impl Namespace {
         self.jobs.send(job).expect("the namespace's thread lives");
         answered
     }
+}
+
+/// The index of an interface of this thread's namespace.
+pub fn index_of(interface: &str) -> Ifindex {
+    let index = nix::net::if_::if_nametoindex(interface).expect("the interface exists");
+    Ifindex::new(index.into()).expect("the kernel's own")
 }
 
 fn succeed(words: &[String]) -> String {

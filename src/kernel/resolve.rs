@@ -82,7 +82,7 @@ async fn locate_one(netlink: &Netlink, links: &[Link], tunnel: &TunnelPlan) -> R
     let remote = address_of(&tunnel.host, tunnel.source).await?;
     match (real_way(netlink, links, tunnel, remote).await, &tunnel.transmit) {
         (Ok(underlay), _) => Ok(underlay),
-        (Err(error), TransmitPlan::Socket | TransmitPlan::Xdp) => Err(error),
+        (Err(error), TransmitPlan::Socket | TransmitPlan::Xdp { .. }) => Err(error),
         (Err(error), TransmitPlan::CaptureFile(_)) => {
             let local = tunnel.source.unwrap_or_else(|| example_source(remote));
             info!("{error}: the dry run assumes source address {local} and MTU {}", Mtu::ETHERNET);
@@ -124,7 +124,7 @@ async fn real_way(
     }
     let no_route = |cause| UnderlayError::NoRoute { remote, device: tunnel.device.clone(), cause };
     let route = netlink.route(remote, tunnel.source, bound).await.map_err(no_route)?;
-    let own_frames = tunnel.transmit == TransmitPlan::Xdp;
+    let own_frames = tunnel.transmit.is_xdp();
     let link = links.iter().find(|link| link.index == route.device);
     if own_frames && let Some(link) = link.filter(|link| link.mac.is_none()) {
         return Err(UnderlayError::NotEthernet { device: link.name.clone() });

@@ -11,6 +11,7 @@ pub mod recvmmsg;
 pub mod socket_option;
 pub mod tpacket;
 pub mod tun;
+pub mod xdp_program;
 pub mod xsk;
 
 use std::io;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use libc::c_int;
 
@@ -31,6 +31,9 @@ pub struct Shape {
     pub chunks_per_slot: usize,
     /// Frames that there is room for, at least 1.
     pub slots: usize,
+    /// Further chunks, which the kernel has for ever, for what the interface receives: 0, or a power of two. With them
+    /// the socket is bound in zero-copy mode, in which the driver's receive queue has no other memory.
+    pub reception: usize,
 }
 
 impl Shape {
@@ -69,7 +72,8 @@ impl Slot {
         let start = unsafe { self.umem.memory.start().add(self.index as usize * length) };
         // SAFETY: the slot's bytes lie in the mapping, which lives as long as `umem`, and are initialised (anonymous
         // memory is zero at first). `open` makes one `Slot` an index, and only `submit` and `completed` move it out and
-        // back, so nobody else has a reference to these bytes; the kernel only reads them, and only between those two.
+        // back, so nobody else has a reference to these bytes; the kernel only reads them, and only between those two (it
+        // writes to chunks of reception, which are no slots).
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), length) }
     }
 }
@@ -111,7 +115,9 @@ impl Socket {
     /// `EPERM` without `CAP_NET_RAW`, `EAFNOSUPPORT` when the kernel has no AF_XDP, `ENOBUFS` when the memory exceeds
     /// what the process may lock (`RLIMIT_MEMLOCK`, without `CAP_IPC_LOCK`), `InvalidInput` for an impossible shape.
     pub fn open(shape: Shape) -> io::Result<(Self, Vec<Slot>)> {
+        // First all slots, then the chunks of reception.
         let length = shape.slot_len().checked_mul(shape.slots).filter(|&length| length > 0);
+        let length = length.and_then(|length| length.checked_add(shape.chunk.checked_mul(shape.reception)?));
         let slots = u32::try_from(shape.slots).ok();
         // Every descriptor that there can be finds room in either ring: neither is ever full.
         let entries = u32::try_from(shape.slots.saturating_mul(shape.chunks_per_slot)).ok();
@@ -133,8 +139,9 @@ impl Socket {
             tx_metadata_len: 0,
         };
         set(&fd, libc::XDP_UMEM_REG, &registration)?;
-        // The kernel binds no socket without one, though nothing is received.
-        set(&fd, libc::XDP_UMEM_FILL_RING, &1_u32)?;
+        // The kernel binds no socket without one, even where nothing is received.
+        let reception = u32::try_from(shape.reception).map_err(|_| io::ErrorKind::InvalidInput)?;
+        set(&fd, libc::XDP_UMEM_FILL_RING, &reception.max(1))?;
         set(&fd, libc::XDP_UMEM_COMPLETION_RING, &entries)?;
         set(&fd, libc::XDP_TX_RING, &entries)?;
         // Linux 6.17: frames that one kick may send. Older kernels send 32, and are kicked more often.
@@ -142,6 +149,17 @@ impl Socket {
         let offsets = ring_offsets(&fd)?;
         let transmit = Ring::map::<libc::xdp_desc>(fd.as_fd(), libc::XDP_PGOFF_TX_RING, &offsets.tx, entries)?;
         let completion = Ring::map::<u64>(fd.as_fd(), COMPLETION_RING, &offsets.cr, entries)?;
+        if reception > 0 {
+            let fill = Ring::map::<u64>(fd.as_fd(), FILL_RING, &offsets.fr, reception)?;
+            for number in 0..reception {
+                let address = (length - shape.chunk * (number as usize + 1)) as u64;
+                // SAFETY: the entry lies in the mapped ring (see `entry`) and is ours until the producer below passes it.
+                // The chunk lies behind all slots, so that no `Slot` is for the memory that the kernel may write to.
+                unsafe { fill.entry::<u64>(number).write(address) };
+            }
+            // Pairs with the kernel's acquire of the producer (xskq_cons_nb_entries).
+            fill.producer().store(reception, Ordering::Release);
+        }
 
         let umem = Arc::new(Umem { memory, slot_len: shape.slot_len() });
         let tokens = (0..slots).map(|index| Slot { umem: Arc::clone(&umem), index }).collect();
@@ -149,16 +167,19 @@ impl Socket {
         Ok((Self { fd, shape, transmit, completion, written: 0, read: 0, consumed: 0, budget, flights }, tokens))
     }
 
-    /// Sends through queue `queue` of `device` from now on, in copy mode: the driver's own receive path is left alone.
+    /// Sends through queue `queue` of `device` from now on. In copy mode the driver's own receive path is left alone; in
+    /// zero-copy mode the driver receives what comes by this queue into [`Shape::reception`].
     ///
     /// # Errors
     /// `EBUSY` when another socket has the queue, or had it some milliseconds ago; `EINVAL` when the device has no such
-    /// queue or the kernel cannot send frames of several descriptors; `ENODEV`, `ENETDOWN`.
+    /// queue or the kernel cannot send frames of several descriptors; `EOPNOTSUPP` when the driver has no zero-copy mode,
+    /// or not for such frames; `ENODEV`, `ENETDOWN`.
     pub fn bind(&self, device: Ifindex, queue: u32) -> io::Result<()> {
+        let mode = if self.is_zero_copy() { libc::XDP_ZEROCOPY | libc::XDP_USE_NEED_WAKEUP } else { libc::XDP_COPY };
         let several = if self.shape.chunks_per_slot > 1 { libc::XDP_USE_SG } else { 0 };
         let address = libc::sockaddr_xdp {
             sxdp_family: u16::try_from(libc::AF_XDP).unwrap_or(u16::MAX),
-            sxdp_flags: libc::XDP_COPY | several,
+            sxdp_flags: mode | several,
             sxdp_ifindex: device.value(),
             sxdp_queue_id: queue,
             sxdp_shared_umem_fd: 0,
@@ -195,20 +216,41 @@ impl Socket {
         }
     }
 
+    /// How its memory is divided.
+    pub const fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Whether the driver reads frames where they were written.
+    pub const fn is_zero_copy(&self) -> bool {
+        self.shape.reception > 0
+    }
+
     /// Lets the kernel see what was submitted, and send what it can. In copy mode that is done when the call returns, but
-    /// for what a full socket buffer or an older kernel's limit keeps back.
+    /// for what a full socket buffer or an older kernel's limit keeps back. In zero-copy mode the driver sends when it
+    /// comes to it; it is called when it asks for that, and when there is nothing new to see.
     ///
     /// # Errors
-    /// `EAGAIN` when there is more to send, `EBUSY` when the device dropped the frame that was consumed last (then it is
-    /// completed all the same, `__xsk_generic_xmit` in net/xdp/xsk.c), `ENETDOWN` while the device is down, `ENXIO` when it is
-    /// gone, `ENOBUFS` when the kernel has no memory.
+    /// In copy mode `EAGAIN` when there is more to send, `EBUSY` when the device dropped the frame that was consumed last
+    /// (then it is completed all the same, `__xsk_generic_xmit` in net/xdp/xsk.c), `ENOBUFS` when the kernel has no memory.
+    /// In zero-copy mode what the driver says (`ndo_xsk_wakeup`). `ENETDOWN` while the device is down, `ENXIO` when it is
+    /// gone.
     pub fn kick(&mut self) -> io::Result<()> {
         let told = self.told();
         if self.is_ahead(told) {
             self.consumed = told;
         }
+        let producer = self.transmit.producer();
+        let is_news = self.is_zero_copy() && producer.load(Ordering::Relaxed) != self.written;
         // Pairs with the kernel's acquire of the producer (xskq_cons_nb_entries): who sees the number sees the entries.
-        self.transmit.producer().store(self.written, Ordering::Release);
+        producer.store(self.written, Ordering::Release);
+        if is_news {
+            // A driver first asks to be called and then looks once more whether there is something to send.
+            fence(Ordering::SeqCst);
+            if self.transmit.flags().load(Ordering::Relaxed) & libc::XDP_RING_NEED_WAKEUP == 0 {
+                return Ok(());
+            }
+        }
         // SAFETY: sendto(2) with a null buffer of length 0 and no address reads and writes no memory of ours.
         let sent =
             unsafe { libc::sendto(self.fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
@@ -303,16 +345,21 @@ impl fmt::Debug for Socket {
 #[allow(clippy::cast_possible_wrap, reason = "it has 34 bits")]
 const COMPLETION_RING: libc::off_t = libc::XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t;
 
+/// Where the fill ring is mapped; the same.
+#[allow(clippy::cast_possible_wrap, reason = "it has 33 bits")]
+const FILL_RING: libc::off_t = libc::XDP_UMEM_PGOFF_FILL_RING as libc::off_t;
+
 /// `linux/if_xdp.h`, Linux 6.17; libc lacks it.
 const XDP_MAX_TX_SKB_BUDGET: c_int = 9;
 /// `TX_BATCH_SIZE` of `net/xdp/xsk.c` before.
 const OLD_BUDGET: usize = 32;
 
-/// One mapped ring: two counters that wrap and a power of two of entries.
+/// One mapped ring: two counters that wrap, flags, and a power of two of entries.
 struct Ring {
     memory: Mapping,
     producer: usize,
     consumer: usize,
+    flags: usize,
     entries: usize,
     mask: u32,
 }
@@ -327,15 +374,17 @@ impl Ring {
         entries: u32,
     ) -> io::Result<Self> {
         let offset = |offset: u64| usize::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
-        let (producer, consumer, start) = (offset(layout.producer)?, offset(layout.consumer)?, offset(layout.desc)?);
+        let words = [offset(layout.producer)?, offset(layout.consumer)?, offset(layout.flags)?];
+        let start = offset(layout.desc)?;
         let length = start + entries as usize * size_of::<T>();
-        let ends = [producer, consumer].map(|word| word + size_of::<AtomicU32>());
-        let is_aligned = [producer, consumer].iter().all(|word| word % align_of::<AtomicU32>() == 0);
+        let ends = words.map(|word| word + size_of::<AtomicU32>());
+        let is_aligned = words.iter().all(|word| word % align_of::<AtomicU32>() == 0);
         if ends.iter().any(|&end| end > length) || !is_aligned || start % align_of::<T>() != 0 {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let memory = Mapping::shared(socket, length, page_offset)?;
-        Ok(Self { memory, producer, consumer, entries: start, mask: entries - 1 })
+        let [producer, consumer, flags] = words;
+        Ok(Self { memory, producer, consumer, flags, entries: start, mask: entries - 1 })
     }
 
     fn producer(&self) -> &AtomicU32 {
@@ -344,6 +393,10 @@ impl Ring {
 
     fn consumer(&self) -> &AtomicU32 {
         self.word(self.consumer)
+    }
+
+    fn flags(&self) -> &AtomicU32 {
+        self.word(self.flags)
     }
 
     fn word(&self, offset: usize) -> &AtomicU32 {
@@ -398,9 +451,15 @@ mod tests {
 
     /// A socket without a kernel, for frames of up to two descriptors.
     fn alone() -> (Socket, Vec<Slot>) {
-        let shape = Shape { chunk: CHUNK, chunks_per_slot: 2, slots: SLOTS };
-        let ring =
-            || Ring { memory: Mapping::anonymous(4096).unwrap(), producer: 0, consumer: 64, entries: 128, mask: 7 };
+        let shape = Shape { chunk: CHUNK, chunks_per_slot: 2, slots: SLOTS, reception: 0 };
+        let ring = || Ring {
+            memory: Mapping::anonymous(4096).unwrap(),
+            producer: 0,
+            consumer: 64,
+            flags: 68,
+            entries: 128,
+            mask: 7,
+        };
         let memory = Mapping::anonymous(shape.slot_len() * SLOTS).unwrap();
         let umem = Arc::new(Umem { memory, slot_len: shape.slot_len() });
         let slots = (0..4).map(|index| Slot { umem: Arc::clone(&umem), index }).collect();

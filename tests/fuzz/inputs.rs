@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use farspan::compare::{Comparing, Comparison, Kind, Order, compare_sources};
 use farspan::config::endpoint;
+use farspan::config::local_end::CaptureFilePlan;
 use farspan::config::plan::{
     Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, FilePlan, Fit, Gso, Host, Ids, NormalisePlan,
     OuterPackets, Pace, SessionPlan, SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
@@ -156,7 +157,10 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
             mtu: Mtu::ETHERNET,
             truncate: asks(7).then(|| Snaplen::new(96).unwrap()),
         },
-        destinations: vec![destination("file", End::File(null())), destination("relay", End::Tunnel(relay))],
+        destinations: vec![
+            destination("file", End::File(CaptureFilePlan::plain(null()))),
+            destination("relay", End::Tunnel(relay)),
+        ],
         end: EndPlan::default(),
     }
 }

@@ -43,8 +43,9 @@ impl Farspan {
     pub fn mirror(lab: &Lab, arguments: &[&str]) -> Self {
         let engine = engine();
         let engine = engine.iter().map(String::as_str);
+        // A filter may stand last.
         let arguments: Vec<&str> =
-            arguments.iter().copied().chain(engine).chain(transmit(arguments).iter().copied()).collect();
+            engine.chain(transmit(arguments).iter().copied()).chain(arguments.iter().copied()).collect();
         Self::start(lab, &lab.host, ["mirror", "mirroring "], &arguments)
     }
 

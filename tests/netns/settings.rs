@@ -97,3 +97,18 @@ fn cut_frames_are_as_long_as_was_set_and_erspan_says_so() {
         }
     }
 }
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_mode_that_the_driver_does_not_offer_is_said_and_every_frame_arrives_all_the_same() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let to = "vxlan://192.0.2.2?vni=1&transmit=xdp-zerocopy";
+    let farspan = Farspan::mirror(&lab, &["-i", "h0", "--to", to]);
+    let frames: Vec<_> = (0..FRAMES).map(|number| traffic::udp_frame(number, 16, 200)).collect();
+    traffic::send(&lab, &frames, "--pps=1000");
+    arriving.await_frames(frames.len());
+    let said = "u0: no zero-copy mode, frames are copied: the driver does not offer it";
+    assert_eq!(farspan.log().matches(said).count(), 1, "{}", farspan.log());
+    farspan.stop().assert_lossless();
+}

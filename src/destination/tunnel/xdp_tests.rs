@@ -13,10 +13,14 @@ use crate::kernel::resolve::resolve;
 use crate::ledger::Ledger;
 use crate::quantity::{Dscp, Ttl};
 
+const COPIED: TransmitPlan = TransmitPlan::Xdp { zero_copy: false };
+/// What a veth does not offer: frames are copied all the same.
+const ZERO_COPY: TransmitPlan = TransmitPlan::Xdp { zero_copy: true };
+
 /// A destination through AF_XDP; `change` sets what differs from the defaults.
 fn by_xdp(encapsulation: Encapsulation, remote: &str, change: impl FnOnce(&mut TunnelPlan)) -> DestinationPlan {
     let (_, mut plan) = plan(encapsulation, remote.parse().unwrap(), Fit::Split);
-    plan.transmit = TransmitPlan::Xdp;
+    plan.transmit = COPIED;
     change(&mut plan);
     DestinationPlan { name: "1".to_owned(), to: "test".to_owned(), end: End::Tunnel(plan) }
 }
@@ -58,7 +62,7 @@ fn whole_frames_are_the_very_bytes_that_sockets_send() {
             let wire = packet_socket(&far);
             let first = first_ports.next().unwrap();
             let mut account = DestinationLedger::default();
-            let mut seen = [TransmitPlan::Xdp, TransmitPlan::Socket].map(|transmit| {
+            let mut seen = [COPIED, ZERO_COPY, TransmitPlan::Socket].map(|transmit| {
                 let (mut tunnel, _) = open(
                     &near,
                     by_xdp(encapsulation.clone(), remote, |plan| {
@@ -78,12 +82,12 @@ fn whole_frames_are_the_very_bytes_that_sockets_send() {
                 drop(tunnel);
                 (0..5).map(|_| without_identification(next_tunnel_packet(&wire))).collect::<Vec<_>>()
             });
-            assert_eq!((account.sent, account.dropped.total(), account.in_flight), (10, 0, 0));
+            assert_eq!((account.sent, account.dropped.total(), account.in_flight), (15, 0, 0));
             // A socket's source port may be held for a moment by what just closed.
             if udp_port(&encapsulation).is_some() {
                 seen.iter_mut().flatten().for_each(|bytes| forget_source_port(bytes));
             }
-            assert!(seen[0] == seen[1], "{encapsulation:?} to {remote}, checksum {checksum}");
+            assert!(seen[0] == seen[2] && seen[1] == seen[2], "{encapsulation:?} to {remote}, checksum {checksum}");
         }
     }
 }
@@ -100,27 +104,35 @@ fn forget_source_port(bytes: &mut [u8]) {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn more_frames_than_there_is_memory_for_arrive_in_order_and_with_right_checksums() {
-    let (near, far) = Namespace::pair();
-    let sink = sink(&far, FAR, &vxlan(4789));
-    let (mut tunnel, _) = open(&near, by_xdp(vxlan(4789), FAR, |plan| plan.udp_checksum = UdpChecksum::On));
-    let mut account = DestinationLedger::default();
-    for number in 0..10_000 {
-        offer(&mut tunnel, &udp_frame(number % 50, 1200), &mut account);
+    for transmit in [COPIED, ZERO_COPY] {
+        let (near, far) = Namespace::pair();
+        let sink = sink(&far, FAR, &vxlan(4789));
+        let plan = by_xdp(vxlan(4789), FAR, |plan| (plan.udp_checksum, plan.transmit) = (UdpChecksum::On, transmit));
+        let (mut tunnel, _) = open(&near, plan);
+        let mut account = DestinationLedger::default();
+        for number in 0..10_000 {
+            offer(&mut tunnel, &udp_frame(number % 50, 1200), &mut account);
+        }
+        tunnel.finish(Instant::now(), &mut account);
+        assert_eq!((account.sent, account.dropped.total(), account.in_flight), (10_000, 0, 0));
+        // The far host's sockets refuse wrong checksums.
+        assert_eq!(arrived(&sink), 10_000);
     }
-    tunnel.finish(Instant::now(), &mut account);
-    assert_eq!((account.sent, account.dropped.total(), account.in_flight), (10_000, 0, 0));
-    // The far host's sockets refuse wrong checksums.
-    assert_eq!(arrived(&sink), 10_000);
 }
 
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn several_destinations_share_the_queue_of_their_interface_and_keep_their_own_accounts() {
+    [COPIED, ZERO_COPY].iter().for_each(share_the_queue);
+}
+
+fn share_the_queue(transmit: &TransmitPlan) {
     let (near, far) = Namespace::pair();
     far.ip("addr add 192.0.2.3/24 dev fke0");
     let plans = [(4789, FAR), (4790, FAR), (4789, "192.0.2.3")];
     let sinks = plans.map(|(port, address)| sink(&far, address, &vxlan(port)));
-    let plans = plans.map(|(port, address)| by_xdp(vxlan(port), address, |_| ())).to_vec();
+    let plans =
+        plans.map(|(port, address)| by_xdp(vxlan(port), address, |plan| plan.transmit = transmit.clone())).to_vec();
     let (tunnels, _) = open_all(&near, plans);
     let mut destinations = Destinations::new(tunnels.into_iter().map(Destination::Tunnel).collect());
     let (mut ledger, now) = (ledger(3), Instant::now());
