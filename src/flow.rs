@@ -103,7 +103,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_directions_are_one_flow_whatever_their_vlan((near, far) in conversations(), protocol in 0..=255_u8) {
+        fn both_directions_are_one_flow_whatever_their_vlan(
+            (near, far) in conversations(),
+            // Not those of IPv6 extension headers, as which the ports would be read.
+            protocol in (0..=255_u8).prop_filter("an extension header", |protocol| {
+                ![0, 43, 44, 50, 51, 60, 135, 139, 140].contains(protocol)
+            }),
+        ) {
             let forth = frame(&[], near.0, far.0, protocol, 0, &ports(near.1, far.1));
             let tagged = [0x88, 0xa8, 0, 5, 0x81, 0, 0x60, 9];
             let back = frame(&tagged, far.0, near.0, protocol, 0, &ports(far.1, near.1));

@@ -21,7 +21,6 @@ use crate::error::Explain;
 use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::KernelDrops;
 use crate::quantity::{Directions, Ifindex, Mtu, Workers};
-use crate::sys;
 use crate::sys::packet_socket::{PacketSocket, RingShape};
 use crate::sys::tpacket::Ring;
 
@@ -52,6 +51,17 @@ pub(super) struct RingCapture {
     drops: KernelDrops,
     /// Whether it says what all workers see of the interface.
     speaks: bool,
+    /// The interface's number when it was opened: one that is made anew has another.
+    index: u32,
+    link: Link,
+}
+
+/// What is known of the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Up,
+    /// It went down, and no frame has come since.
+    Down,
 }
 
 impl RingCapture {
@@ -83,6 +93,7 @@ impl RingCapture {
         };
         drop(judge);
 
+        let index = nix::net::if_::if_nametoindex(name).unwrap_or_default();
         let shape = shape(buffer, plan);
         let rings = open_rings(plan, name, directions, program.as_deref(), shape)?;
         let captures = rings.into_iter().enumerate().map(|(worker, ring)| Self {
@@ -97,6 +108,8 @@ impl RingCapture {
             normalise: session.normalise.enabled,
             drops: KernelDrops::default(),
             speaks: worker == 0,
+            index,
+            link: Link::Up,
         });
         Ok(Some(captures.collect()))
     }
@@ -119,19 +132,27 @@ impl RingCapture {
 
     /// What the socket has to say while no frame comes: an interface that is down may come back, one that is gone does
     /// not.
-    fn look_around(&self) -> Result<(), SourceError> {
-        match SockRef::from(&self.ring).take_error() {
-            Ok(None) => Ok(()),
-            Ok(Some(cause)) | Err(cause) => match sys::interface::mtu(self.ring.as_fd(), &self.name) {
-                Ok(_) => {
-                    if self.speaks {
-                        tracing::warn!("{}: {cause}; waiting for it", self.name);
-                    }
-                    Ok(())
-                }
-                Err(_) => Err(SourceError::InterfaceGone { interface: self.name.clone(), cause }),
-            },
+    fn look_around(&mut self) -> Result<(), SourceError> {
+        let told = match SockRef::from(&self.ring).take_error() {
+            Ok(told) => told,
+            Err(cause) => Some(cause),
+        };
+        // An interface that is deleted goes down first, and of that alone the socket tells.
+        if told.is_none() && self.link == Link::Up {
+            return Ok(());
         }
+        let is_there = nix::net::if_::if_nametoindex(self.name.as_str()).is_ok_and(|index| index == self.index);
+        if !is_there {
+            let cause = told.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENODEV));
+            return Err(SourceError::InterfaceGone { interface: self.name.clone(), cause });
+        }
+        if let Some(cause) = told
+            && self.speaks
+        {
+            tracing::warn!("{}: {cause}; waiting for it", self.name);
+        }
+        self.link = Link::Down;
+        Ok(())
     }
 }
 
@@ -208,6 +229,7 @@ impl Source for RingCapture {
                 self.look_around().map_err(|gone| Box::new(gone) as Box<dyn Explain>)?;
                 return Ok(self.ran_dry(now));
             };
+            self.link = Link::Up;
             let mut cursor = self.cursor.take().unwrap_or_else(|| Cursor::start(block));
             while left > 0
                 && let Some(captured) = cursor.advance(block)
