@@ -52,7 +52,7 @@ pub(super) struct RingCapture {
     /// Whether it says what all workers see of the interface.
     speaks: bool,
     /// The interface's number when it was opened: one that is made anew has another.
-    index: u32,
+    index: Ifindex,
     link: Link,
 }
 
@@ -93,9 +93,10 @@ impl RingCapture {
         };
         drop(judge);
 
-        let index = nix::net::if_::if_nametoindex(name).unwrap_or_default();
         let shape = shape(buffer, plan);
-        let rings = open_rings(plan, name, directions, program.as_deref(), shape)?;
+        let index =
+            index_of(name).map_err(|cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause })?;
+        let rings = open_rings(plan, (index, name), directions, program.as_deref(), shape)?;
         let captures = rings.into_iter().enumerate().map(|(worker, ring)| Self {
             ring,
             cursor: None,
@@ -141,7 +142,7 @@ impl RingCapture {
         if told.is_none() && self.link == Link::Up {
             return Ok(());
         }
-        let is_there = nix::net::if_::if_nametoindex(self.name.as_str()).is_ok_and(|index| index == self.index);
+        let is_there = index_of(&self.name).is_ok_and(|index| index == self.index);
         if !is_there {
             let cause = told.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENODEV));
             return Err(SourceError::InterfaceGone { interface: self.name.clone(), cause });
@@ -160,7 +161,7 @@ impl RingCapture {
 /// each socket would capture what is the others' too.
 fn open_rings(
     plan: &LivePlan,
-    name: &str,
+    (interface, name): (Ifindex, &str),
     directions: Directions,
     program: Option<&[SockFilter]>,
     shape: RingShape,
@@ -170,7 +171,7 @@ fn open_rings(
     let mut group = (plan.workers > Workers::LEAST).then(|| FanOut::new(true, directions));
     let mut rings = Vec::new();
     for _ in 0..plan.workers.value() {
-        let ring = open_ring(plan, name, directions, shape).map_err(cannot_open)?;
+        let ring = open_ring(plan, interface, directions, shape).map_err(cannot_open)?;
         group.as_mut().map_or(Ok(()), |group| group.join(ring.as_fd())).map_err(cannot_share)?;
         rings.push(ring);
     }
@@ -184,9 +185,7 @@ fn open_rings(
 
 /// The order matters: a socket of no protocol gets no frame, and a filter that rejects everything keeps it so until
 /// the real one is there.
-fn open_ring(plan: &LivePlan, name: &str, directions: Directions, shape: RingShape) -> io::Result<Ring> {
-    let index = nix::net::if_::if_nametoindex(name)?;
-    let interface = Ifindex::new(u64::from(index)).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+fn open_ring(plan: &LivePlan, interface: Ifindex, directions: Directions, shape: RingShape) -> io::Result<Ring> {
     let ring = Ring::map(PacketSocket::open()?, shape)?;
     SockRef::from(&ring).attach_filter(&[filter::REJECT])?;
     ring.socket().bind(interface)?;
@@ -200,6 +199,12 @@ fn open_ring(plan: &LivePlan, name: &str, directions: Directions, shape: RingSha
         ring.socket().promiscuous(interface)?;
     }
     Ok(ring)
+}
+
+/// The interface's number now.
+fn index_of(name: &str) -> io::Result<Ifindex> {
+    let index = nix::net::if_::if_nametoindex(name)?;
+    Ifindex::new(u64::from(index)).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
 }
 
 fn is_loopback(name: &str) -> bool {
