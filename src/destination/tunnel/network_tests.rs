@@ -283,11 +283,8 @@ fn a_smaller_interface_mtu_is_learnt_and_frames_are_split_from_then_on() {
     assert_eq!((account.sent, account.split_added, arrived(&sink)), (2, 1, 2));
 }
 
-#[test]
-#[ignore = "needs root: run scripts/test"]
-fn a_routers_too_big_is_learnt_and_costs_no_later_frame() {
-    let (near, far) = Namespace::pair();
-    meet(&near);
+/// Makes the far host the router to 198.51.100.9, over a link of 1300 bytes.
+pub(super) fn route_over_a_narrow_link(near: &Namespace, far: &Namespace) {
     far.write("/proc/sys/net/ipv4/ip_forward", "1");
     far.ip("link add far1 type veth peer name far2");
     far.ip("link set far1 mtu 1300 up");
@@ -295,6 +292,14 @@ fn a_routers_too_big_is_learnt_and_costs_no_later_frame() {
     far.ip("addr add 198.51.100.1/24 dev far1");
     far.ip("neigh add 198.51.100.9 lladdr 02:00:00:00:00:09 dev far1");
     near.ip("route add 198.51.100.0/24 via 192.0.2.2");
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_routers_too_big_is_learnt_and_costs_no_later_frame() {
+    let (near, far) = Namespace::pair();
+    meet(&near);
+    route_over_a_narrow_link(&near, &far);
     let mut tunnel = open(&near, "198.51.100.9", vxlan(4789), Patience::Drop);
     let (mut account, now) = (DestinationLedger::default(), Instant::now());
     let full = udp_frame(1, 1464 - 42);

@@ -3,7 +3,8 @@
 use super::super::testing::{encapsulations, frame, ledger, plan, udp_frame, vxlan};
 use super::super::{Destination, Destinations};
 use super::network_tests::{
-    FAR, arrived, meet, next_tunnel_packet, offer, packet_socket, sink, without_identification,
+    FAR, arrived, meet, next_tunnel_packet, offer, packet_socket, route_over_a_narrow_link, sink,
+    without_identification,
 };
 use super::*;
 use crate::config::plan::{End, Gso, UdpChecksum};
@@ -190,13 +191,7 @@ fn an_analyzer_that_answers_unreachable_is_reported_through_the_idle_sockets() {
 #[ignore = "needs root: run scripts/test"]
 fn a_routers_too_big_reaches_the_idle_sockets_and_is_learnt() {
     let (near, far) = Namespace::pair();
-    far.write("/proc/sys/net/ipv4/ip_forward", "1");
-    far.ip("link add far1 type veth peer name far2");
-    far.ip("link set far1 mtu 1300 up");
-    far.ip("link set far2 up");
-    far.ip("addr add 198.51.100.1/24 dev far1");
-    far.ip("neigh add 198.51.100.9 lladdr 02:00:00:00:00:09 dev far1");
-    near.ip("route add 198.51.100.0/24 via 192.0.2.2");
+    route_over_a_narrow_link(&near, &far);
     let (mut tunnel, way) = open(&near, by_xdp(vxlan(4789), "198.51.100.9", |_| ()));
     let (mut account, now) = (DestinationLedger::default(), Instant::now());
     offer(&mut tunnel, &udp_frame(1, 1464 - 42), &mut account);
