@@ -42,4 +42,5 @@ pub mod check;
 pub mod cli;
 pub mod compare;
 pub mod config;
+pub mod privilege;
 pub mod probe;

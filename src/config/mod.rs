@@ -3,6 +3,7 @@
 pub mod load;
 pub mod local_end;
 pub mod plan;
+pub mod privileges;
 pub mod resolve;
 
 pub mod defaults;
