@@ -1,5 +1,6 @@
 //! From words to a plan: what was written, layer over layer, becomes what is meant, or a list of every mistake.
 
+pub mod daemon;
 pub mod load;
 pub mod local_end;
 pub mod plan;
@@ -10,6 +11,7 @@ pub mod defaults;
 pub mod destination_url;
 pub mod endpoint;
 pub mod mistake;
+pub mod trust;
 pub mod written;
 
 mod destination;

@@ -17,7 +17,7 @@ pub struct PrivilegesPlan {
     /// Whether files are confined and system calls refused.
     pub sandbox: Sandbox,
     /// Capabilities that stay beside those that the sessions need, for the sessions of later reloads.
-    pub keep: Vec<Capability>,
+    pub capabilities: Vec<Capability>,
 }
 
 /// Whether files are confined and system calls refused.
@@ -42,19 +42,20 @@ pub struct User {
 }
 
 /// Reads the table.
-pub(super) fn resolve(keys: &Keys<'_>, mistakes: &mut Mistakes) -> PrivilegesPlan {
-    keys.only(&["user", "sandbox", "keep"], mistakes);
-    let mut keep = Vec::new();
-    for word in keys.written("keep").and_then(|_| keys.words("keep", mistakes)).into_iter().flatten() {
+pub(super) fn resolve(top: &Keys<'_>, mistakes: &mut Mistakes) -> PrivilegesPlan {
+    let keys = top.table("privileges", mistakes);
+    keys.only(&["user", "sandbox", "capabilities"], mistakes);
+    let mut capabilities = Vec::new();
+    for word in keys.words("capabilities", mistakes).into_iter().flatten() {
         match capability(&word) {
-            Ok(capability) => keep.push(capability),
-            Err(error) => mistakes.push(keys.mistake("keep", error)),
+            Ok(capability) => capabilities.push(capability),
+            Err(error) => mistakes.push(keys.mistake("capabilities", error)),
         }
     }
     PrivilegesPlan {
         user: keys.read("user", mistakes, user),
         sandbox: keys.read("sandbox", mistakes, str::parse).unwrap_or_default(),
-        keep,
+        capabilities,
     }
 }
 
@@ -76,4 +77,39 @@ fn capability(text: &str) -> Result<Capability, QuantityError> {
         text: text.to_owned(),
         example: "CAP_NET_RAW, CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF, CAP_IPC_LOCK",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::written::{Table, Written, set};
+
+    fn privileges(keys: &[(&'static str, &str)]) -> (PrivilegesPlan, Vec<String>) {
+        let mut table = Table::new();
+        for &(key, word) in keys {
+            set(&mut table, &["privileges", key], Written::flag(key, word));
+        }
+        let mut mistakes = Mistakes::new();
+        let plan = resolve(&Keys::new("", &table), &mut mistakes);
+        (plan, mistakes.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let (plan, mistakes) =
+            privileges(&[("user", "root"), ("sandbox", "off"), ("capabilities", "net_admin, CAP_BPF")]);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        let user = User { name: "root".to_owned(), uid: Uid::from_raw(0), gid: Gid::from_raw(0) };
+        let capabilities = vec![Capability::CAP_NET_ADMIN, Capability::CAP_BPF];
+        assert_eq!(plan, PrivilegesPlan { user: Some(user), sandbox: Sandbox::Off, capabilities });
+        assert_eq!(privileges(&[]).0, PrivilegesPlan::default());
+    }
+
+    #[test]
+    fn users_and_capabilities_that_there_are_not_are_refused() {
+        let (_, mistakes) =
+            privileges(&[("user", "no-such-user-here"), ("sandbox", "on"), ("capabilities", "net_raw,sys_boot")]);
+        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+        assert!(mistakes.iter().any(|mistake| mistake.contains("sys_boot")), "{mistakes:?}");
+    }
 }

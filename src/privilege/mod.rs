@@ -163,7 +163,7 @@ impl Explain for GivenUp {
         Some(match self {
             Self::Capability { capability, .. } => format!(
                 "restart farspan: it gives up what its configuration does not need; to have it for later reloads: \
-                 privileges.keep = [\"{capability}\"]"
+                 privileges.capabilities = [\"{capability}\"]"
             ),
             Self::Place { .. } => {
                 "restart farspan: it keeps to the directories that its configuration named at its start".to_owned()
@@ -212,7 +212,7 @@ mod tests {
         let text = kept.suffices_for(&needs).unwrap_err().to_string();
         for words in [
             "needs CAP_NET_ADMIN (a TAP device that is made again when somebody deletes it)",
-            "privileges.keep = [\"CAP_NET_ADMIN\"]",
+            "privileges.capabilities = [\"CAP_NET_ADMIN\"]",
             "writes to /usr, where farspan may not write any more",
         ] {
             assert!(text.contains(words), "{words} is missing in\n{text}");

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::config::daemon::DaemonPlan;
 use crate::config::plan::{
     DestinationPlan, End, FilePath, OuterPackets, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, TunnelsPlan,
 };
@@ -58,7 +59,7 @@ pub enum Reason {
     Tap,
     /// The next capture file, in a directory of another user.
     ForeignDirectory,
-    /// `privileges.keep` says so.
+    /// `privileges.capabilities` says so.
     Asked,
 }
 
@@ -74,7 +75,7 @@ impl fmt::Display for Reason {
             Self::XdpProgram => "the XDP program of zero-copy mode",
             Self::Tap => "a TAP device that is made again when somebody deletes it",
             Self::ForeignDirectory => "capture files in a directory of another user",
-            Self::Asked => "privileges.keep",
+            Self::Asked => "privileges.capabilities",
         })
     }
 }
@@ -97,6 +98,19 @@ impl Needs {
         for destination in &plan.destinations {
             needs.destination(destination, stays);
         }
+        needs
+    }
+
+    /// What the daemon needs whose configuration is `file`: all that its sessions do, and to read that file again.
+    pub fn of_daemon(plan: &DaemonPlan, file: &Path, receive_buffer: u64) -> Self {
+        let mut needs = Self::default();
+        for session in &plan.sessions {
+            needs.and(Self::of(session, Life::Stays, receive_buffer));
+        }
+        for &capability in &plan.privileges.capabilities {
+            needs.capability(capability, Reason::Asked);
+        }
+        needs.reads.insert(directory_of(file));
         needs
     }
 
