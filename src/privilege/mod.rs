@@ -77,6 +77,15 @@ pub fn drop(needs: &Needs, sandbox: Sandbox) -> Result<Kept, PrivilegeError> {
     Ok(kept)
 }
 
+/// Makes effective what is permitted: a file may give capabilities without that (`setcap …=p`), so that it can be run
+/// where some of them are not to be had. To be called before the first thread is started.
+pub fn raise() {
+    let raised = caps::read(None, CapSet::Permitted).and_then(|all| caps::set(None, CapSet::Effective, &all));
+    if let Err(error) = raised {
+        debug!("capabilities stay as they are: {error}");
+    }
+}
+
 /// Leaves this thread without any capability. For threads that the runtime may start before [`drop`], to resolve names:
 /// they need none.
 pub fn renounce() {
