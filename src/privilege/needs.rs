@@ -63,6 +63,22 @@ pub enum Reason {
     Asked,
 }
 
+impl Reason {
+    /// Every reason there is: the documentation has a row for each.
+    pub const ALL: [Self; 10] = [
+        Self::Interfaces,
+        Self::RawSockets,
+        Self::ReceiveBuffers,
+        Self::LowPorts,
+        Self::XdpSocket,
+        Self::XdpMemory,
+        Self::XdpProgram,
+        Self::Tap,
+        Self::ForeignDirectory,
+        Self::Asked,
+    ];
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::farspan::{Farspan, binary, run};
 use crate::judge::Capture;
-use crate::lab::{Lab, await_that};
+use crate::lab::{Lab, await_that, succeed};
 use crate::traffic;
 
 /// Nobody, with neither groups nor capabilities.
@@ -161,4 +161,23 @@ fn nobody_with_the_capability_to_capture_mirrors_every_frame() {
     traffic::send(&lab, &frames, "--pps=1000");
     arriving.await_frames(frames.len());
     farspan.stop().assert_lossless();
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_file_that_permits_more_than_its_container_has_runs_with_what_there_is() {
+    let lab = Lab::new();
+    let program = program_for_everybody(&lab);
+    succeed(Command::new("setcap").arg("cap_net_raw,cap_net_admin,cap_bpf=p").arg(&program));
+    let contained = |bounds: &str, arguments: &[&str]| {
+        let mut command = lab.host.command("setpriv");
+        command.args(["--clear-groups".to_owned(), format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")]);
+        run(command.arg(format!("--bounding-set={bounds}")).arg(&program).args(arguments))
+    };
+    let mirror = ["mirror", "-i", "h0", "--for", "100ms", "--to", "pcap:/dev/null"];
+    let done = contained("-all,+net_raw", &mirror);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let refused = contained("-all", &mirror);
+    assert_eq!(refused.status.code(), Some(77), "{}", String::from_utf8_lossy(&refused.stderr));
+    assert!(contained("-all", &["generate", "config"]).status.success());
 }
