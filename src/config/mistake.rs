@@ -388,6 +388,8 @@ fn example(key: &str, place: &Place) -> String {
         ("mtu", "1500", ""),
         ("truncate", "128", ", in bytes, or off"),
         ("spread", "replicate", ""),
+        ("memory", "256MiB", ""),
+        ("watch", "on", ""),
         ("filter", "not port 22", ""),
         ("to", "vxlan://192.0.2.10?vni=42", ""),
     ];

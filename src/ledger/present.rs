@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::{DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten, SenderLedger};
+use super::{Delays, DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten, SenderLedger};
 
 impl Ledger {
     /// One JSON object in one line. Its keys are a contract: scripts read them.
@@ -13,12 +13,19 @@ impl Ledger {
     /// reasons that occurred are listed.
     pub fn to_json(&self) -> String {
         // Numbers, strings and maps with string keys: nothing that JSON could refuse.
-        serde_json::to_string(&Json::of(self)).unwrap_or_default()
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// The table that stands at the end of a run.
     pub fn table(&self) -> impl fmt::Display + '_ {
         Table(self)
+    }
+}
+
+impl Serialize for Ledger {
+    /// The object of [`Ledger::to_json`].
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Json::of(self).serialize(serializer)
     }
 }
 
@@ -33,6 +40,9 @@ struct Json<'a> {
     icmp: IcmpReports,
     destinations: &'a [DestinationLedger],
     senders: &'a [SenderLedger],
+    /// Only of live frames.
+    #[serde(skip_serializing_if = "Delays::is_empty")]
+    delay: Delays,
 }
 
 impl<'a> Json<'a> {
@@ -46,6 +56,7 @@ impl<'a> Json<'a> {
             icmp: ledger.icmp(),
             destinations: &ledger.destinations,
             senders: ledger.senders.rows(),
+            delay: ledger.delays,
         }
     }
 }
@@ -65,6 +76,10 @@ impl fmt::Display for Table<'_> {
         some(f, "segments added", ledger.segments_added, &format!("out of {super_frames} super-frames"))?;
         some(f, "checksums finished", checksums, "the hardware would have done it")?;
         some(f, "VLAN tags put back", tags, "the kernel had taken them out")?;
+        if let [Some(median), Some(most)] = [0.5, 0.99].map(|share| ledger.delays.quantile(share)) {
+            let [median, most] = [median, most].map(|delay| format!("{:.1} ms", delay.as_secs_f64() * 1e3));
+            writeln!(f, "  {:<20}{median:>12}  half of the frames at most; 99 of 100 at most {most}", "delay")?;
+        }
         for account in &ledger.destinations {
             destination(f, account)?;
         }
