@@ -10,6 +10,7 @@ mod file_series;
 pub mod fit;
 mod next_hop;
 mod notices;
+mod origins;
 pub mod open_error;
 mod outer;
 mod raw_ip;

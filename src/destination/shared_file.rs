@@ -188,8 +188,14 @@ impl Output {
         let number = known.unwrap_or(self.interfaces.len());
         if known.is_none() {
             let block = interface.block();
-            if let Some(current) = &mut self.current {
-                current.write_block(&block)?;
+            if self.closed.is_some() {
+                return Err(ErrorKind::BrokenPipe.into());
+            }
+            if let Some(current) = &mut self.current
+                && let Err(error) = current.write_block(&block)
+            {
+                self.give_up(&error, true);
+                return Err(error);
             }
             self.header.extend_from_slice(&block);
             self.interfaces.push(interface);
@@ -329,13 +335,13 @@ impl Current {
         self.whole.unwrap_or(0)
     }
 
-    /// Writes a block that is no record: all of it or nothing.
+    /// Writes a block that is no record. What stands of it after an error is to be taken back.
     fn write_block(&mut self, block: &[u8]) -> io::Result<()> {
-        match self.file.write_all(block) {
-            Ok(()) => self.whole = self.whole.map(|whole| whole + block.len() as u64),
-            Err(error) => return self.take_back().and(Err(error)),
+        let (_, result) = write_as_much_as_possible(&mut self.file, block);
+        if result.is_ok() {
+            self.whole = self.whole.map(|whole| whole + block.len() as u64);
         }
-        Ok(())
+        result
     }
 
     /// Takes back what stands behind the last whole record.
