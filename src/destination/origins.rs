@@ -26,7 +26,7 @@ impl Origins {
     }
 
     /// The file's number for frames of `origin` that came to `endpoint`. `None` where it has none: in pcap, which knows
-    /// no interfaces, beyond [`MOST`], and while the file takes nothing.
+    /// no interfaces, beyond [`MOST`], and while the file takes no more of them.
     pub(super) fn number_of(&mut self, origin: &Origin, endpoint: &str, file: &SharedFile) -> Option<u32> {
         if let Some(&(_, number)) = self.known.get(self.latest).filter(|(known, _)| *known == origin.number) {
             return Some(number);
@@ -35,7 +35,7 @@ impl Origins {
             Ok(at) => at,
             Err(_) if self.known.len() == MOST || self.refused => return None,
             Err(at) => {
-                let Ok(number) = file.number_of(interface(origin, endpoint)) else {
+                let Some(number) = file.number_of_another(interface(origin, endpoint)) else {
                     self.refused = true;
                     return None;
                 };
@@ -57,16 +57,12 @@ impl Origins {
 /// How the file describes a stream: `192.0.2.1 vxlan 7`, and in a sentence.
 fn interface(origin: &Origin, endpoint: &str) -> Interface {
     let Origin { sender, encapsulation, id, .. } = origin;
-    let mut name = format!("{sender} {}", encapsulation.label());
-    let mut comment = format!("{} from {sender}", encapsulation.label());
-    match id {
-        Some(id) => {
-            name.push_str(&format!(" {id}"));
-            comment.push_str(&format!(", {} {id}", encapsulation.id_word()));
-        }
-        None => comment.push_str(&format!(", no {}", encapsulation.id_word())),
-    }
-    comment.push_str(&format!(", received by {endpoint}"));
+    let (label, word) = (encapsulation.label(), encapsulation.id_word());
+    let (name, which) = match id {
+        Some(id) => (format!("{sender} {label} {id}"), format!("{word} {id}")),
+        None => (format!("{sender} {label}"), format!("no {word}")),
+    };
+    let comment = format!("{label} from {sender}, {which}, received by {endpoint}");
     Interface { name, comment: Some(comment) }
 }
 

@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{AccessFlags, access};
 
 use super::file_series::FileSeries;
 use super::records::Format;
@@ -24,6 +26,20 @@ pub struct CannotCreate {
     file: String,
     #[source]
     cause: io::Error,
+}
+
+impl CannotCreate {
+    /// What keeps the files of `plan` from being written, as far as that can be told without creating one.
+    pub fn in_the_way(plan: &CaptureFilePlan) -> Option<Self> {
+        let FilePath::Path(path) = &plan.file else { return None };
+        let may = if !plan.rotation.is_on() && path.exists() {
+            access(path, AccessFlags::W_OK)
+        } else {
+            let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+            access(directory.unwrap_or_else(|| Path::new(".")), AccessFlags::W_OK | AccessFlags::X_OK)
+        };
+        may.err().map(|error| Self { file: path.display().to_string(), cause: error.into() })
+    }
 }
 
 impl Explain for CannotCreate {
@@ -135,6 +151,14 @@ impl SharedFile {
         output.number_of(interface).map_err(|cause| CannotCreate { file: output.name.clone(), cause })
     }
 
+    /// The same for an interface that comes up among the records. `None` while the file takes nothing, and where its
+    /// interfaces, with which every file of a series begins, would leave too little room for records.
+    pub(super) fn number_of_another(&self, interface: Interface) -> Option<u32> {
+        let mut output = self.output();
+        let may = output.interfaces.contains(&interface) || output.may_have_another();
+        if may { output.number_of(interface).ok() } else { None }
+    }
+
     /// Appends whole records. Waits while a pipe is full.
     pub(super) fn append(&self, records: &[u8]) -> Written {
         self.output().append(records)
@@ -183,6 +207,11 @@ impl Output {
         }
         self.current = Some(current);
         Ok(())
+    }
+
+    /// Whether a file that is rotated still has most of its size for records.
+    fn may_have_another(&self) -> bool {
+        self.rotation.size.is_none_or(|size| self.header.len() as u64 <= size / 4)
     }
 
     fn number_of(&mut self, interface: Interface) -> io::Result<u32> {

@@ -53,6 +53,8 @@ pub struct Queues {
 pub(super) struct Member {
     queue: Arc<Mutex<Queue>>,
     number: usize,
+    /// How many slots it has, those of frames on their way among them.
+    slots: usize,
     /// The interface that the queue belongs to.
     pub(super) device: Ifindex,
     /// Largest frame that a slot holds, in bytes.
@@ -73,6 +75,8 @@ pub(super) struct Queue {
     done: Vec<Vec<Done>>,
     /// Whether the interface is gone, or has no more to do with the socket: then nothing comes back.
     gone: bool,
+    /// Whether the interface was down at the last kick.
+    down: bool,
     /// The program that zero-copy mode needs; it outlives the socket.
     _program: Option<Arc<Attached>>,
 }
@@ -112,6 +116,8 @@ pub struct QueueError {
     pub device: String,
     /// Which transmit queue.
     pub queue: u32,
+    /// Whether frames of the interface's MTU need several chunks of memory, which Linux takes since 6.6.
+    pub needs_chunks: bool,
     /// The kernel's words.
     pub cause: io::Error,
 }
@@ -138,13 +144,14 @@ impl Queues {
         let slots = locked.unclaimed.split_off(left);
         locked.done.push(Vec::with_capacity(slots.len()));
         drop(locked);
-        Ok((Member { queue, number, device, largest_frame }, slots))
+        Ok((Member { queue, number, slots: slots.len(), device, largest_frame }, slots))
     }
 
     fn open_queue(&mut self, device: Ifindex, patience: Duration) -> Result<Arc<Mutex<Queue>>, QueueError> {
         let queue = self.bind_queue(device, patience).map_err(|cause| QueueError {
             device: name(device),
             queue: self.number,
+            needs_chunks: mtu(device).is_ok_and(|mtu| shape(mtu).chunks_per_slot > 1),
             cause,
         })?;
         let queue = Arc::new(Mutex::new(queue));
@@ -177,6 +184,7 @@ impl Queues {
             flights: vec![None; shape.slots],
             done: Vec::new(),
             gone: false,
+            down: false,
             _program: program,
         }
     }
@@ -224,6 +232,14 @@ impl Member {
         queue.socket.submit(slot, frame.len);
     }
 
+    /// The slots that are missing from its share and have come back: those of frames that were on their way when some
+    /// member left.
+    pub(super) fn complete_share(&mut self, queue: &mut Queue) -> Vec<Slot> {
+        let missing = queue.share.saturating_sub(self.slots).min(queue.unclaimed.len());
+        self.slots += missing;
+        queue.unclaimed.split_off(queue.unclaimed.len() - missing)
+    }
+
     /// What the kernel has done with of this member's frames, since the last time.
     pub(super) fn done<'a>(&self, queue: &'a mut Queue) -> impl Iterator<Item = Done> + 'a {
         queue.done.get_mut(self.number).into_iter().flat_map(|done| done.drain(..))
@@ -250,6 +266,7 @@ impl Queue {
     /// # Errors
     /// What is neither a full device nor one that is down or gone.
     pub(super) fn kick(&mut self) -> io::Result<()> {
+        self.down = false;
         if self.socket.is_zero_copy() { self.wake_driver() } else { self.send_copies() }
     }
 
@@ -276,7 +293,11 @@ impl Queue {
                 // What the device has not taken yet is for a later turn.
                 None | Some(libc::EAGAIN) if self.socket.unconsumed() < before => {}
                 Some(libc::EAGAIN) if unseen > 0 => unseen -= 1,
-                None | Some(libc::EAGAIN | libc::ENOBUFS | libc::ENETDOWN) => break,
+                None | Some(libc::EAGAIN | libc::ENOBUFS) => break,
+                Some(libc::ENETDOWN) => {
+                    self.down = true;
+                    break;
+                }
                 Some(_) => {
                     result = error.map_or(Ok(()), Err);
                     break;
@@ -298,8 +319,9 @@ impl Queue {
         match outcome.as_ref().map_err(io::Error::raw_os_error) {
             // No longer zero-copy, or no longer there. `Xdp` joins anew, and is told how it can.
             Err(Some(libc::ENXIO | libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP)) => self.give_up(),
+            Err(Some(libc::ENETDOWN)) => self.down = true,
             // What the driver has not taken yet is for a later turn.
-            Err(Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENETDOWN)) => {}
+            Err(Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS)) => {}
             _ => return outcome,
         }
         Ok(())
@@ -308,6 +330,11 @@ impl Queue {
     /// Whether the queue is gone, and all that the kernel had with it.
     pub(super) fn is_gone(&self) -> bool {
         self.gone
+    }
+
+    /// Whether the interface was down when it was to send: what it was given waits until it is up.
+    pub(super) fn is_down(&self) -> bool {
+        self.down
     }
 
     /// Gives every completed slot back to its member.
@@ -354,7 +381,7 @@ impl Queue {
 impl QueueError {
     /// What an operator can do about it.
     pub(super) fn hint(&self) -> Option<String> {
-        let Self { device, queue, cause } = self;
+        let Self { device, queue, needs_chunks, cause } = self;
         Some(match cause.raw_os_error()? {
             libc::EPERM | libc::EACCES => {
                 format!("CAP_NET_RAW is missing: {}", remedy(&[Capability::CAP_NET_RAW]))
@@ -362,6 +389,12 @@ impl QueueError {
             libc::EBUSY => {
                 "another program has the queue by AF_XDP (`ss --xdp`): end it, or choose transmit=socket".to_owned()
             }
+            // Every interface has a queue 0.
+            libc::EINVAL if *needs_chunks && *queue == 0 => format!(
+                "frames as long as the MTU of {device} leave by AF_XDP since Linux 6.6 (`uname -r`): set an MTU of at most \
+                 {}, or choose transmit=socket",
+                LARGE_CHUNK - ethernet::HEADER_LEN
+            ),
             libc::EINVAL => format!(
                 "each worker needs a queue of its own, and {device} may have no queue {queue}: see `ethtool -l {device}`; \
                  choose fewer workers, or transmit=socket"
@@ -417,4 +450,20 @@ pub(super) fn mtu(device: Ifindex) -> io::Result<Mtu> {
 /// Takes a lock that no other thread wants; whoever panicked with it left nothing half done that another would see.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_cannot_do_is_not_blamed_on_the_workers() {
+        let hint = |queue, needs_chunks| {
+            let cause = io::Error::from_raw_os_error(libc::EINVAL);
+            QueueError { device: "eth0".to_owned(), queue, needs_chunks, cause }.hint().unwrap()
+        };
+        assert!(hint(0, true).contains("Linux 6.6") && hint(0, true).contains("at most 4082"), "{}", hint(0, true));
+        assert!(hint(3, true).contains("may have no queue 3"));
+        assert!(hint(3, false).contains("may have no queue 3"));
+    }
 }

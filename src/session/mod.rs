@@ -3,6 +3,7 @@
 mod contact;
 pub mod control;
 mod path;
+pub mod relay_loop;
 mod running;
 mod stop;
 #[cfg(test)]
@@ -127,6 +128,7 @@ impl Session {
         underlays: &[Option<Arc<Underlay>>],
         around: &mut Surroundings,
     ) -> Result<Self, Problems> {
+        Problems::unless_empty(relay_loop::relay_loops(plan, underlays))?;
         let opened = source::open(plan)?;
         let (patience, delay) = match &plan.source {
             SourcePlan::Live(live) => (Patience::Drop, live.delay),
