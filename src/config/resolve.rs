@@ -33,7 +33,7 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
     select.only(&["filter"], &mut mistakes);
     let filter = select.word("filter", &mut mistakes).unwrap_or_default().trim().to_owned();
     let normalise = normalise(&keys, source.as_ref(), &mut mistakes);
-    keys.read("spread", &mut mistakes, words::spread);
+    let spread = keys.read("spread", &mut mistakes, words::spread).unwrap_or_default();
     let destinations = all_destinations(&keys, written, source.as_ref(), &mut mistakes);
     match (source, Problems::unless_empty(mistakes)) {
         (Some(source), Ok(())) => Ok(SessionPlan {
@@ -41,6 +41,7 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
             source,
             filter,
             normalise,
+            spread,
             destinations,
             end: written.end,
         }),

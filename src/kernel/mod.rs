@@ -4,6 +4,7 @@
 //! The netlink crates change their interface often, so none of their types leaves this module.
 
 pub mod capabilities;
+pub mod echo;
 pub mod error_queue;
 pub mod links;
 #[cfg(test)]

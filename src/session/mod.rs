@@ -2,6 +2,7 @@
 
 mod contact;
 pub mod control;
+mod observe;
 mod path;
 mod running;
 mod stop;
@@ -13,15 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::defaults::MOST_TAP_MTU;
-use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
+use crate::config::plan::{self, DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
+use crate::destination::health::Health;
 use crate::destination::open_error::CannotOpen;
+use crate::destination::spread::Spread;
 use crate::destination::tap::Tap;
 use crate::destination::tunnel::Tunnel;
 use crate::destination::{Destination, Destinations, Patience, Shared};
 use crate::error::{Explain, Problems};
 use crate::kernel::underlay::Underlay;
-use crate::ledger::{Ledger, Published};
+use crate::ledger::{Assignment, Ledger, Published};
 use crate::normalise::Normaliser;
 use crate::quantity::Mtu;
 use crate::select::Selector;
@@ -29,6 +32,7 @@ use crate::select::own_traffic::{OwnTraffic, OwnTunnel};
 use crate::source::{self, Interface, Progress};
 
 use contact::{Contact, Failures};
+use observe::Observer;
 use path::Path;
 use running::Ready;
 pub use running::{Outcome, Running};
@@ -43,6 +47,8 @@ pub struct Session {
     files: Vec<bool>,
     interfaces: Vec<Interface>,
     progress: Option<Progress>,
+    health: Health,
+    observer: Option<Observer>,
 }
 
 /// What keeps an otherwise sound session from starting or from ending well.
@@ -111,6 +117,10 @@ impl Session {
         let mtu = mirrored_mtu(plan, opened.interfaces.iter().map(|interface| interface.mtu));
         let shared = Shared::new(&plan.destinations, 0).of_mtu(mtu);
         let destinations = open_for_workers(plan, underlays, &names, patience, shared)?;
+        let health = Health::new();
+        let observer = Observer::open(plan, underlays, health.clone()).map_err(|problems| {
+            Problems::gathered(problems.into_iter().map(|one| Err::<(), _>(one.into()))).unwrap_err()
+        })?;
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
 
         let no_resources = |cause: nix::Error| SessionError::Resources { cause: cause.into() };
@@ -118,13 +128,15 @@ impl Session {
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let ledger = Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())));
+            let ledger = ledger.assigning(assignment(plan.spread));
+            let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let stop = Stop::new().map_err(no_resources)?;
             let published = Published::new(ledger.clone());
             let contact = Contact { stop, published, failures: failures.clone() };
             let path = Path {
                 selector: Selector::new(OwnTraffic::new(own.clone())),
                 normaliser: Normaliser::new(plan.normalise.truncate),
-                destinations,
+                destinations: destinations.spread_by(spread),
                 ledger,
             };
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
@@ -137,6 +149,8 @@ impl Session {
             files: plan.destinations.iter().map(|destination| destination.file().is_some()).collect(),
             interfaces: opened.interfaces,
             progress: opened.progress,
+            health,
+            observer,
         })
     }
 
@@ -150,12 +164,21 @@ impl Session {
         self.progress.as_ref()
     }
 
+    /// Which of its destinations can be given frames.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
     /// Starts the workers.
     ///
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        Running::start(self.workers, self.failures, self.underlays, self.files)
+        let mut running = Running::start(self.workers, self.failures, self.underlays, self.files)?;
+        if let Some(observer) = self.observer {
+            running.observe(observer);
+        }
+        Ok(running)
     }
 
     /// Runs the workers on this thread, one after the other, each to the end of its files. This is the fuzzer's door:
@@ -166,6 +189,14 @@ impl Session {
             worker.run();
             contact.published.read()
         }))
+    }
+}
+
+/// How many destinations get a frame.
+fn assignment(spread: plan::Spread) -> Assignment {
+    match spread {
+        plan::Spread::Replicate => Assignment::Each,
+        plan::Spread::Balance | plan::Spread::Failover => Assignment::One,
     }
 }
 
