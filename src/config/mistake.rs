@@ -392,6 +392,9 @@ fn example(key: &str, place: &Place) -> String {
         ("probe", "icmp", ", tcp:22, or off"),
         ("memory", "256MiB", ""),
         ("watch", "on", ""),
+        ("sandbox", "auto", ", or off"),
+        ("user", "farspan", ""),
+        ("capabilities", "CAP_NET_ADMIN", ", or a list"),
         ("filter", "not port 22", ""),
         ("to", "vxlan://192.0.2.10?vni=42", ""),
     ];

@@ -22,6 +22,7 @@ mod ids;
 mod law;
 mod own_traffic;
 mod pipes;
+mod privileges;
 mod receive;
 mod recording;
 mod resources;
