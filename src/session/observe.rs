@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use caps::Capability;
 use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -15,7 +16,7 @@ use tracing::{info, warn};
 use crate::config::plan::{DestinationPlan, End, Probe, SessionPlan, Spread};
 use crate::destination::health::{Complaint, Condition, Health, Sign};
 use crate::error::Explain;
-use crate::kernel::capabilities::setcap_line;
+use crate::kernel::capabilities::remedy;
 use crate::kernel::echo::Echo;
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::ledger::Published;
@@ -70,7 +71,7 @@ impl Explain for CannotProbe {
     fn hint(&self) -> Option<String> {
         let denied = self.cause.kind() == io::ErrorKind::PermissionDenied;
         denied.then(|| {
-            format!("CAP_NET_RAW is missing: run as root, or once: {}; or choose probe=tcp:PORT", setcap_line())
+            format!("CAP_NET_RAW is missing: {}, or choose probe=tcp:PORT", remedy(&[Capability::CAP_NET_RAW]))
         })
     }
 }
@@ -126,10 +127,11 @@ impl Observer {
                 for (number, watched) in watched.iter_mut().enumerate() {
                     let reports = published.iter().map(|published| reports(published, number)).sum();
                     let sign = watched.sign(reports, answers[number].take());
-                    if watched.condition.note(now, sign) {
+                    let has_changed = watched.condition.note(now, sign);
+                    health.set(number, watched.condition.complaint());
+                    if has_changed {
                         watched.tell();
                     }
-                    health.set(number, watched.condition.complaint());
                 }
             }
         }));
