@@ -65,11 +65,12 @@ impl Echo {
 
     /// The identifier is for sockets that hear every answer; where the kernel puts its own it knows which are ours.
     fn question(&self) -> Vec<u8> {
-        let echo = IcmpEchoHeader { id: std::process::id() as u16, seq: self.sequence };
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let echo = IcmpEchoHeader { id: u16::from_be_bytes([high, low]), seq: self.sequence };
         let mut bytes = match (self.local, self.remote) {
             (IpAddr::V6(local), IpAddr::V6(remote)) => {
                 let kind = Icmpv6Type::EchoRequest(echo);
-                let header = Icmpv6Header::with_checksum(kind.clone(), local.octets(), remote.octets(), COOKIE);
+                let header = Icmpv6Header::with_checksum(kind, local.octets(), remote.octets(), COOKIE);
                 header.unwrap_or_else(|_| Icmpv6Header::new(kind)).to_bytes().to_vec()
             }
             _ => Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), COOKIE).to_bytes().to_vec(),

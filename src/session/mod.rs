@@ -118,9 +118,7 @@ impl Session {
         let shared = Shared::new(&plan.destinations, 0).of_mtu(mtu);
         let destinations = open_for_workers(plan, underlays, &names, patience, shared)?;
         let health = Health::new();
-        let observer = Observer::open(plan, underlays, health.clone()).map_err(|problems| {
-            Problems::gathered(problems.into_iter().map(|one| Err::<(), _>(one.into()))).unwrap_err()
-        })?;
+        let observer = Observer::open(plan, underlays, health.clone())?;
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
 
         let no_resources = |cause: nix::Error| SessionError::Resources { cause: cause.into() };

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::config::plan::{DestinationPlan, End, Probe, SessionPlan, Spread};
 use crate::destination::health::{Complaint, Condition, Health, Sign};
-use crate::error::Explain;
+use crate::error::{Explain, Problems};
 use crate::kernel::capabilities::remedy;
 use crate::kernel::echo::Echo;
 use crate::kernel::underlay::{NextHop, Underlay};
@@ -85,28 +85,20 @@ impl Observer {
         plan: &SessionPlan,
         underlays: &[Option<Arc<Underlay>>],
         health: Health,
-    ) -> Result<Option<Self>, Vec<CannotProbe>> {
+    ) -> Result<Option<Self>, Problems> {
         let asks = |plan: &DestinationPlan| matches!(&plan.end, End::Tunnel(tunnel) if tunnel.probe != Probe::Off);
         if plan.spread == Spread::Replicate && !plan.destinations.iter().any(asks) {
             return Ok(None);
         }
-        let (mut watched, mut problems) = (Vec::new(), Vec::new());
-        for (plan, way) in plan.destinations.iter().zip(underlays) {
+        let watched = plan.destinations.iter().zip(underlays).map(|(plan, way)| {
             // The dry run of a tunnel has nobody to be asked for.
             let way = way.clone().filter(|_| matches!(&plan.end, End::Tunnel(tunnel) if tunnel.is_live()));
-            match Asker::open(plan, way.as_deref()) {
-                Ok(asker) => watched.push(Watched {
-                    name: plan.name.clone(),
-                    to: plan.to.clone(),
-                    way,
-                    condition: Condition::new(asker.is_some()),
-                    asker,
-                    reports: 0,
-                }),
-                Err(cause) => problems.push(CannotProbe { destination: plan.place(), cause }),
-            }
-        }
-        if problems.is_empty() { Ok(Some(Self { health, watched })) } else { Err(problems) }
+            let asker =
+                Asker::open(plan, way.as_deref()).map_err(|cause| CannotProbe { destination: plan.place(), cause })?;
+            let condition = Condition::new(asker.is_some());
+            Ok(Watched { name: plan.name.clone(), to: plan.to.clone(), way, asker, condition, reports: 0 })
+        });
+        Problems::gathered(watched).map(|watched| Some(Self { health, watched }))
     }
 
     /// Starts watching, on the runtime of the caller. `published` are the ledgers of the session's workers.
@@ -166,9 +158,10 @@ impl Watched {
 
     fn tell(&self) {
         let Self { name, to, .. } = self;
-        match self.condition.complaint() {
-            Some(complaint) => warn!("destination {name} ({to}) is not healthy: {complaint}"),
-            None => info!("destination {name} ({to}) is healthy again"),
+        if let Some(complaint) = self.condition.complaint() {
+            warn!("destination {name} ({to}) is not healthy: {complaint}");
+        } else {
+            info!("destination {name} ({to}) is healthy again");
         }
     }
 }
