@@ -82,8 +82,7 @@ impl Running {
 
     /// Has the destinations watched, until this is dropped.
     pub(super) fn observe(&mut self, observer: Observer) {
-        let published = self.contacts.iter().map(|contact| contact.published.clone()).collect();
-        self.observing = Some(observer.start(published));
+        self.observing = Some(observer.start());
     }
 
     /// Asks the workers to end; [`ended`](Self::ended) tells when they have.
