@@ -151,7 +151,15 @@ pub struct Condition {
 impl Condition {
     /// Healthy, as far as anybody knows.
     pub fn new(is_probed: bool) -> Self {
-        Self { complaint: None, bad: 0, quiet_since: None, back_since: None, damping: DAMPING, has_answered: false, is_probed }
+        Self {
+            complaint: None,
+            bad: 0,
+            quiet_since: None,
+            back_since: None,
+            damping: DAMPING,
+            has_answered: false,
+            is_probed,
+        }
     }
 
     /// What speaks against it, while something does.

@@ -138,9 +138,13 @@ impl Destinations {
         }
     }
 
-    /// Sends what is in flight, and takes note of who is healthy. Called after every turn, and on every error path.
-    pub fn flush(&mut self, now: Instant, ledger: &mut Ledger) {
+    /// Takes note of who is healthy now. Called before every turn: what is offered then goes to nobody who is not.
+    pub fn look(&mut self) {
         self.spread.look();
+    }
+
+    /// Sends what is in flight. Called after every turn, and on every error path.
+    pub fn flush(&mut self, now: Instant, ledger: &mut Ledger) {
         self.each(ledger, |destination, account| match destination {
             Destination::Tunnel(tunnel) => tunnel.flush(now, account),
             Destination::Tap(tap) => tap.flush(now, account),

@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn each_analyzer_sees_every_source_port() {
         let spread = Spread::new(plan::Spread::Balance, &destinations(&[1, 1, 1]), Health::new());
-        let mut seen = vec![[false; 64]; 3];
+        let mut seen = [[false; 64]; 3];
         for flow in flows() {
             if let Choice::One(number) = spread.of(flow) {
                 seen[number][flow.bucket(64) as usize] = true;

@@ -16,6 +16,8 @@ use crate::quantity::Ifindex;
 
 /// Bytes of an echo's header.
 const HEADER: usize = 8;
+/// The identifier of our questions. Those of an unprivileged socket get one from the kernel.
+const IDENTIFIER: u16 = 0xfa25;
 /// What our questions carry, so that nobody else's answers are taken for ours.
 const COOKIE: &[u8; 16] = b"farspan is there";
 
@@ -70,13 +72,12 @@ impl Echo {
         }
     }
 
-    /// The identifier is for sockets that hear every answer; where the kernel puts its own it knows which are ours.
     fn question(&self) -> Vec<u8> {
-        let echo = IcmpEchoHeader { id: std::process::id() as u16, seq: self.sequence };
+        let echo = IcmpEchoHeader { id: IDENTIFIER, seq: self.sequence };
         let mut bytes = match (self.local, self.remote) {
             (IpAddr::V6(local), IpAddr::V6(remote)) => {
                 let kind = Icmpv6Type::EchoRequest(echo);
-                let header = Icmpv6Header::with_checksum(kind.clone(), local.octets(), remote.octets(), COOKIE);
+                let header = Icmpv6Header::with_checksum(kind, local.octets(), remote.octets(), COOKIE);
                 header.unwrap_or_else(|_| Icmpv6Header::new(kind)).to_bytes().to_vec()
             }
             _ => Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), COOKIE).to_bytes().to_vec(),

@@ -64,6 +64,7 @@ pub enum Assignment {
 
 impl Assignment {
     /// Whether it is what nobody has to say.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference to the field")]
     pub(super) fn is_each(&self) -> bool {
         *self == Self::Each
     }

@@ -9,12 +9,12 @@ use std::time::Duration;
 use caps::Capability;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tracing::{Instrument as _, info, warn};
 
 use crate::config::defaults::NEXT_HOP_PATIENCE;
 use crate::config::plan::{DestinationPlan, End, Probe, SessionPlan, Spread};
 use crate::destination::health::{Complaint, Condition, Health, Sign};
-use crate::error::Explain;
+use crate::error::{Explain, Problems};
 use crate::kernel::capabilities::remedy;
 use crate::kernel::echo::{Echo, connects};
 use crate::kernel::knock::{Echoed, Knock};
@@ -88,7 +88,7 @@ impl Observer {
         plan: &SessionPlan,
         underlays: &[Option<Arc<Underlay>>],
         health: Health,
-    ) -> Result<Option<Self>, Vec<CannotProbe>> {
+    ) -> Result<Option<Self>, Problems> {
         let asks = |plan: &DestinationPlan| matches!(&plan.end, End::Tunnel(tunnel) if tunnel.probe != Probe::Off);
         if plan.spread == Spread::Replicate && !plan.destinations.iter().any(asks) {
             return Ok(None);
@@ -111,7 +111,7 @@ impl Observer {
                 Err(cause) => problems.push(CannotProbe { destination: plan.place(), cause }),
             }
         }
-        if problems.is_empty() { Ok(Some(Self { health, watched })) } else { Err(problems) }
+        Problems::unless_empty(problems).map(|()| Some(Self { health, watched }))
     }
 
     /// Starts watching, on the runtime of the caller.
@@ -124,7 +124,7 @@ impl Observer {
                 tasks.push(tokio::spawn(asker.ask_again_and_again(Arc::clone(answer))));
             }
         }
-        tasks.push(tokio::spawn(async move {
+        let looking = async move {
             let mut looks = interval(LOOK);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
@@ -138,7 +138,8 @@ impl Observer {
                     health.set_hopeful(number, watched.condition.is_hopeful(now));
                 }
             }
-        }));
+        };
+        tasks.push(tokio::spawn(looking.in_current_span()));
         Observing(tasks)
     }
 }
@@ -189,9 +190,10 @@ impl Watched {
 
     fn tell(&self) {
         let Self { name, to, .. } = self;
-        match self.condition.complaint() {
-            Some(complaint) => warn!("destination {name} ({to}) is not healthy: {complaint}"),
-            None => info!("destination {name} ({to}) is healthy again"),
+        if let Some(complaint) = self.condition.complaint() {
+            warn!("destination {name} ({to}) is not healthy: {complaint}");
+        } else {
+            info!("destination {name} ({to}) is healthy again");
         }
     }
 }
