@@ -14,7 +14,9 @@ use super::destination::{self, One};
 use super::keys::{Keys, Mistakes};
 use super::load::SessionWritten;
 use super::mistake::{Mistake, What};
-use super::plan::{DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
+use super::plan::{
+    DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, Spread,
+};
 use super::written::Value;
 use super::{tunnels, words};
 use crate::error::Problems;
@@ -35,6 +37,9 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
     let normalise = normalise(&keys, source.as_ref(), &mut mistakes);
     let spread = keys.read("spread", &mut mistakes, words::spread).unwrap_or_default();
     let destinations = all_destinations(&keys, written, source.as_ref(), &mut mistakes);
+    if spread != Spread::Replicate && destinations.len() > defaults::MOST_SHARING {
+        mistakes.push(keys.mistake("spread", What::TooManyToShare(destinations.len())));
+    }
     match (source, Problems::unless_empty(mistakes)) {
         (Some(source), Ok(())) => Ok(SessionPlan {
             name: written.name.clone().unwrap_or_else(|| defaults::SESSION.to_owned()),
@@ -299,7 +304,7 @@ fn contested_file(plan: &DestinationPlan, earlier: &[DestinationPlan], source: O
 }
 
 /// Where a capture file is read from: standard input is often a file too.
-fn read_from(file: &FilePath) -> Cow<'_, Path> {
+pub(super) fn read_from(file: &FilePath) -> Cow<'_, Path> {
     match file {
         FilePath::Standard => Path::new("/dev/stdin").into(),
         FilePath::Path(path) => path.into(),
@@ -308,7 +313,7 @@ fn read_from(file: &FilePath) -> Cow<'_, Path> {
 
 /// Whether two paths lead to one regular file, which then could not be read or written beside the other. A file that
 /// does not exist yet is known by its directory and name.
-fn is_one_file(one: &Path, other: &Path) -> bool {
+pub(super) fn is_one_file(one: &Path, other: &Path) -> bool {
     one == other || identity(one).is_some_and(|identity_of_one| Some(identity_of_one) == identity(other))
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Most destinations that share a session's frames.
-pub const MOST: usize = 64;
+pub const MOST: usize = crate::config::defaults::MOST_SHARING;
 /// So many bad signs speak against a destination, unless a good one comes between them: one report may be about a single
 /// datagram, or old.
 const TOLERATED: u32 = 3;
@@ -13,6 +13,9 @@ const TOLERATED: u32 = 3;
 pub const DAMPING: Duration = Duration::from_secs(5);
 /// The same after it has come and gone several times: each time twice as long, up to this.
 const MOST_DAMPING: Duration = Duration::from_mins(1);
+/// How long routers must have been silent about a destination to be taken to reach it: longer than one asks for the host
+/// before it reports it again (three seconds on Linux).
+const SILENCE: Duration = Duration::from_secs(4);
 
 /// The health of every destination of a session. A clone shows and sets the same.
 #[derive(Clone, Debug)]
@@ -21,23 +24,39 @@ pub struct Health(Arc<Shown>);
 #[derive(Debug)]
 struct Shown {
     healthy: AtomicU64,
+    hopeful: AtomicU64,
     /// What speaks against those that are not.
     complaints: Mutex<[Option<Complaint>; MOST]>,
 }
 
-/// Who was healthy at one moment: one bit a destination, in the order of the plan.
+/// Who was healthy at one moment, and who looked as if it would be soon: one bit a destination, in the order of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Healthy(u64);
+pub struct Healthy {
+    healthy: u64,
+    hopeful: u64,
+}
 
 impl Health {
     /// Everybody is healthy until something speaks against it.
     pub fn new() -> Self {
-        Self(Arc::new(Shown { healthy: AtomicU64::new(u64::MAX), complaints: Mutex::new([None; MOST]) }))
+        let (healthy, hopeful) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        Self(Arc::new(Shown { healthy, hopeful, complaints: Mutex::new([None; MOST]) }))
     }
 
     /// Who is healthy now.
     pub fn now(&self) -> Healthy {
-        Healthy(self.0.healthy.load(Ordering::Relaxed))
+        let load = |bits: &AtomicU64| bits.load(Ordering::Relaxed);
+        Healthy { healthy: load(&self.0.healthy), hopeful: load(&self.0.hopeful) }
+    }
+
+    /// Notes whether nothing speaks against destination `number` any more, although it is not healthy again yet.
+    pub fn set_hopeful(&self, number: usize, is_hopeful: bool) {
+        let bit = if number < MOST { 1 << number } else { 0 };
+        if is_hopeful {
+            self.0.hopeful.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.0.hopeful.fetch_and(!bit, Ordering::Relaxed);
+        }
     }
 
     /// What speaks against destination `number`, if anything does.
@@ -68,7 +87,19 @@ impl Default for Health {
 impl Healthy {
     /// Whether destination `number` is among them.
     pub fn contains(self, number: usize) -> bool {
-        number < MOST && self.0 >> number & 1 == 1
+        number < MOST && self.healthy >> number & 1 == 1
+    }
+
+    /// Those of the first `count` destinations that can be given frames: the healthy ones. Where none is, to wait for the
+    /// damping time would only lose frames, so that the hopeful ones are as good.
+    #[must_use]
+    pub fn usable(self, count: usize) -> Self {
+        let all = if count < MOST { (1 << count) - 1 } else { u64::MAX };
+        let healthy = match self.healthy & all {
+            0 => self.hopeful & all,
+            healthy => healthy,
+        };
+        Self { healthy, ..self }
     }
 }
 
@@ -111,6 +142,8 @@ pub struct Condition {
     /// When it became healthy again, if it ever was not.
     back_since: Option<Instant>,
     damping: Duration,
+    /// Whether it has answered since it became unhealthy, and nothing has spoken against it since.
+    has_answered: bool,
     /// Whether it is probed: then only an answer shows that it is there.
     is_probed: bool,
 }
@@ -118,12 +151,30 @@ pub struct Condition {
 impl Condition {
     /// Healthy, as far as anybody knows.
     pub fn new(is_probed: bool) -> Self {
-        Self { complaint: None, bad: 0, quiet_since: None, back_since: None, damping: DAMPING, is_probed }
+        Self {
+            complaint: None,
+            bad: 0,
+            quiet_since: None,
+            back_since: None,
+            damping: DAMPING,
+            has_answered: false,
+            is_probed,
+        }
     }
 
     /// What speaks against it, while something does.
     pub fn complaint(&self) -> Option<Complaint> {
         self.complaint
+    }
+
+    /// Whether what spoke against it no longer does. Routers are silent for some seconds between two reports.
+    pub fn is_hopeful(&self, now: Instant) -> bool {
+        let quiet = self.quiet_since.map(|since| now.duration_since(since));
+        match self.complaint {
+            None => false,
+            Some(Complaint::Icmp) => quiet.is_some_and(|quiet| self.has_answered || quiet >= SILENCE),
+            Some(Complaint::NextHop | Complaint::Probe) => quiet.is_some(),
+        }
     }
 
     /// Takes note of a sign. Returns whether it became healthy or unhealthy by it.
@@ -148,19 +199,20 @@ impl Condition {
         // One that was hardly back before it went again is not to be trusted so soon.
         let hardly_back = self.back_since.is_some_and(|since| now.duration_since(since) < 2 * self.damping);
         self.damping = if hardly_back { (2 * self.damping).min(MOST_DAMPING) } else { DAMPING };
-        (self.complaint, self.quiet_since) = (complaint, None);
+        (self.complaint, self.quiet_since, self.has_answered) = (complaint, None, false);
         true
     }
 
     fn hope(&mut self, now: Instant, sign: Sign) -> bool {
         match sign {
             Sign::Bad(complaint) | Sign::Dead(complaint) => {
-                (self.complaint, self.quiet_since) = (Some(complaint), None);
+                (self.complaint, self.quiet_since, self.has_answered) = (Some(complaint), None, false);
                 return false;
             }
             // A probe that is under way says nothing yet.
             Sign::Silence if self.is_probed && self.quiet_since.is_none() => return false,
-            Sign::Silence | Sign::Answer => {}
+            Sign::Silence => {}
+            Sign::Answer => self.has_answered = true,
         }
         let since = *self.quiet_since.get_or_insert(now);
         if now.duration_since(since) < self.damping {
@@ -218,6 +270,34 @@ mod tests {
         }
         assert!(condition.note(now + DAMPING, Sign::Silence));
         assert_eq!(condition.complaint(), None);
+    }
+
+    #[test]
+    fn where_nobody_is_healthy_those_are_taken_that_look_well_again() {
+        let health = Health::new();
+        let usable = || (0..3).filter(|&number| health.now().usable(3).contains(number)).collect::<Vec<_>>();
+        health.set_hopeful(MOST, true);
+        health.set(1, Some(Complaint::NextHop));
+        health.set_hopeful(1, true);
+        assert_eq!(usable(), [0, 2]);
+        health.set(0, Some(Complaint::NextHop));
+        health.set(2, Some(Complaint::NextHop));
+        assert_eq!(usable(), [1]);
+        health.set_hopeful(1, false);
+        assert_eq!(usable(), [0; 0]);
+
+        let now = Instant::now();
+        let mut condition = Condition::new(false);
+        condition.note(now, Sign::Dead(Complaint::NextHop));
+        assert!(!condition.is_hopeful(now));
+        condition.note(now, Sign::Silence);
+        assert!(condition.is_hopeful(now));
+        // Routers are silent between two reports; an answer says more.
+        condition.note(now, Sign::Bad(Complaint::Icmp));
+        condition.note(now, Sign::Silence);
+        assert!(!condition.is_hopeful(now + SILENCE / 2) && condition.is_hopeful(now + SILENCE));
+        condition.note(now, Sign::Answer);
+        assert!(condition.is_hopeful(now));
     }
 
     #[test]

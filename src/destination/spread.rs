@@ -94,10 +94,11 @@ impl Spread {
     }
 
     fn decide(&mut self) {
-        let healthy = self.seen;
+        let seen = self.seen;
         match &mut self.way {
             Way::Replicate => {}
             Way::Balance { bidders, table } => {
+                let healthy = seen.usable(bidders.len());
                 let bidding: Vec<(u8, Bidder)> = (0..).zip(bidders.iter().copied()).take(MOST).collect();
                 for (bucket, owner) in table.iter_mut().enumerate() {
                     let bids = bidding.iter().filter(|&&(number, _)| healthy.contains(number.into()));
@@ -107,6 +108,7 @@ impl Spread {
                 }
             }
             Way::Failover { destinations, first } => {
+                let healthy = seen.usable(*destinations);
                 let found = (0..*destinations).find(|&number| healthy.contains(number));
                 *first = found.map_or(Choice::Nobody, Choice::One);
             }

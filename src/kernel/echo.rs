@@ -1,16 +1,23 @@
-//! Asks a host whether it is there, by ICMP echo (RFC 792, RFC 4443 section 4).
+//! Asks a host whether it is there: by ICMP echo (RFC 792, RFC 4443 section 4), or by a TCP connection.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout_at};
+use tokio::net::{TcpSocket, UdpSocket};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::path_mtu::scoped;
+use super::underlay::Underlay;
+use crate::quantity::Ifindex;
 
 /// Bytes of an echo's header.
 const HEADER: usize = 8;
+/// The identifier of our questions. Those of an unprivileged socket get one from the kernel.
+const IDENTIFIER: u16 = 0xfa25;
 /// What our questions carry, so that nobody else's answers are taken for ours.
 const COOKIE: &[u8; 16] = b"farspan is there";
 
@@ -24,18 +31,20 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Asks `remote` from `local`.
+    /// Asks the analyzer that `way` leads to.
     ///
     /// # Errors
     /// `EPERM` without `CAP_NET_RAW`, unless the kernel lets this user ask (`net.ipv4.ping_group_range`).
-    pub fn open(local: IpAddr, remote: IpAddr) -> io::Result<Self> {
+    pub fn open(way: &Underlay) -> io::Result<Self> {
+        let (local, remote, device) = (way.local(), way.remote(), way.bound_device());
         let (domain, protocol) =
             if remote.is_ipv4() { (Domain::IPV4, Protocol::ICMPV4) } else { (Domain::IPV6, Protocol::ICMPV6) };
         let open = |kind| Socket::new(domain, kind, Some(protocol));
         let socket = open(Type::DGRAM).or_else(|_| open(Type::RAW))?;
         socket.set_nonblocking(true)?;
-        socket.bind(&SocketAddr::new(local, 0).into())?;
-        socket.connect(&SocketAddr::new(remote, 0).into())?;
+        go_by(&socket, device)?;
+        socket.bind(&scoped(local, 0, device))?;
+        socket.connect(&scoped(remote, 0, device))?;
         Ok(Self { socket, local, remote, sequence: 0 })
     }
 
@@ -63,10 +72,8 @@ impl Echo {
         }
     }
 
-    /// The identifier is for sockets that hear every answer; where the kernel puts its own it knows which are ours.
     fn question(&self) -> Vec<u8> {
-        let [.., high, low] = std::process::id().to_be_bytes();
-        let echo = IcmpEchoHeader { id: u16::from_be_bytes([high, low]), seq: self.sequence };
+        let echo = IcmpEchoHeader { id: IDENTIFIER, seq: self.sequence };
         let mut bytes = match (self.local, self.remote) {
             (IpAddr::V6(local), IpAddr::V6(remote)) => {
                 let kind = Icmpv6Type::EchoRequest(echo);
@@ -94,16 +101,39 @@ impl Echo {
     }
 }
 
+/// Whether the analyzer that `way` leads to accepts a TCP connection to `port` within `patience`.
+///
+/// # Errors
+/// When the process has no descriptor left, or the way no address.
+pub async fn connects(way: &Underlay, port: u16, patience: Duration) -> io::Result<bool> {
+    let (local, remote, device) = (way.local(), way.remote(), way.bound_device());
+    let socket = Socket::new(Domain::for_address(SocketAddr::new(remote, port)), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    go_by(&socket, device)?;
+    socket.bind(&scoped(local, 0, device))?;
+    let Some(to) = scoped(remote, port, device).as_socket() else { return Ok(false) };
+    let socket = TcpSocket::from_std_stream(socket.into());
+    Ok(matches!(timeout(patience, socket.connect(to)).await, Ok(Ok(_))))
+}
+
+/// Has `socket` send through the interface that the tunnel is bound to, if it is.
+fn go_by(socket: &Socket, device: Option<Ifindex>) -> io::Result<()> {
+    device.map_or(Ok(()), |device| socket.bind_device_by_index_v4(NonZeroU32::new(device.value())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::underlay::NextHop;
+    use crate::quantity::Mtu;
 
     /// The kernel answers for its own addresses; where it does not let us ask, it says so.
     #[tokio::test]
     async fn this_host_answers_and_nobody_does_not() {
         for address in ["127.0.0.1", "::1"] {
             let address = address.parse().unwrap();
-            match Echo::open(address, address) {
+            let way = Underlay::new(address, address, None, Mtu::ETHERNET, NextHop::Usable);
+            match Echo::open(&way) {
                 Ok(mut echo) => {
                     for _ in 0..3 {
                         assert!(echo.ask(Duration::from_secs(5)).await.unwrap(), "{address}");

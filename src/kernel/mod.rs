@@ -6,6 +6,7 @@
 pub mod capabilities;
 pub mod echo;
 pub mod error_queue;
+pub mod knock;
 pub mod links;
 #[cfg(test)]
 pub(crate) mod namespace;

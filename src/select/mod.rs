@@ -3,6 +3,7 @@
 //! Filter and direction are asked in the kernel or in libpcap, before a frame is captured. What comes out of a tunnel
 //! meets the filter in its source, which says so with the frame.
 
+pub mod all_tunnels;
 pub mod own_traffic;
 
 use crate::frame::Frame;
@@ -26,9 +27,14 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// A selector that keeps everything but the session's own tunnels.
+    /// A selector that keeps everything but our own tunnels.
     pub fn new(own_traffic: OwnTraffic) -> Self {
         Self { own_traffic }
+    }
+
+    /// Learns what changed around the session since the last turn.
+    pub fn catch_up(&mut self) {
+        self.own_traffic.catch_up();
     }
 
     /// Decides about one frame.

@@ -8,6 +8,7 @@ mod running;
 mod stop;
 #[cfg(test)]
 mod testing;
+mod window;
 mod worker;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::ledger::{Assignment, Ledger, Published};
 use crate::normalise::Normaliser;
 use crate::quantity::Mtu;
 use crate::select::Selector;
+use crate::select::all_tunnels::{AllTunnels, Entry};
 use crate::select::own_traffic::{OwnTraffic, OwnTunnel};
 use crate::source::{self, Interface, Progress};
 
@@ -37,6 +39,7 @@ use path::Path;
 use running::Ready;
 pub use running::{Outcome, Running};
 use stop::Stop;
+use window::Window;
 use worker::Worker;
 
 /// A session with everything open and nothing moving yet.
@@ -49,6 +52,17 @@ pub struct Session {
     progress: Option<Progress>,
     health: Health,
     observer: Option<Observer>,
+    /// Keeps the session's tunnels among those that no session captures.
+    tunnels: Entry,
+}
+
+/// What a session of the daemon finds there already.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// The tunnels of all sessions, which this one adds its own to.
+    pub all_tunnels: AllTunnels,
+    /// What the session had open in an earlier run, and afterwards what it has open now.
+    pub shared: Option<Shared>,
 }
 
 /// What keeps an otherwise sound session from starting or from ending well.
@@ -107,6 +121,18 @@ impl Session {
     /// # Errors
     /// Everything that could not be opened.
     pub fn open(plan: &SessionPlan, underlays: &[Option<Arc<Underlay>>]) -> Result<Self, Problems> {
+        Self::open_among(plan, underlays, &mut Surroundings::default())
+    }
+
+    /// The same, in surroundings that are not empty.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_among(
+        plan: &SessionPlan,
+        underlays: &[Option<Arc<Underlay>>],
+        around: &mut Surroundings,
+    ) -> Result<Self, Problems> {
         let opened = source::open(plan)?;
         let (patience, delay) = match &plan.source {
             SourcePlan::Live(live) => (Patience::Drop, live.delay),
@@ -115,24 +141,28 @@ impl Session {
         };
         let names: Vec<String> = opened.interfaces.iter().map(|interface| interface.name.clone()).collect();
         let mtu = mirrored_mtu(plan, opened.interfaces.iter().map(|interface| interface.mtu));
-        let shared = Shared::new(&plan.destinations, 0).of_mtu(mtu);
+        let shared = match around.shared.take() {
+            Some(shared) => shared.for_another_run(&plan.destinations),
+            None => Shared::new(&plan.destinations, 0),
+        };
+        let shared = around.shared.insert(shared.of_mtu(mtu));
         let destinations = open_for_workers(plan, underlays, &names, patience, shared)?;
         let health = Health::new();
         let observer = Observer::open(plan, underlays, health.clone())?;
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
+        let tunnels = around.all_tunnels.enter(own);
 
         let no_resources = |cause: nix::Error| SessionError::Resources { cause: cause.into() };
         let failures = Failures::default();
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
-            let ledger = Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())));
-            let ledger = ledger.assigning(assignment(plan.spread));
+            let ledger = empty_ledger(plan);
             let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let stop = Stop::new().map_err(no_resources)?;
             let published = Published::new(ledger.clone());
-            let contact = Contact { stop, published, failures: failures.clone() };
+            let contact = Contact { stop, published, failures: failures.clone(), window: Window::open() };
             let path = Path {
-                selector: Selector::new(OwnTraffic::new(own.clone())),
+                selector: Selector::new(OwnTraffic::following(&around.all_tunnels)),
                 normaliser: Normaliser::new(plan.normalise.truncate),
                 destinations: destinations.spread_by(spread),
                 ledger,
@@ -149,6 +179,7 @@ impl Session {
             progress: opened.progress,
             health,
             observer,
+            tunnels,
         })
     }
 
@@ -162,7 +193,7 @@ impl Session {
         self.progress.as_ref()
     }
 
-    /// Which of its destinations can be given frames.
+    /// Which of its destinations can be given frames, as far as they are watched.
     pub fn health(&self) -> &Health {
         &self.health
     }
@@ -172,11 +203,21 @@ impl Session {
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        let mut running = Running::start(self.workers, self.failures, self.underlays, self.files)?;
+        let mut running = Running::start(self.workers, self.failures, self.underlays, self.files, Some(self.tunnels))?;
         if let Some(observer) = self.observer {
             running.observe(observer);
         }
         Ok(running)
+    }
+
+    /// Starts the workers, which let every frame pass by until [`Running::begin_at`] says whose the frames are: an earlier
+    /// run of the session still mirrors them. A capture file, which no earlier run has, begins at once.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_waiting(self) -> Result<Running, Problems> {
+        self.workers.iter().for_each(|ready| ready.contact.window.close());
+        self.start()
     }
 
     /// Runs the workers on this thread, one after the other, each to the end of its files. This is the fuzzer's door:
@@ -190,12 +231,13 @@ impl Session {
     }
 }
 
-/// How many destinations get a frame.
-fn assignment(spread: plan::Spread) -> Assignment {
-    match spread {
+/// An account for the destinations of `plan`, before the first frame.
+pub fn empty_ledger(plan: &SessionPlan) -> Ledger {
+    let assignment = match plan.spread {
         plan::Spread::Replicate => Assignment::Each,
         plan::Spread::Balance | plan::Spread::Failover => Assignment::One,
-    }
+    };
+    Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str()))).assigning(assignment)
 }
 
 /// The largest MTU of what `plan` mirrors, as far as a TAP device can have it; `interfaces` are those of its interfaces,
@@ -214,7 +256,7 @@ fn open_for_workers(
     underlays: &[Option<Arc<Underlay>>],
     interfaces: &[String],
     patience: Patience,
-    mut shared: Shared,
+    shared: &mut Shared,
 ) -> Result<Vec<Destinations>, Problems> {
     let workers = plan.workers();
     let open = |number: u8| {
@@ -222,7 +264,7 @@ fn open_for_workers(
             shared.go_on_to(number.into());
         }
         let own: Vec<_> = plan.destinations.iter().map(|plan| plan.of_worker(number.into(), workers)).collect();
-        open_destinations(&own, underlays, interfaces, patience, &mut shared)
+        open_destinations(&own, underlays, interfaces, patience, shared)
     };
     (0..workers.value()).map(open).collect()
 }

@@ -1,25 +1,24 @@
 //! Watches the destinations of a session whose frames go to one of them: which can be given frames, and why not.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use caps::Capability;
-use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tracing::{info, warn};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{Instrument as _, info, warn};
 
+use crate::config::defaults::NEXT_HOP_PATIENCE;
 use crate::config::plan::{DestinationPlan, End, Probe, SessionPlan, Spread};
 use crate::destination::health::{Complaint, Condition, Health, Sign};
 use crate::error::{Explain, Problems};
 use crate::kernel::capabilities::remedy;
-use crate::kernel::echo::Echo;
+use crate::kernel::echo::{Echo, connects};
+use crate::kernel::knock::{Echoed, Knock};
 use crate::kernel::underlay::{NextHop, Underlay};
-use crate::ledger::Published;
 
 /// How often everything is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -48,13 +47,17 @@ struct Watched {
     condition: Condition,
     /// ICMP reports that speak against it, so far.
     reports: u64,
+    /// Since when the kernel has been asking for the next hop.
+    resolving_since: Option<std::time::Instant>,
+    /// Asks after one that has been reported: it gets no frames that routers could report.
+    knock: Option<Knock>,
 }
 
 /// Asks one analyzer whether it is there.
 #[derive(Debug)]
 enum Asker {
     Icmp(Echo),
-    Tcp { local: IpAddr, remote: IpAddr, port: NonZeroU16 },
+    Tcp { way: Arc<Underlay>, port: NonZeroU16 },
 }
 
 /// The probe of a destination cannot be opened.
@@ -90,19 +93,29 @@ impl Observer {
         if plan.spread == Spread::Replicate && !plan.destinations.iter().any(asks) {
             return Ok(None);
         }
-        let watched = plan.destinations.iter().zip(underlays).map(|(plan, way)| {
+        let (mut watched, mut problems) = (Vec::new(), Vec::new());
+        for (plan, way) in plan.destinations.iter().zip(underlays) {
             // The dry run of a tunnel has nobody to be asked for.
             let way = way.clone().filter(|_| matches!(&plan.end, End::Tunnel(tunnel) if tunnel.is_live()));
-            let asker =
-                Asker::open(plan, way.as_deref()).map_err(|cause| CannotProbe { destination: plan.place(), cause })?;
-            let condition = Condition::new(asker.is_some());
-            Ok(Watched { name: plan.name.clone(), to: plan.to.clone(), way, asker, condition, reports: 0 })
-        });
-        Problems::gathered(watched).map(|watched| Some(Self { health, watched }))
+            match Asker::open(plan, way.as_ref()) {
+                Ok(asker) => watched.push(Watched {
+                    name: plan.name.clone(),
+                    to: plan.to.clone(),
+                    way,
+                    condition: Condition::new(asker.is_some()),
+                    asker,
+                    reports: 0,
+                    resolving_since: None,
+                    knock: None,
+                }),
+                Err(cause) => problems.push(CannotProbe { destination: plan.place(), cause }),
+            }
+        }
+        Problems::unless_empty(problems).map(|()| Some(Self { health, watched }))
     }
 
-    /// Starts watching, on the runtime of the caller. `published` are the ledgers of the session's workers.
-    pub(super) fn start(self, published: Vec<Published>) -> Observing {
+    /// Starts watching, on the runtime of the caller.
+    pub(super) fn start(self) -> Observing {
         let Self { health, mut watched } = self;
         let mut tasks = Vec::new();
         let answers: Vec<Arc<Answer>> = watched.iter().map(|_| Arc::default()).collect();
@@ -111,22 +124,22 @@ impl Observer {
                 tasks.push(tokio::spawn(asker.ask_again_and_again(Arc::clone(answer))));
             }
         }
-        tasks.push(tokio::spawn(async move {
+        let looking = async move {
             let mut looks = interval(LOOK);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 let now = looks.tick().await.into_std();
                 for (number, watched) in watched.iter_mut().enumerate() {
-                    let reports = published.iter().map(|published| reports(published, number)).sum();
-                    let sign = watched.sign(reports, answers[number].take());
-                    let has_changed = watched.condition.note(now, sign);
-                    health.set(number, watched.condition.complaint());
-                    if has_changed {
+                    let sign = watched.sign(now, answers[number].take());
+                    if watched.condition.note(now, sign) {
                         watched.tell();
                     }
+                    health.set(number, watched.condition.complaint());
+                    health.set_hopeful(number, watched.condition.is_hopeful(now));
                 }
             }
-        }));
+        };
+        tasks.push(tokio::spawn(looking.in_current_span()));
         Observing(tasks)
     }
 }
@@ -137,22 +150,41 @@ impl Drop for Observing {
     }
 }
 
-/// Host and network unreachables so far; port and protocol unreachables are what a sniffing analyzer answers.
-fn reports(published: &Published, destination: usize) -> u64 {
-    published.read().destinations.get(destination).map_or(0, |account| account.icmp.host_unreachable)
-}
-
 impl Watched {
     /// What is seen of it now.
-    fn sign(&mut self, reports: u64, answer: Option<bool>) -> Sign {
+    fn sign(&mut self, now: std::time::Instant, answer: Option<bool>) -> Sign {
+        let Some(way) = &self.way else { return Sign::Silence };
+        // Of host and network unreachables; port and protocol unreachables are what a sniffing analyzer answers.
+        let reports = way.unreachable_reports();
         let reported = std::mem::replace(&mut self.reports, reports) < reports;
-        let failed = self.way.as_ref().is_some_and(|way| way.next_hop() == NextHop::Failed);
+        let next_hop = way.next_hop();
+        let resolving = (next_hop == NextHop::Resolving).then(|| *self.resolving_since.get_or_insert(now));
+        self.resolving_since = resolving;
+        // So long frames wait for it: after that they would be dropped.
+        let is_late = resolving.is_some_and(|since| now.duration_since(since) >= NEXT_HOP_PATIENCE);
         match answer {
-            _ if failed => Sign::Dead(Complaint::NextHop),
+            _ if next_hop == NextHop::Failed || is_late => Sign::Dead(Complaint::NextHop),
             Some(false) => Sign::Bad(Complaint::Probe),
             _ if reported => Sign::Bad(Complaint::Icmp),
             Some(true) => Sign::Answer,
-            None => Sign::Silence,
+            None => self.knock(),
+        }
+    }
+
+    /// Hears what routers say about one that they reported, and makes them say it again.
+    fn knock(&mut self) -> Sign {
+        if self.condition.complaint() != Some(Complaint::Icmp) {
+            self.knock = None;
+            return Sign::Silence;
+        }
+        if self.knock.is_none() {
+            // Without one it is tried with its own flows when the time has come.
+            self.knock = self.way.as_ref().and_then(|way| Knock::open(way).ok());
+        }
+        match self.knock.as_mut().map(Knock::again) {
+            Some(Echoed::Unreachable) => Sign::Bad(Complaint::Icmp),
+            Some(Echoed::Refusal) => Sign::Answer,
+            Some(Echoed::Silence) | None => Sign::Silence,
         }
     }
 
@@ -184,13 +216,12 @@ impl Answer {
 }
 
 impl Asker {
-    fn open(plan: &DestinationPlan, way: Option<&Underlay>) -> io::Result<Option<Self>> {
+    fn open(plan: &DestinationPlan, way: Option<&Arc<Underlay>>) -> io::Result<Option<Self>> {
         let (End::Tunnel(tunnel), Some(way)) = (&plan.end, way) else { return Ok(None) };
-        let (local, remote) = (way.local(), way.remote());
         Ok(match tunnel.probe {
             Probe::Off => None,
-            Probe::Icmp => Some(Self::Icmp(Echo::open(local, remote)?)),
-            Probe::Tcp(port) => Some(Self::Tcp { local, remote, port }),
+            Probe::Icmp => Some(Self::Icmp(Echo::open(way)?)),
+            Probe::Tcp(port) => Some(Self::Tcp { way: Arc::clone(way), port }),
         })
     }
 
@@ -206,12 +237,7 @@ impl Asker {
     async fn ask(&mut self, now: Instant) -> io::Result<bool> {
         match self {
             Self::Icmp(echo) => echo.ask((now + ASK).saturating_duration_since(Instant::now())).await,
-            Self::Tcp { local, remote, port } => {
-                let socket = if remote.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-                socket.bind(SocketAddr::new(*local, 0))?;
-                let connected = timeout(ASK, socket.connect(SocketAddr::new(*remote, port.get()))).await;
-                Ok(matches!(connected, Ok(Ok(_))))
-            }
+            Self::Tcp { way, port } => connects(way, port.get(), ASK).await,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use etherparse::PacketBuilder;
 
 use crate::farspan::{Farspan, total};
-use crate::judge::Capture;
+use crate::judge::{Capture, frames_of};
 use crate::lab::{Lab, await_that};
 use crate::traffic;
 
@@ -104,6 +104,110 @@ fn gets_nothing_while_silent(lab: &Lab, probe: &str, silence: impl FnOnce(), spe
     let ledger = farspan.stop();
     assert_eq!(ledger.dropped.get("no_destination"), Some(&200), "{ledger:#?}");
     assert_eq!(total(&ledger.only().dropped), 0, "{ledger:#?}");
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_router_that_reports_an_analyzer_moves_its_flows_and_no_frame_is_risked_until_it_is_back() {
+    let lab = several_analyzers();
+    // The analyzer's machine routes to a network behind it, whose only host is there at first.
+    let behind = [203, 0, 113, 9];
+    for command in [
+        "ip link add r0 type veth peer name r1",
+        "ip address add 203.0.113.1/24 dev r0",
+        "ip link set r0 up",
+        "ip link set r1 arp off up",
+        "ip neigh add 203.0.113.9 lladdr 02:00:00:00:00:99 dev r0 nud permanent",
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.icmp_ratelimit=0 net.ipv4.neigh.r0.retrans_time_ms=100",
+    ] {
+        lab.analyzer.run(command);
+    }
+    lab.host.run("ip route add 203.0.113.0/24 via 192.0.2.2");
+    let to = ["vxlan://203.0.113.9?vni=1&name=far", "vxlan://192.0.2.3?vni=1&name=near"];
+    let farspan =
+        Farspan::mirror(&lab, &["-i", "h0", "--spread", "failover", "--to", to[0], "--to", to[1], "udp", "port", "9"]);
+    let all_at = |analyzer: [u8; 4]| arrivals(&lab).values().all(|at| at.len() == 1 && at.contains(&analyzer));
+    assert!(all_at(behind));
+
+    lab.analyzer.run("ip neigh del 203.0.113.9 dev r0");
+    let reported = format!("destination far ({}) is not healthy: ICMP reports that", to[0]);
+    await_health(&lab, &farspan, &reported);
+    assert!(all_at(ANALYZERS[1]), "the near one, which refuses every datagram, gets everything");
+    // Longer than the damping time: what routers say to the empty datagrams keeps it from being tried.
+    let questions = Capture::start(&lab, &lab.analyzer, "a0", "icmp[icmptype] == icmp-unreach and src host 192.0.2.2");
+    await_that("the router to report again and again", || {
+        assert!(!farspan.log().contains("is healthy again"), "{}", farspan.log());
+        questions.frames().len() >= 20
+    });
+    questions.stop();
+
+    lab.analyzer.run("ip neigh replace 203.0.113.9 lladdr 02:00:00:00:00:99 dev r0 nud permanent");
+    await_health(&lab, &farspan, &format!("destination far ({}) is healthy again", to[0]));
+    assert!(all_at(behind), "everything is back");
+    let ledger = farspan.stop();
+    assert_eq!(ledger.dropped.get("no_destination"), None, "{ledger:#?}");
+}
+
+/// A link that was down for a moment: to wait for the damping time where nobody else is would only lose frames.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn the_only_analyzer_is_used_as_soon_as_it_can_be_reached_again() {
+    let lab = several_analyzers();
+    let farspan = Farspan::mirror(
+        &lab,
+        &["-i", "h0", "--spread", "balance", "--to", "vxlan://192.0.2.2?vni=1&name=only", "udp", "port", "9"],
+    );
+    lab.analyzer.run("ip link set a0 down");
+    await_health(&lab, &farspan, "is not healthy: there is no route to it, or its next hop does not answer");
+    lab.analyzer.run("ip link set a0 up");
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    await_that("frames to arrive", || {
+        traffic::send(&lab, &conversations(100), "--pps=2000");
+        !arriving.frames().is_empty()
+    });
+    assert!(!farspan.log().contains("is healthy again"), "before the damping time is over: {}", farspan.log());
+    arriving.stop();
+    let ledger = farspan.stop();
+    assert!(ledger.dropped["no_destination"] > 0, "{ledger:#?}");
+}
+
+/// Several workers decide alike, and what is on this host may be a member, too.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn two_workers_share_flows_out_alike_among_an_analyzer_and_a_file() {
+    let lab = several_analyzers();
+    let file = lab.path("share.pcap");
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let record = format!("pcap:{}?name=record", file.display());
+    let to = ["vxlan://192.0.2.2?vni=1&name=ids&weight=3", record.as_str()];
+    let farspan = Farspan::mirror(
+        &lab,
+        &["-i", "h0", "--workers", "2", "--spread", "balance", "--to", to[0], "--to", to[1], "udp", "port", "9"],
+    );
+    for _ in 0..2 {
+        traffic::send(&lab, &conversations(2_000), "--pps=10000");
+    }
+    await_that("every frame at the interface", || {
+        let received = lab.host.run("cat /sys/class/net/h0/statistics/rx_packets");
+        received.trim().parse::<u32>().is_ok_and(|received| received >= 8_000)
+    });
+    let ledger = farspan.stop();
+    ledger.assert_lossless();
+    let sent = |number: usize| usize::try_from(ledger.destinations[number].sent).expect("a small number");
+    assert_eq!(sent(0) + sent(1), 8_000, "{ledger:#?}");
+    arriving.await_frames(sent(0));
+    arriving.stop();
+    let at = |frames: Vec<Vec<u8>>| {
+        let mut count = BTreeMap::<[u8; 2], usize>::new();
+        for frame in frames {
+            *count.entry(frame.last_chunk().copied().unwrap()).or_default() += 1;
+        }
+        count
+    };
+    let (analyzer, recorded) = (at(frames_of(&lab.path("a0.pcap"))), at(frames_of(&file)));
+    assert!(analyzer.values().chain(recorded.values()).all(|&frames| frames == 4), "both directions, both times");
+    assert_eq!(analyzer.len() + recorded.len(), 2_000, "each flow has one of the two");
+    assert!((1425..=1575).contains(&analyzer.len()), "three quarters: {}", analyzer.len());
 }
 
 /// One interface with the addresses of three, and a kernel that notices soon when one of them does not answer.
