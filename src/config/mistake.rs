@@ -443,6 +443,7 @@ fn example(key: &str, place: &Place) -> String {
         ("spread", "balance", ", replicate or failover"),
         ("weight", "2", ", twice as many flows as one with 1"),
         ("probe", "icmp", ", tcp:22, or off"),
+        ("resolve", "60s", ", or off"),
         ("memory", "256MiB", ""),
         ("watch", "on", ""),
         ("sandbox", "auto", ", or off"),
