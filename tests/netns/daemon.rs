@@ -93,6 +93,28 @@ impl Daemon {
     }
 }
 
+/// A socket in systemd's place, and its path for `NOTIFY_SOCKET`.
+pub fn systemd(lab: &Lab) -> (UnixDatagram, String) {
+    let path = lab.path("notify").display().to_string();
+    let socket = UnixDatagram::bind(&path).expect("a socket of the test");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket has a timeout");
+    (socket, path)
+}
+
+/// The next thing that systemd is told and that contains `wanted`.
+pub fn told(socket: &UnixDatagram, wanted: &str) -> String {
+    let mut buffer = [0; 4096];
+    // The signs of life never end.
+    for _ in 0..100 {
+        let length = socket.recv(&mut buffer).unwrap_or_else(|why| panic!("nothing says {wanted}: {why}"));
+        let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if told.contains(wanted) {
+            return told;
+        }
+    }
+    panic!("nothing says {wanted}");
+}
+
 fn write(lab: &Lab, configuration: &str) -> PathBuf {
     let file = lab.path("farspan.toml");
     // As a careful editor does: nobody reads half a file.
@@ -284,24 +306,11 @@ fn killed_and_started_again_it_goes_on() {
 #[ignore = "needs root: run scripts/test"]
 fn systemd_is_told_of_start_reload_life_and_end() {
     let lab = Lab::new();
-    let socket = UnixDatagram::bind(lab.path("notify")).expect("a socket of the test");
-    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket has a timeout");
-    let path = lab.path("notify").display().to_string();
+    let (socket, path) = systemd(&lab);
     let environment = [("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "400000")];
     let text = session("dmz", "h0", VXLAN_42);
     let daemon = Daemon::start_with(&lab, &text, &environment);
-    let next = |wanted: &str| {
-        let mut buffer = [0; 4096];
-        // The signs of life never end.
-        for _ in 0..100 {
-            let length = socket.recv(&mut buffer).unwrap_or_else(|why| panic!("{wanted}: {why}\n{}", daemon.log()));
-            let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if told.contains(wanted) {
-                return told;
-            }
-        }
-        panic!("nothing says {wanted}\n{}", daemon.log());
-    };
+    let next = |wanted: &str| told(&socket, wanted);
     assert!(next("READY=1").contains("STATUS=1 session: 1 running"));
     (0..3).for_each(|_| drop(next("WATCHDOG=1")));
     daemon.signal("HUP");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 
-use crate::daemon::{Daemon, session};
+use crate::daemon::{Daemon, session, systemd, told};
 use crate::judge::{Capture, tshark};
 use crate::lab::Lab;
 use crate::traffic;
@@ -32,9 +32,10 @@ fn two_hundred_sessions_mirror_two_hundred_interfaces() {
     let one =
         |number| session(&format!("s{number}"), &format!("t{number}"), &format!("vxlan://192.0.2.2?vni={number}"));
     let configuration: String = (1..=SESSIONS).map(one).collect();
-    let daemon = Daemon::start(&lab, &configuration);
+    let (socket, path) = systemd(&lab);
+    let daemon = Daemon::start_with(&lab, &configuration, &[("NOTIFY_SOCKET", &path)]);
     assert!(daemon.log().contains("200 sessions get smaller capture buffers than they ask for"), "{}", daemon.log());
-    daemon.await_words("200 running");
+    told(&socket, "200 sessions: 200 running");
 
     // Each interface gets a frame, and each session's analyzer its copy.
     let frame = lab.write("frame.pcap", traffic::capture_file(&[traffic::udp_frame(1, 1, 200)]));
