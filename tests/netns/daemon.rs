@@ -413,6 +413,15 @@ fn a_reload_costs_an_unchanged_session_no_frame() {
     assert_eq!(account.kernel_dropped, 0, "{account:#?}");
 }
 
+/// How many worker threads the process has.
+fn workers(process: u32) -> usize {
+    let names = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    names
+        .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
+        .filter(|name| name.starts_with("worker-"))
+        .count()
+}
+
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_reload_takes_turns_where_both_cannot_be_open() {
@@ -437,8 +446,16 @@ fn a_reload_takes_turns_where_both_cannot_be_open() {
         traffic::send(&lab, &frames[..1], "--pps=2000");
         arriving.frames().len() > before
     });
+    // What had been opened for another session by then is closed again.
+    let both = format!("{one_port}{}", session("other", "u0", "gre://192.0.2.2")).replace("dmz", "lan");
+    daemon.reload(&lab, &both, "reloaded: added other; 1 sessions went on");
+    await_that("a worker for each", || workers(daemon.id()) == 2);
+    let broken =
+        both.replace("gre://192.0.2.2", "gre://192.0.2.2?device=nowhere").replace("ids.to = \"vxlan", "b.to = \"vxlan");
+    daemon.reload(&lab, &broken, "could not be opened under its new plan");
+    await_that("no worker but the old ones", || workers(daemon.id()) == 2);
     let ledgers = daemon.stop();
-    assert_eq!(ledgers.keys().collect::<Vec<_>>(), ["lan"]);
+    assert_eq!(ledgers.keys().collect::<Vec<_>>(), ["lan", "other"]);
     assert_eq!(
         tshark::count(&arriving.stop(), "udp.srcport == 50000"),
         tshark::count(&lab.path("a0.pcap"), "udp.dstport == 4789")
