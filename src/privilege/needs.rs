@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::daemon::DaemonPlan;
 use crate::config::plan::{
-    DestinationPlan, End, FilePath, OuterPackets, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, TunnelsPlan,
+    DestinationPlan, End, FilePath, OuterPackets, Probe, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, TunnelsPlan,
 };
 use crate::destination::encapsulate::udp_port;
 use crate::kernel::capabilities::{Capabilities, Capability};
@@ -48,6 +48,8 @@ pub enum Reason {
     Interfaces,
     /// Raw sockets of GRE and ERSPAN, after a failure.
     RawSockets,
+    /// Sockets of ICMP probes, after a failure.
+    Probes,
     /// Receive buffers beyond `net.core.rmem_max`, after a failure.
     ReceiveBuffers,
     /// Endpoints at ports below 1024, after a failure.
@@ -68,9 +70,10 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason there is: the documentation has a row for each.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Interfaces,
         Self::RawSockets,
+        Self::Probes,
         Self::ReceiveBuffers,
         Self::LowPorts,
         Self::XdpSocket,
@@ -87,6 +90,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::Interfaces => "interfaces that come new or come back",
             Self::RawSockets => "raw sockets that are opened again",
+            Self::Probes => "ICMP probes that are opened again",
             Self::ReceiveBuffers => "receive buffers beyond net.core.rmem_max, when an endpoint is opened again",
             Self::LowPorts => "a port below 1024 that is bound again",
             Self::XdpSocket => "AF_XDP on an output interface that comes back",
@@ -196,6 +200,9 @@ impl Needs {
     }
 
     fn tunnel(&mut self, tunnel: &TunnelPlan, stays: bool) {
+        if stays && tunnel.probe == Probe::Icmp {
+            self.capability(Capability::CAP_NET_RAW, Reason::Probes);
+        }
         match tunnel.transmit {
             TransmitPlan::Xdp { zero_copy } => {
                 self.capability(Capability::CAP_NET_RAW, Reason::XdpSocket);
@@ -272,6 +279,11 @@ mod tests {
             (received("vxlan://0.0.0.0:79"), "", "NET_BIND_SERVICE NET_ADMIN"),
             (received("erspan://0.0.0.0"), "", "NET_ADMIN NET_RAW"),
             ("source.file = \"a.pcap\"\ndestination.b.to = \"gre://192.0.2.10\"\n".to_owned(), "", "NET_RAW"),
+            (
+                "source.file = \"a.pcap\"\ndestination.b.to = \"vxlan://192.0.2.10?vni=1&probe=icmp\"\n".to_owned(),
+                "",
+                "NET_RAW",
+            ),
             ("source.file = \"a.pcap\"\ndestination.b.to = \"pcap:b.pcap\"\n".to_owned(), "", ""),
         ] {
             assert_eq!(capabilities(&keys, Life::Once), once, "in the foreground: {keys}");
