@@ -4,8 +4,11 @@
 //! The netlink crates change their interface often, so none of their types leaves this module.
 
 pub mod capabilities;
+pub mod echo;
 pub mod error_queue;
+pub mod knock;
 pub mod links;
+pub mod lookup;
 #[cfg(test)]
 pub(crate) mod namespace;
 pub mod neighbours;

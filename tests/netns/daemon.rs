@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::thread;
 use std::time::Duration;
 
 use crate::farspan::{Farspan, Ledger, binary, engine, total};
-use crate::judge::{Capture, KernelVxlan, tshark};
+use crate::judge::{Capture, KernelVxlan, frames_of, tshark};
 use crate::lab::{HOST, Lab, Process, await_some, await_that, succeed};
 use crate::traffic;
 
@@ -27,12 +28,24 @@ impl Daemon {
 
     /// The same with these environment variables.
     pub fn start_with(lab: &Lab, configuration: &str, environment: &[(&str, &str)]) -> Self {
-        let (ledgers, log) = (lab.path("ledgers.json"), lab.path("daemon.log"));
         let mut command = lab.host.command(binary());
+        command.args(["run", "--json", "-C"]).arg(write(lab, configuration)).envs(environment.iter().copied());
+        Self::start_command(lab, command)
+    }
+
+    /// The same for whom `hosts` is /etc/hosts.
+    fn start_knowing(lab: &Lab, configuration: &str, hosts: &Path) -> Self {
+        // `ip netns exec` gives each program mounts of its own.
+        let mut command = lab.host.command("sh");
+        command.args(["-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]).arg(hosts).arg(binary());
+        command.args(["run", "--json", "-C"]).arg(write(lab, configuration));
+        Self::start_command(lab, command)
+    }
+
+    /// Starts a command that becomes `farspan run --json`, and waits until it is ready.
+    pub fn start_command(lab: &Lab, mut command: Command) -> Self {
+        let (ledgers, log) = (lab.path("ledgers.json"), lab.path("daemon.log"));
         command
-            .args(["run", "--json", "-C"])
-            .arg(write(lab, configuration))
-            .envs(environment.iter().copied())
             .stdout(File::create(&ledgers).expect("the folder is writable"))
             .stderr(File::create(&log).expect("the folder is writable"));
         let mut daemon = Self { process: Process::start(command), ledgers, log };
@@ -93,7 +106,30 @@ impl Daemon {
     }
 }
 
-fn write(lab: &Lab, configuration: &str) -> PathBuf {
+/// A socket in systemd's place, and its path for `NOTIFY_SOCKET`.
+pub fn systemd(lab: &Lab) -> (UnixDatagram, String) {
+    let path = lab.path("notify").display().to_string();
+    let socket = UnixDatagram::bind(&path).expect("a socket of the test");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket has a timeout");
+    (socket, path)
+}
+
+/// The next thing that systemd is told and that contains `wanted`.
+pub fn told(socket: &UnixDatagram, wanted: &str) -> String {
+    let mut buffer = [0; 4096];
+    // The signs of life never end.
+    for _ in 0..100 {
+        let length = socket.recv(&mut buffer).unwrap_or_else(|why| panic!("nothing says {wanted}: {why}"));
+        let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if told.contains(wanted) {
+            return told;
+        }
+    }
+    panic!("nothing says {wanted}");
+}
+
+/// Writes the configuration of a lab's daemon.
+pub fn write(lab: &Lab, configuration: &str) -> PathBuf {
     let file = lab.path("farspan.toml");
     // As a careful editor does: nobody reads half a file.
     fs::rename(lab.write("farspan.toml.new", configuration), &file).expect("the folder is writable");
@@ -132,6 +168,39 @@ fn a_session_without_its_interface_waits_for_it_and_the_other_does_not_notice() 
     let ledgers = daemon.stop();
     ledgers["good"].assert_lossless();
     assert!(ledgers["good"].captured >= 500 && ledgers["late"].captured > 0, "{ledgers:#?}");
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn an_analyzer_whose_name_gets_another_address_is_followed_without_a_gap() {
+    const FRAMES: u32 = 12_000;
+    let lab = Lab::with_underlay_mtu(1600);
+    lab.analyzer.run("ip address add 192.0.2.3/24 dev a0");
+    let hosts = lab.write("hosts", "192.0.2.2 ids.example\n");
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let daemon = Daemon::start_knowing(&lab, &session("named", "h0", "vxlan://ids.example?vni=42&resolve=1s"), &hosts);
+    let frames: Vec<_> = (0..FRAMES).map(|number| traffic::udp_frame(number, 1, 200)).collect();
+    thread::scope(|scope| {
+        scope.spawn(|| traffic::send(&lab, &frames, "--pps=3000"));
+        arriving.await_frames(1000);
+        // A name that is unknown for a while keeps its address.
+        lab.write("hosts", "");
+        daemon.await_words("frames still go to 192.0.2.2, its address until now");
+        lab.write("hosts", "192.0.2.3 ids.example\n");
+    });
+    daemon.await_words("its name stands for 192.0.2.3 now; frames went to 192.0.2.2");
+    arriving.await_frames(FRAMES as usize);
+    let ledger = daemon.stop().remove("named").expect("the session has a ledger");
+    ledger.assert_lossless();
+    assert!(ledger.captured >= u64::from(FRAMES), "one account for both addresses: {ledger:#?}");
+    let arrived = frames_of(&arriving.stop());
+    let to = |last: u8| {
+        let sent_there = arrived.iter().filter(move |frame| frame[30..34] == [192, 0, 2, last]);
+        traffic::of_stranger(sent_there.map(|frame| frame[50..].to_vec()).collect())
+    };
+    let (before, after) = (to(2), to(3));
+    assert!(before.len() >= 1000 && !after.is_empty(), "{} and {} frames", before.len(), after.len());
+    assert!([before, after].concat() == frames, "each frame arrives once, in order, first there and then here");
 }
 
 #[test]
@@ -284,24 +353,11 @@ fn killed_and_started_again_it_goes_on() {
 #[ignore = "needs root: run scripts/test"]
 fn systemd_is_told_of_start_reload_life_and_end() {
     let lab = Lab::new();
-    let socket = UnixDatagram::bind(lab.path("notify")).expect("a socket of the test");
-    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket has a timeout");
-    let path = lab.path("notify").display().to_string();
+    let (socket, path) = systemd(&lab);
     let environment = [("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "400000")];
     let text = session("dmz", "h0", VXLAN_42);
     let daemon = Daemon::start_with(&lab, &text, &environment);
-    let next = |wanted: &str| {
-        let mut buffer = [0; 4096];
-        // The signs of life never end.
-        for _ in 0..100 {
-            let length = socket.recv(&mut buffer).unwrap_or_else(|why| panic!("{wanted}: {why}\n{}", daemon.log()));
-            let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if told.contains(wanted) {
-                return told;
-            }
-        }
-        panic!("nothing says {wanted}\n{}", daemon.log());
-    };
+    let next = |wanted: &str| told(&socket, wanted);
     assert!(next("READY=1").contains("STATUS=1 session: 1 running"));
     (0..3).for_each(|_| drop(next("WATCHDOG=1")));
     daemon.signal("HUP");
@@ -404,6 +460,15 @@ fn a_reload_costs_an_unchanged_session_no_frame() {
     assert_eq!(account.kernel_dropped, 0, "{account:#?}");
 }
 
+/// How many worker threads the process has.
+fn workers(process: u32) -> usize {
+    let names = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    names
+        .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
+        .filter(|name| name.starts_with("worker-"))
+        .count()
+}
+
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_reload_takes_turns_where_both_cannot_be_open() {
@@ -428,8 +493,16 @@ fn a_reload_takes_turns_where_both_cannot_be_open() {
         traffic::send(&lab, &frames[..1], "--pps=2000");
         arriving.frames().len() > before
     });
+    // What had been opened for another session by then is closed again.
+    let both = format!("{one_port}{}", session("other", "u0", "gre://192.0.2.2")).replace("dmz", "lan");
+    daemon.reload(&lab, &both, "reloaded: added other; 1 sessions went on");
+    await_that("a worker for each", || workers(daemon.id()) == 2);
+    let broken =
+        both.replace("gre://192.0.2.2", "gre://192.0.2.2?device=nowhere").replace("ids.to = \"vxlan", "b.to = \"vxlan");
+    daemon.reload(&lab, &broken, "could not be opened under its new plan");
+    await_that("no worker but the old ones", || workers(daemon.id()) == 2);
     let ledgers = daemon.stop();
-    assert_eq!(ledgers.keys().collect::<Vec<_>>(), ["lan"]);
+    assert_eq!(ledgers.keys().collect::<Vec<_>>(), ["lan", "other"]);
     assert_eq!(
         tshark::count(&arriving.stop(), "udp.srcport == 50000"),
         tshark::count(&lab.path("a0.pcap"), "udp.dstport == 4789")
