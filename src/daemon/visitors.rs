@@ -1,5 +1,5 @@
 //! A door that costs the daemon nothing, whoever stands before it: so many visitors at once, each for so long, and no more
-//! than a thousand a second. It takes tasks of the control plane only, and no thread.
+//! than a few thousand a second. It takes tasks of the control plane only, and no thread.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +13,9 @@ use crate::rising::Rising;
 /// How many visitors are in at once. Where more come, that one goes who has been there longest: somebody who only stands in
 /// the way must not keep others out, and at the rate at which they come in an honest one has time enough.
 const MOST: usize = 64;
-/// After each visitor: the control plane has more to do than to open doors.
+/// How many may come in without a pause: whoever waits in the kernel's queue must not be outrun there by a flood.
+const IN_A_ROW: u32 = 8;
+/// After so many visitors: the control plane has more to do than to open doors.
 const BREATH: Duration = Duration::from_millis(1);
 /// After a visitor who could not come in, because the process has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -28,6 +30,7 @@ where
     let mut inside = JoinSet::new();
     let mut by_age: VecDeque<AbortHandle> = VecDeque::with_capacity(MOST);
     let (mut failures, mut trouble) = (0, Rising::default());
+    let mut in_a_row = 0;
     loop {
         let pause = match enter().await {
             Ok(visitor) => {
@@ -40,6 +43,11 @@ where
                 }
                 // Who is still there then is shown out.
                 by_age.push_back(inside.spawn(timeout(limit, stay(visitor))));
+                in_a_row += 1;
+                if in_a_row < IN_A_ROW {
+                    continue;
+                }
+                in_a_row = 0;
                 BREATH
             }
             Err(error) => {
