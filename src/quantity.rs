@@ -132,6 +132,18 @@ bounded! {
     Workers(u8), 1..=64, "number of workers"
 }
 
+bounded! {
+    /// A destination's share of the flows, beside the shares of the others.
+    Weight(u16), 1..=1000, "weight"
+}
+
+impl Default for Weight {
+    /// As much as anybody.
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
 impl Mtu {
     /// What Ethernet has carried since 1980.
     pub const ETHERNET: Self = Self(1500);

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use farspan::config::local_end::CaptureFilePlan;
-use farspan::config::plan::{EndPlan, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
+use farspan::config::plan::{EndPlan, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, Spread};
 use farspan::destination::Shared;
 use farspan::destination::capture_file::CaptureFile;
 use farspan::error::{ExitCode, Explain};
@@ -41,6 +41,7 @@ fn plan(path: &Path) -> SessionPlan {
         source: SourcePlan::File(file),
         filter: String::new(),
         normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
+        spread: Spread::Replicate,
         destinations: Vec::new(),
         end: EndPlan::default(),
     }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use farspan::config::defaults;
 use farspan::config::plan::{
-    DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Gso, Host, Ids, LivePlan, NormalisePlan, SessionPlan,
-    SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
+    DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Gso, Host, Ids, LivePlan, NormalisePlan, Probe,
+    SessionPlan, SourcePlan, Spread, TransmitPlan, TunnelPlan, UdpChecksum,
 };
 use farspan::error::ExitCode;
 use farspan::frame::{InterfaceId, Offload, Unfinished};
-use farspan::quantity::{Direction, Directions, Dscp, ErspanSessionId, Mtu, PortRange, Ttl};
+use farspan::quantity::{Direction, Directions, Dscp, ErspanSessionId, Mtu, PortRange, Ttl, Weight};
 use farspan::source::{self, Opened, Readiness, Source};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -73,6 +73,7 @@ fn plan(live: LivePlan, filter: &str) -> SessionPlan {
         source: SourcePlan::Live(live),
         filter: filter.into(),
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
+        spread: Spread::Replicate,
         destinations: Vec::new(),
         end: EndPlan::default(),
     }
@@ -84,6 +85,7 @@ fn erspan3() -> DestinationPlan {
     DestinationPlan {
         name: "1".into(),
         to: "erspan3://192.0.2.1?session=1".into(),
+        weight: Weight::default(),
         end: End::Tunnel(TunnelPlan {
             encapsulation: Encapsulation::Erspan3 { session },
             host: Host::Name("unused".into()),
@@ -97,6 +99,7 @@ fn erspan3() -> DestinationPlan {
             udp_checksum: UdpChecksum::Auto,
             gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
+            probe: Probe::Off,
         }),
     }
 }

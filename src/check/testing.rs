@@ -7,12 +7,12 @@ use super::facts::{Facts, Tapped};
 use super::traffic::Traffic;
 use crate::config::plan::{
     DestinationPlan, Encapsulation, End, EndPlan, Engine, Host, Ids, LivePlan, NormalisePlan, SessionPlan, SourcePlan,
-    TunnelPlan,
+    Spread, TunnelPlan,
 };
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::{Counters, Link};
 use crate::kernel::underlay::{NextHop, Underlay};
-use crate::quantity::{Directions, Ifindex, Mtu, Vni, Workers};
+use crate::quantity::{Directions, Ifindex, Mtu, Vni, Weight, Workers};
 
 pub fn mtu(bytes: u64) -> Mtu {
     Mtu::new(bytes).unwrap()
@@ -42,9 +42,11 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
         }),
         filter: String::new(),
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
+        spread: Spread::Replicate,
         destinations: vec![DestinationPlan {
             name: "1".to_owned(),
             to: "vxlan://192.0.2.10?vni=42".to_owned(),
+            weight: Weight::default(),
             end: End::Tunnel(tunnel),
         }],
         end: EndPlan::default(),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use bytesize::ByteSize;
 
+use super::defaults;
 use super::destination_url::{Kind, UrlError};
 use super::endpoint::EndpointError;
 use super::written::{Origin, Place};
@@ -253,6 +254,9 @@ pub enum What {
         "the destinations of a session have transmit=xdp or transmit=xdp-zerocopy, not some the one and some the other"
     )]
     XdpInBothModes,
+    /// More destinations than can share the frames.
+    #[error("{0} destinations are to share the frames, and {most} can", most = defaults::MOST_SHARING)]
+    TooManyToShare(usize),
     /// A flag behind the filter expression.
     #[error("`{0}` stands behind the first word of the filter, so it would be part of the filter")]
     FlagInFilter(String),
@@ -360,6 +364,7 @@ impl Explain for Mistake {
             What::XdpWithFragments => Some("choose another `fit`, or transmit=socket".to_owned()),
             What::XdpInBothModes => Some("they share the queues of their interfaces: choose one for all".to_owned()),
             What::XdpWithGso => Some("leave `gso` out, or choose transmit=socket".to_owned()),
+            What::TooManyToShare(_) => Some("share them out over several sessions, with filters".to_owned()),
             What::FlagInFilter(_) => {
                 Some("put every option before the filter expression; an interface is given with -i".to_owned())
             }
@@ -439,7 +444,9 @@ fn example(key: &str, place: &Place) -> String {
         ("enabled", "on", ""),
         ("mtu", "1500", ""),
         ("truncate", "128", ", in bytes, or off"),
-        ("spread", "replicate", ""),
+        ("spread", "balance", ", replicate or failover"),
+        ("weight", "2", ", twice as many flows as one with 1"),
+        ("probe", "icmp", ", tcp:22, or off"),
         ("memory", "256MiB", ""),
         ("listen", "127.0.0.1:9469", ""),
         ("socket", "/run/farspan/control.sock", ", or off"),

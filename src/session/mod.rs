@@ -2,6 +2,7 @@
 
 mod contact;
 pub mod control;
+mod observe;
 mod path;
 mod running;
 mod stop;
@@ -14,15 +15,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::defaults::MOST_TAP_MTU;
-use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
+use crate::config::plan::{self, DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
+use crate::destination::health::Health;
 use crate::destination::open_error::CannotOpen;
+use crate::destination::spread::Spread;
 use crate::destination::tap::Tap;
 use crate::destination::tunnel::Tunnel;
 use crate::destination::{Destination, Destinations, Patience, Shared};
 use crate::error::{Explain, Problems};
 use crate::kernel::underlay::Underlay;
-use crate::ledger::{Ledger, Published};
+use crate::ledger::{Assignment, Ledger, Published};
 use crate::normalise::Normaliser;
 use crate::quantity::Mtu;
 use crate::select::Selector;
@@ -31,6 +34,7 @@ use crate::select::own_traffic::{OwnTraffic, OwnTunnel};
 use crate::source::{self, Interface, Progress};
 
 use contact::{Contact, Failures};
+use observe::Observer;
 use path::Path;
 use running::Ready;
 pub use running::{Outcome, Running};
@@ -46,6 +50,8 @@ pub struct Session {
     files: Vec<bool>,
     interfaces: Vec<Interface>,
     progress: Option<Progress>,
+    health: Health,
+    observer: Option<Observer>,
     /// Keeps the session's tunnels among those that no session captures.
     tunnels: Entry,
 }
@@ -141,6 +147,8 @@ impl Session {
         };
         let shared = around.shared.insert(shared.of_mtu(mtu));
         let destinations = open_for_workers(plan, underlays, &names, patience, shared)?;
+        let health = Health::new();
+        let observer = Observer::open(plan, underlays, health.clone())?;
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
         let tunnels = around.all_tunnels.enter(own);
 
@@ -148,14 +156,15 @@ impl Session {
         let failures = Failures::default();
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
-            let ledger = Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())));
+            let ledger = empty_ledger(plan);
+            let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let stop = Stop::new().map_err(no_resources)?;
             let published = Published::new(ledger.clone());
             let contact = Contact { stop, published, failures: failures.clone(), window: Window::open() };
             let path = Path {
                 selector: Selector::new(OwnTraffic::following(&around.all_tunnels)),
                 normaliser: Normaliser::new(plan.normalise.truncate),
-                destinations,
+                destinations: destinations.spread_by(spread),
                 ledger,
             };
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
@@ -168,6 +177,8 @@ impl Session {
             files: plan.destinations.iter().map(|destination| destination.file().is_some()).collect(),
             interfaces: opened.interfaces,
             progress: opened.progress,
+            health,
+            observer,
             tunnels,
         })
     }
@@ -182,12 +193,21 @@ impl Session {
         self.progress.as_ref()
     }
 
+    /// Which of its destinations can be given frames, as far as they are watched.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
     /// Starts the workers.
     ///
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        Running::start(self.workers, self.failures, self.underlays, self.files, Some(self.tunnels))
+        let mut running = Running::start(self.workers, self.failures, self.underlays, self.files, Some(self.tunnels))?;
+        if let Some(observer) = self.observer {
+            running.observe(observer);
+        }
+        Ok(running)
     }
 
     /// Starts the workers, which let every frame pass by until [`Running::begin_at`] says whose the frames are: an earlier
@@ -209,6 +229,15 @@ impl Session {
             contact.published.read()
         }))
     }
+}
+
+/// An account for the destinations of `plan`, before the first frame.
+pub fn empty_ledger(plan: &SessionPlan) -> Ledger {
+    let assignment = match plan.spread {
+        plan::Spread::Replicate => Assignment::Each,
+        plan::Spread::Balance | plan::Spread::Failover => Assignment::One,
+    };
+    Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str()))).assigning(assignment)
 }
 
 /// The largest MTU of what `plan` mirrors, as far as a TAP device can have it; `interfaces` are those of its interfaces,

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::SessionError;
 use super::contact::{Contact, Failures};
+use super::observe::{Observer, Observing};
 use super::worker::Worker;
 use crate::destination::Unwritten;
 use crate::error::{Explain, Problems};
@@ -29,6 +30,7 @@ pub struct Running {
     exits: UnboundedReceiver<Exit>,
     /// How many workers have not ended yet.
     at_work: usize,
+    observing: Option<Observing>,
     tunnels: Option<Entry>,
 }
 
@@ -72,7 +74,8 @@ impl Running {
     ) -> Result<Self, Problems> {
         let (send, exits) = unbounded_channel();
         let contacts = workers.iter().map(|ready| ready.contact.clone()).collect();
-        let running = Self { contacts, failures, underlays, files, exits, at_work: workers.len(), tunnels };
+        let at_work = workers.len();
+        let running = Self { contacts, failures, underlays, files, exits, at_work, observing: None, tunnels };
         for (number, ready) in workers.into_iter().enumerate() {
             if let Err(cause) = start_one(number, ready, send.clone()) {
                 running.stop();
@@ -80,6 +83,11 @@ impl Running {
             }
         }
         Ok(running)
+    }
+
+    /// Has the destinations watched, until this is dropped.
+    pub(super) fn observe(&mut self, observer: Observer) {
+        self.observing = Some(observer.start());
     }
 
     /// Asks the workers to end; [`ended`](Self::ended) tells when they have.
