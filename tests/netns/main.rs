@@ -21,6 +21,7 @@ mod encapsulations;
 mod frame_types;
 mod ids;
 mod law;
+mod many_sessions;
 mod outside;
 mod own_traffic;
 mod pipes;
