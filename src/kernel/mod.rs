@@ -8,6 +8,7 @@ pub mod echo;
 pub mod error_queue;
 pub mod knock;
 pub mod links;
+pub mod lookup;
 #[cfg(test)]
 pub(crate) mod namespace;
 pub mod neighbours;
