@@ -3,6 +3,7 @@
 pub mod daemon;
 pub mod load;
 pub mod local_end;
+pub mod netns;
 pub mod plan;
 pub mod resolve;
 

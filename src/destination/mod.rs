@@ -35,11 +35,14 @@ mod testing;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::config::plan::{DestinationPlan, End};
 use crate::error::Explain;
-use crate::frame::WireFrame;
+use crate::frame::{InterfaceId, WireFrame};
 use crate::ledger::{DestinationLedger, DropReason, Ledger};
 use crate::select::own_traffic::OwnTunnel;
 use capture_file::CaptureFile;
+use encapsulate::Encapsulator;
+use open_error::CannotOpen;
 pub use shared::Shared;
 use tap::Tap;
 use tunnel::Tunnel;
@@ -91,10 +94,32 @@ impl Unwritten {
     }
 }
 
+/// Those of `destinations` whose ids go by interface and leave one of `interfaces` out.
+pub fn missing_ids(destinations: &[DestinationPlan], interfaces: &[String]) -> Vec<Box<dyn Explain>> {
+    let missing = |destination: &DestinationPlan| -> Option<Box<dyn Explain>> {
+        let End::Tunnel(tunnel) = &destination.end else { return None };
+        let error = Encapsulator::new(&tunnel.encapsulation, interfaces).err()?;
+        Some(CannotOpen { destination: destination.place(), error }.into())
+    };
+    destinations.iter().filter_map(missing).collect()
+}
+
 impl Destinations {
     /// In the order of the plan, which is the order of the ledger's accounts.
     pub fn new(destinations: Vec<Destination>) -> Self {
         Self(destinations)
+    }
+
+    /// Prepares every destination for frames of an interface of this name, which they call `interface` from now on. Asked
+    /// between turns, when nothing that was collected says otherwise.
+    pub fn learn_interface(&mut self, interface: InterfaceId, name: &str) {
+        for destination in &mut self.0 {
+            match destination {
+                Destination::Tunnel(tunnel) => tunnel.learn_interface(interface, name),
+                Destination::Tap(_) => {}
+                Destination::File(file) => file.learn_interface(interface, name),
+            }
+        }
     }
 
     /// Gives `frame` to every destination. What does not leave at once is in flight until the next flush.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::orders::{Order, Orders, Returns};
 use super::stop::Stop;
 use crate::error::Explain;
 use crate::ledger::Published;
@@ -15,6 +16,18 @@ pub(super) struct Contact {
     pub(super) published: Published,
     /// What went wrong in the session.
     pub(super) failures: Failures,
+    /// What this worker is to do between two turns.
+    pub(super) orders: Orders,
+    /// Where it gives sources back that have ended, if anybody follows the interfaces: then it lives on without them.
+    pub(super) returns: Option<Returns>,
+}
+
+impl Contact {
+    /// Has the worker carry out `orders` before its next turn.
+    pub(super) fn order(&self, orders: impl IntoIterator<Item = Order>) {
+        self.orders.give(orders);
+        self.stop.wake();
+    }
 }
 
 /// What went wrong in a session, each thing once: when an interface goes away, all workers see it.

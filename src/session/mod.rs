@@ -2,7 +2,10 @@
 
 mod contact;
 pub mod control;
+mod follow;
+mod orders;
 mod path;
+mod roster;
 mod running;
 mod stop;
 #[cfg(test)]
@@ -12,13 +15,15 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::unbounded_channel;
+
 use crate::config::defaults::MOST_TAP_MTU;
 use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
 use crate::destination::open_error::CannotOpen;
 use crate::destination::tap::Tap;
 use crate::destination::tunnel::Tunnel;
-use crate::destination::{Destination, Destinations, Patience, Shared};
+use crate::destination::{Destination, Destinations, Patience, Shared, missing_ids};
 use crate::error::{Explain, Problems};
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Ledger, Published};
@@ -29,6 +34,8 @@ use crate::select::own_traffic::{OwnTraffic, OwnTunnel};
 use crate::source::{self, Interface, Progress};
 
 use contact::{Contact, Failures};
+use follow::Follower;
+use orders::Orders;
 use path::Path;
 use running::Ready;
 pub use running::{Outcome, Running};
@@ -43,6 +50,7 @@ pub struct Session {
     files: Vec<bool>,
     interfaces: Vec<Interface>,
     progress: Option<Progress>,
+    follower: Option<Follower>,
 }
 
 /// What keeps an otherwise sound session from starting or from ending well.
@@ -101,7 +109,23 @@ impl Session {
     /// # Errors
     /// Everything that could not be opened.
     pub fn open(plan: &SessionPlan, underlays: &[Option<Arc<Underlay>>]) -> Result<Self, Problems> {
-        let opened = source::open(plan)?;
+        Self::open_as(plan, underlays, false)
+    }
+
+    /// The same for a session that stays when its interfaces have gone, and waits for those that are not there yet.
+    ///
+    /// # Errors
+    /// Everything that could not be opened, and would not be later.
+    pub fn open_to_stay(plan: &SessionPlan, underlays: &[Option<Arc<Underlay>>]) -> Result<Self, Problems> {
+        Self::open_as(plan, underlays, true)
+    }
+
+    fn open_as(plan: &SessionPlan, underlays: &[Option<Arc<Underlay>>], stays: bool) -> Result<Self, Problems> {
+        let opened = if stays {
+            source::open_staying(plan, &|name| missing_ids(&plan.destinations, &[name.to_owned()]).pop())?
+        } else {
+            source::open(plan)?
+        };
         let (patience, delay) = match &plan.source {
             SourcePlan::Live(live) => (Patience::Drop, live.delay),
             source if source.file().is_some() => (Patience::Wait, Duration::ZERO),
@@ -115,12 +139,23 @@ impl Session {
 
         let no_resources = |cause: nix::Error| SessionError::Resources { cause: cause.into() };
         let failures = Failures::default();
+        let (returns, follower) = match &plan.source {
+            // What is only named is there at the start, and its end is the session's.
+            SourcePlan::Live(live) if stays || live.has_patterns() => {
+                let (returns, returned) = unbounded_channel();
+                let (live, plan) = (live.clone(), Arc::new(plan.clone()));
+                let follower = Follower::new(live, plan, &opened.interfaces, returned, failures.clone(), stays);
+                (Some(returns), Some(follower))
+            }
+            SourcePlan::Live(_) | SourcePlan::File(_) | SourcePlan::Tunnels(_) => (None, None),
+        };
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let ledger = Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())));
             let stop = Stop::new().map_err(no_resources)?;
             let published = Published::new(ledger.clone());
-            let contact = Contact { stop, published, failures: failures.clone() };
+            let (orders, returns) = (Orders::default(), returns.clone());
+            let contact = Contact { stop, published, failures: failures.clone(), orders, returns };
             let path = Path {
                 selector: Selector::new(OwnTraffic::new(own.clone())),
                 normaliser: Normaliser::new(plan.normalise.truncate),
@@ -137,6 +172,7 @@ impl Session {
             files: plan.destinations.iter().map(|destination| destination.file().is_some()).collect(),
             interfaces: opened.interfaces,
             progress: opened.progress,
+            follower,
         })
     }
 
@@ -155,7 +191,8 @@ impl Session {
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        Running::start(self.workers, self.failures, self.underlays, self.files)
+        let follower = self.follower.map(Box::new);
+        Running::start(self.workers, self.failures, self.underlays, self.files, self.interfaces, follower)
     }
 
     /// Runs the workers on this thread, one after the other, each to the end of its files. This is the fuzzer's door:

@@ -1,5 +1,6 @@
 //! A running session: its worker threads, seen as one.
 
+use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -10,11 +11,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::SessionError;
 use super::contact::{Contact, Failures};
+use super::follow::Follower;
 use super::worker::Worker;
 use crate::destination::Unwritten;
 use crate::error::{Explain, Problems};
+use crate::kernel::link_events::Links;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::Ledger;
+use crate::source::Interface;
 
 /// A session whose workers run.
 #[derive(Debug)]
@@ -27,6 +31,9 @@ pub struct Running {
     exits: UnboundedReceiver<Exit>,
     /// How many workers have not ended yet.
     at_work: usize,
+    /// What is captured, unless interfaces are followed.
+    interfaces: Vec<Interface>,
+    follower: Option<Box<Follower>>,
 }
 
 /// How a session ended.
@@ -65,10 +72,13 @@ impl Running {
         failures: Failures,
         underlays: Vec<Arc<Underlay>>,
         files: Vec<bool>,
+        interfaces: Vec<Interface>,
+        follower: Option<Box<Follower>>,
     ) -> Result<Self, Problems> {
         let (send, exits) = unbounded_channel();
         let contacts = workers.iter().map(|ready| ready.contact.clone()).collect();
-        let running = Self { contacts, failures, underlays, files, exits, at_work: workers.len() };
+        let at_work = workers.len();
+        let running = Self { contacts, failures, underlays, files, exits, at_work, interfaces, follower };
         for (number, ready) in workers.into_iter().enumerate() {
             if let Err(cause) = start_one(number, ready, send.clone()) {
                 running.stop();
@@ -89,11 +99,30 @@ impl Running {
         Ledger::sum(self.contacts.iter().map(|contact| contact.published.read()))
     }
 
+    /// The interfaces, or the file, that are captured now.
+    pub fn interfaces(&self) -> Vec<Interface> {
+        self.follower.as_ref().map_or_else(|| self.interfaces.clone(), |follower| follower.interfaces())
+    }
+
+    /// Follows the interfaces of farspan's own network namespace by a look that other sessions share.
+    pub fn share_links(&mut self, links: Links) {
+        if let Some(follower) = &mut self.follower {
+            follower.share_links(links);
+        }
+    }
+
     /// Waits for the end of all workers. Where one ends, the others are asked to: a session without a part of its flows
-    /// would look whole.
+    /// would look whole. Until then the interfaces that the plan means are followed, where others may come; nothing is
+    /// missed when the wait is given up and begun again.
     pub async fn ended(&mut self) -> Outcome {
         while self.at_work > 0 {
-            let Some(Exit { worker, well }) = self.exits.recv().await else { break };
+            let Self { contacts, exits, follower, .. } = self;
+            let is_stopping = contacts.iter().any(|contact| contact.stop.is_requested());
+            let exit = tokio::select! {
+                exit = exits.recv() => exit,
+                () = followed(follower, contacts), if !is_stopping => continue,
+            };
+            let Some(Exit { worker, well }) = exit else { break };
             self.at_work -= 1;
             if !well {
                 self.failures.report(SessionError::Crashed { worker }.into());
@@ -108,6 +137,14 @@ impl Running {
         let mut failures = self.failures.take();
         failures.extend(files.filter_map(Unwritten::of).map(|unwritten| Box::new(unwritten) as _));
         Outcome { ledger, failures }
+    }
+}
+
+/// One turn of following the interfaces; none comes where they are not followed.
+async fn followed(follower: &mut Option<Box<Follower>>, contacts: &[Contact]) {
+    match follower {
+        Some(follower) => follower.turn(contacts).await,
+        None => pending().await,
     }
 }
 
@@ -186,7 +223,8 @@ mod tests {
 
     fn outcome(workers: impl FnOnce(&Failures) -> Vec<Ready>) -> Outcome {
         let failures = Failures::default();
-        let mut running = Running::start(workers(&failures), failures, Vec::new(), vec![true]).unwrap();
+        let mut running =
+            Running::start(workers(&failures), failures, Vec::new(), vec![true], Vec::new(), None).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(running.ended())
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::contact::{Contact, Failures};
+use super::orders::Orders;
 use super::path::Path;
 use super::stop::Stop;
 use super::worker::Worker;
@@ -37,7 +38,7 @@ fn ledger() -> Ledger {
 
 pub(super) fn contact() -> Contact {
     let (stop, published) = (Stop::new().unwrap(), Published::new(ledger()));
-    Contact { stop, published, failures: Failures::default() }
+    Contact { stop, published, failures: Failures::default(), orders: Orders::default(), returns: None }
 }
 
 pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Option<u64>) -> Worker {

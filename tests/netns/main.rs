@@ -18,6 +18,7 @@ mod bulk;
 mod captures;
 mod encapsulations;
 mod frame_types;
+mod hotplug;
 mod ids;
 mod law;
 mod own_traffic;
