@@ -64,6 +64,7 @@ fn live_by(engine: Engine, directions: Directions) -> LivePlan {
         delay: defaults::DELAY,
         workers: defaults::WORKERS,
         pin: Vec::new(),
+        netns: None,
     }
 }
 

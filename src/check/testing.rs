@@ -39,6 +39,7 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
             delay: Duration::from_millis(2),
             workers: Workers::LEAST,
             pin: Vec::new(),
+            netns: None,
         }),
         filter: String::new(),
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },

@@ -218,6 +218,7 @@ mod tests {
                     delay: Duration::from_millis(2),
                     workers: Workers::LEAST,
                     pin: Vec::new(),
+                    netns: None,
                 }),
                 filter: "not port 22".into(),
                 normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
@@ -252,6 +253,7 @@ mod tests {
                 buffer: 8 << 20,
                 delay: Duration::from_millis(5),
                 workers: Workers::new(3).unwrap(),
+                netns: None,
                 pin: vec![0],
             })
         );

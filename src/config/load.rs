@@ -196,6 +196,7 @@ mod tests {
         const WITHOUT_DEFAULT: &[&str] = &[
             "rate",
             "pin",
+            "netns",
             "vni_out",
             "analyzer",
             "source",

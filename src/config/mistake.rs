@@ -240,6 +240,9 @@ pub enum What {
         /// The CPUs there are.
         present: Vec<usize>,
     },
+    /// A word that names no network namespace.
+    #[error("`{0}` is not a network namespace")]
+    Netns(String),
     /// Fragments are made by the kernel's IP stack, which AF_XDP passes by.
     #[error("AF_XDP sends whole frames, and fit=fragment needs the kernel's IP stack")]
     XdpWithFragments,
@@ -357,6 +360,9 @@ impl Explain for Mistake {
                 let present: Vec<String> = present.iter().map(ToString::to_string).collect();
                 Some(format!("CPUs here are {}", present.join(", ")))
             }
+            What::Netns(_) => {
+                Some("write its name as `ip netns` lists it, a path, pid:NUMBER or container:ID".to_owned())
+            }
             What::XdpWithFragments => Some("choose another `fit`, or transmit=socket".to_owned()),
             What::XdpInBothModes => Some("they share the queues of their interfaces: choose one for all".to_owned()),
             What::XdpWithGso => Some("leave `gso` out, or choose transmit=socket".to_owned()),
@@ -434,6 +440,7 @@ fn example(key: &str, place: &Place) -> String {
         ("delay", "2ms", ""),
         ("promiscuous", "on", ""),
         ("workers", "2", ""),
+        ("netns", "web1", ", or a path, pid:NUMBER, container:ID"),
         ("pin", "0,2", ", a CPU for each worker"),
         ("pace", "recorded", ""),
         ("rate", "20kpps", ""),

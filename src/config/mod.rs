@@ -4,6 +4,7 @@ pub mod change;
 pub mod daemon;
 pub mod load;
 pub mod local_end;
+pub mod netns;
 pub mod plan;
 pub mod privileges;
 pub mod resolve;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::defaults::LEAST_BUFFER;
 use super::local_end::{CaptureFilePlan, TapPlan};
+use super::netns::Netns;
 use crate::quantity::{
     Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Weight,
     Workers,
@@ -138,6 +139,20 @@ pub struct LivePlan {
     /// CPUs by number: worker n runs on the n-th one, from the front again behind the last. Empty: where the kernel
     /// likes.
     pub pin: Vec<usize>,
+    /// The network namespace that the interfaces are in; farspan's own unless given. Tunnels leave from farspan's own.
+    pub netns: Option<Netns>,
+}
+
+impl LivePlan {
+    /// Whether it means interfaces that nobody has named, so that others may appear.
+    pub fn has_patterns(&self) -> bool {
+        self.interfaces.iter().any(|name| is_pattern(name))
+    }
+}
+
+/// Whether `name` is a pattern of interface names, rather than the name of one.
+pub fn is_pattern(name: &str) -> bool {
+    name.contains(['*', '?', '['])
 }
 
 /// What captures on an interface.
@@ -431,6 +446,14 @@ impl<T: Copy> Ids<T> {
     /// Whether the two directions have different ids, so that the source must tell them apart.
     fn differ_by_direction(&self) -> bool {
         !self.out_by_interface.is_empty()
+    }
+
+    /// The same patterns with what `convert` makes of their ids.
+    pub fn map<U>(&self, mut convert: impl FnMut(T) -> U) -> Ids<U> {
+        let mut each = |patterns: &[(String, T)]| -> Vec<(String, U)> {
+            patterns.iter().map(|(pattern, id)| (pattern.clone(), convert(*id))).collect()
+        };
+        Ids { by_interface: each(&self.by_interface), out_by_interface: each(&self.out_by_interface) }
     }
 
     /// The id for frames of `interface` that went `direction`; `None` when no pattern matches.

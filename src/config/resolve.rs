@@ -16,6 +16,7 @@ use super::load::SessionWritten;
 use super::mistake::{Mistake, What};
 use super::plan::{
     DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, Spread,
+    is_pattern,
 };
 use super::written::Value;
 use super::{tunnels, words};
@@ -75,7 +76,7 @@ fn session_keys(written: &SessionWritten) -> Keys<'_> {
 const KINDS: [(&str, &[&str], &str, &str); 3] = [
     (
         "interface",
-        &["direction", "engine", "buffer", "delay", "promiscuous", "workers", "pin"],
+        &["direction", "engine", "buffer", "delay", "promiscuous", "workers", "pin", "netns"],
         "interfaces",
         "an interface",
     ),
@@ -137,13 +138,14 @@ fn live(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<LivePlan> {
     let promiscuous = keys.read("promiscuous", mistakes, words::switch).unwrap_or(defaults::PROMISCUOUS);
     let workers = keys.read("workers", mistakes, str::parse).unwrap_or(defaults::WORKERS);
     let pin = pin(keys, mistakes);
+    let netns = keys.read("netns", mistakes, str::parse);
     let interfaces = keys.words("interface", mistakes)?;
     for pattern in &interfaces {
         if glob::Pattern::new(pattern).is_err() {
             mistakes.push(keys.mistake("interface", What::Pattern { pattern: pattern.clone() }));
         }
     }
-    Some(LivePlan { interfaces, directions, promiscuous, engine, buffer, delay, workers, pin })
+    Some(LivePlan { interfaces, directions, promiscuous, engine, buffer, delay, workers, pin, netns })
 }
 
 /// The CPUs of the workers. Each must be one that the kernel lets this process run on.
@@ -247,9 +249,7 @@ fn all_destinations(
 /// The interfaces that are named rather than matched: each must have an id in every tunnel.
 fn interfaces_by_name(source: Option<&SourcePlan>) -> Vec<String> {
     match source {
-        Some(SourcePlan::Live(live)) => {
-            live.interfaces.iter().filter(|name| !name.contains(['*', '?', '['])).cloned().collect()
-        }
+        Some(SourcePlan::Live(live)) => live.interfaces.iter().filter(|name| !is_pattern(name)).cloned().collect(),
         Some(SourcePlan::File(file)) => vec![file.file.to_string()],
         Some(SourcePlan::Tunnels(tunnels)) => tunnels.names(),
         None => Vec::new(),
@@ -271,6 +271,9 @@ fn contested_tap(plan: &DestinationPlan, earlier: &[DestinationPlan], source: Op
         return Some(What::SameFile(format!("the TAP device {}", tap.device)));
     }
     let Some(SourcePlan::Live(live)) = source else { return None };
+    if live.netns.is_some() {
+        return None;
+    }
     // libpcap's `any` is every interface too.
     let captures_it = |pattern: &&String| *pattern == "any" || super::matches(pattern, &tap.device);
     let pattern = live.interfaces.iter().find(captures_it)?.clone();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use crate::config::plan::{DestinationPlan, End, SessionPlan};
+use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::Shared;
 use crate::destination::health::Health;
 use crate::error::Problems;
@@ -93,7 +93,9 @@ impl Common {
 
         // Nobody closes the semaphore.
         let _turn = self.openings.acquire().await;
-        let mut around = Surroundings { all_tunnels: self.all_tunnels.clone(), shared: kept.take() };
+        // What is named is missed where it is not there; a pattern means what comes, too.
+        let stays = matches!(&plan.source, SourcePlan::Live(live) if live.has_patterns());
+        let mut around = Surroundings { all_tunnels: self.all_tunnels.clone(), shared: kept.take(), stays };
         let (send, receive) = oneshot::channel();
         let work = {
             let (plan, ways, span) = (Arc::clone(plan), ways.clone(), tracing::Span::current());

@@ -2,8 +2,11 @@
 
 mod contact;
 pub mod control;
+mod follow;
 mod observe;
+mod orders;
 mod path;
+mod roster;
 mod running;
 mod stop;
 #[cfg(test)]
@@ -14,6 +17,8 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::unbounded_channel;
+
 use crate::config::defaults::MOST_TAP_MTU;
 use crate::config::plan::{self, DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
@@ -22,7 +27,7 @@ use crate::destination::open_error::CannotOpen;
 use crate::destination::spread::Spread;
 use crate::destination::tap::Tap;
 use crate::destination::tunnel::Tunnel;
-use crate::destination::{Destination, Destinations, Patience, Shared};
+use crate::destination::{Destination, Destinations, Patience, Shared, missing_ids};
 use crate::error::{Explain, Problems};
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Assignment, Ledger, Published};
@@ -34,10 +39,12 @@ use crate::select::own_traffic::{OwnTraffic, OwnTunnel};
 use crate::source::{self, Interface, Progress};
 
 use contact::{Contact, Failures};
+use follow::Follower;
 use observe::Observer;
+use orders::Orders;
 use path::Path;
-use running::Ready;
 pub use running::{Outcome, Running};
+use running::{Parts, Ready};
 use stop::Stop;
 use window::Window;
 use worker::Worker;
@@ -52,6 +59,7 @@ pub struct Session {
     progress: Option<Progress>,
     health: Health,
     observer: Option<Observer>,
+    follower: Option<Follower>,
     /// Keeps the session's tunnels among those that no session captures.
     tunnels: Entry,
 }
@@ -63,6 +71,8 @@ pub struct Surroundings {
     pub all_tunnels: AllTunnels,
     /// What the session had open in an earlier run, and afterwards what it has open now.
     pub shared: Option<Shared>,
+    /// Whether it stays when its interfaces have gone, and waits for those that are not there yet.
+    pub stays: bool,
 }
 
 /// What keeps an otherwise sound session from starting or from ending well.
@@ -133,7 +143,11 @@ impl Session {
         underlays: &[Option<Arc<Underlay>>],
         around: &mut Surroundings,
     ) -> Result<Self, Problems> {
-        let opened = source::open(plan)?;
+        let opened = if around.stays {
+            source::open_staying(plan, &|name| missing_ids(&plan.destinations, &[name.to_owned()]).pop())?
+        } else {
+            source::open(plan)?
+        };
         let (patience, delay) = match &plan.source {
             SourcePlan::Live(live) => (Patience::Drop, live.delay),
             source if source.file().is_some() => (Patience::Wait, Duration::ZERO),
@@ -154,13 +168,25 @@ impl Session {
 
         let no_resources = |cause: nix::Error| SessionError::Resources { cause: cause.into() };
         let failures = Failures::default();
+        let (returns, follower) = match &plan.source {
+            // What is only named is there at the start, and its end is the session's.
+            SourcePlan::Live(live) if around.stays || live.has_patterns() => {
+                let (returns, returned) = unbounded_channel();
+                let (live, plan) = (live.clone(), Arc::new(plan.clone()));
+                let follower = Follower::new(live, plan, &opened.interfaces, returned, failures.clone(), around.stays);
+                (Some(returns), Some(follower))
+            }
+            SourcePlan::Live(_) | SourcePlan::File(_) | SourcePlan::Tunnels(_) => (None, None),
+        };
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let ledger = empty_ledger(plan);
             let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let stop = Stop::new().map_err(no_resources)?;
             let published = Published::new(ledger.clone());
-            let contact = Contact { stop, published, failures: failures.clone(), window: Window::open() };
+            let (orders, returns) = (Orders::default(), returns.clone());
+            let window = Window::open();
+            let contact = Contact { stop, published, failures: failures.clone(), window, orders, returns };
             let path = Path {
                 selector: Selector::new(OwnTraffic::following(&around.all_tunnels)),
                 normaliser: Normaliser::new(plan.normalise.truncate),
@@ -180,6 +206,7 @@ impl Session {
             health,
             observer,
             tunnels,
+            follower,
         })
     }
 
@@ -203,8 +230,10 @@ impl Session {
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        let mut running = Running::start(self.workers, self.failures, self.underlays, self.files, Some(self.tunnels))?;
-        if let Some(observer) = self.observer {
+        let Self { workers, failures, underlays, files, interfaces, observer, tunnels, follower, .. } = self;
+        let (follower, tunnels) = (follower.map(Box::new), Some(tunnels));
+        let mut running = Running::start(workers, Parts { failures, underlays, files, interfaces, follower, tunnels })?;
+        if let Some(observer) = observer {
             running.observe(observer);
         }
         Ok(running)

@@ -1,5 +1,6 @@
 //! A running session: its worker threads, seen as one.
 
+use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -10,14 +11,17 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::SessionError;
 use super::contact::{Contact, Failures};
+use super::follow::Follower;
 use super::observe::{Observer, Observing};
 use super::worker::Worker;
 use crate::destination::Unwritten;
 use crate::error::{Explain, Problems};
+use crate::kernel::link_events::Links;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Ledger, Published};
 use crate::quantity::Timestamp;
 use crate::select::all_tunnels::Entry;
+use crate::source::Interface;
 
 /// A session whose workers run.
 #[derive(Debug)]
@@ -30,6 +34,9 @@ pub struct Running {
     exits: UnboundedReceiver<Exit>,
     /// How many workers have not ended yet.
     at_work: usize,
+    /// What is captured, unless interfaces are followed.
+    interfaces: Vec<Interface>,
+    follower: Option<Box<Follower>>,
     observing: Option<Observing>,
     tunnels: Option<Entry>,
 }
@@ -41,6 +48,19 @@ pub struct Outcome {
     pub ledger: Ledger,
     /// What went wrong on the way. Frames mirrored before are in the ledger all the same.
     pub failures: Vec<Box<dyn Explain>>,
+}
+
+/// What a session has beside its workers.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub(super) failures: Failures,
+    pub(super) underlays: Vec<Arc<Underlay>>,
+    /// Which destinations are capture files.
+    pub(super) files: Vec<bool>,
+    /// What is captured at the start.
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) follower: Option<Box<Follower>>,
+    pub(super) tunnels: Option<Entry>,
 }
 
 /// A worker that is ready to run.
@@ -61,21 +81,27 @@ struct Exit {
 }
 
 impl Running {
-    /// Starts `workers`, which have `failures` in common.
+    /// Starts `workers`, which have the failures of `parts` in common.
     ///
     /// # Errors
     /// When the kernel gives no thread.
-    pub(super) fn start(
-        workers: Vec<Ready>,
-        failures: Failures,
-        underlays: Vec<Arc<Underlay>>,
-        files: Vec<bool>,
-        tunnels: Option<Entry>,
-    ) -> Result<Self, Problems> {
+    pub(super) fn start(workers: Vec<Ready>, parts: Parts) -> Result<Self, Problems> {
         let (send, exits) = unbounded_channel();
         let contacts = workers.iter().map(|ready| ready.contact.clone()).collect();
         let at_work = workers.len();
-        let running = Self { contacts, failures, underlays, files, exits, at_work, observing: None, tunnels };
+        let Parts { failures, underlays, files, interfaces, follower, tunnels } = parts;
+        let running = Self {
+            contacts,
+            failures,
+            underlays,
+            files,
+            exits,
+            at_work,
+            interfaces,
+            follower,
+            observing: None,
+            tunnels,
+        };
         for (number, ready) in workers.into_iter().enumerate() {
             if let Err(cause) = start_one(number, ready, send.clone()) {
                 running.stop();
@@ -124,11 +150,30 @@ impl Running {
         self.tunnels.take()
     }
 
+    /// The interfaces, or the file, that are captured now.
+    pub fn interfaces(&self) -> Vec<Interface> {
+        self.follower.as_ref().map_or_else(|| self.interfaces.clone(), |follower| follower.interfaces())
+    }
+
+    /// Follows the interfaces of farspan's own network namespace by a look that other sessions share.
+    pub fn share_links(&mut self, links: Links) {
+        if let Some(follower) = &mut self.follower {
+            follower.share_links(links);
+        }
+    }
+
     /// Waits for the end of all workers. Where one ends, the others are asked to: a session without a part of its flows
-    /// would look whole.
+    /// would look whole. Until then the interfaces that the plan means are followed, where others may come; nothing is
+    /// missed when the wait is given up and begun again.
     pub async fn ended(&mut self) -> Outcome {
         while self.at_work > 0 {
-            let Some(Exit { worker, well }) = self.exits.recv().await else { break };
+            let Self { contacts, exits, follower, .. } = self;
+            let is_stopping = contacts.iter().any(|contact| contact.stop.is_requested());
+            let exit = tokio::select! {
+                exit = exits.recv() => exit,
+                () = followed(follower, contacts), if !is_stopping => continue,
+            };
+            let Some(Exit { worker, well }) = exit else { break };
             self.at_work -= 1;
             if !well {
                 self.failures.report(SessionError::Crashed { worker }.into());
@@ -143,6 +188,14 @@ impl Running {
         let mut failures = self.failures.take();
         failures.extend(files.filter_map(Unwritten::of).map(|unwritten| Box::new(unwritten) as _));
         Outcome { ledger, failures }
+    }
+}
+
+/// One turn of following the interfaces; none comes where they are not followed.
+async fn followed(follower: &mut Option<Box<Follower>>, contacts: &[Contact]) {
+    match follower {
+        Some(follower) => follower.turn(contacts).await,
+        None => pending().await,
     }
 }
 
@@ -224,7 +277,8 @@ mod tests {
 
     fn outcome(workers: impl FnOnce(&Failures) -> Vec<Ready>) -> Outcome {
         let failures = Failures::default();
-        let mut running = Running::start(workers(&failures), failures, Vec::new(), vec![true], None).unwrap();
+        let parts = Parts { failures: failures.clone(), files: vec![true], ..Parts::default() };
+        let mut running = Running::start(workers(&failures), parts).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(running.ended())
     }

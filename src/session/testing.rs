@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::contact::{Contact, Failures};
+use super::orders::Orders;
 use super::path::Path;
 use super::stop::Stop;
 use super::window::Window;
@@ -38,7 +39,8 @@ fn ledger() -> Ledger {
 
 pub(super) fn contact() -> Contact {
     let (stop, published) = (Stop::new().unwrap(), Published::new(ledger()));
-    Contact { stop, published, failures: Failures::default(), window: Window::open() }
+    let (orders, window) = (Orders::default(), Window::open());
+    Contact { stop, published, failures: Failures::default(), orders, returns: None, window }
 }
 
 pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Option<u64>) -> Worker {

@@ -1,6 +1,7 @@
 //! The only unsafe code: one kernel interface a file, each block argued from the manual page.
 #![allow(unsafe_code)] // the one place where it is allowed
 
+pub mod async_fd;
 pub mod ethtool;
 pub mod interface;
 pub mod mmap;

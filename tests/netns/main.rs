@@ -19,6 +19,7 @@ mod captures;
 mod daemon;
 mod encapsulations;
 mod frame_types;
+mod hotplug;
 mod ids;
 mod law;
 mod own_traffic;
