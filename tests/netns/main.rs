@@ -22,6 +22,7 @@ mod frame_types;
 mod hotplug;
 mod ids;
 mod law;
+mod many_sessions;
 mod own_traffic;
 mod pipes;
 mod privileges;
