@@ -162,6 +162,9 @@ pub enum What {
     /// A user that this host does not have.
     #[error("there is no user `{0}` here")]
     NoSuchUser(String),
+    /// A group that this host does not have.
+    #[error("there is no group `{0}` here")]
+    NoSuchGroup(String),
     /// Standard output is one stream for ever.
     #[error("`{0}` is for files, and `pcap:-` is standard output")]
     RotatedStream(&'static str),
@@ -342,6 +345,7 @@ impl Explain for Mistake {
             What::SameFile(_) => Some("give each its own file".to_owned()),
             What::Overwritten(_) => Some("write to another file".to_owned()),
             What::NoSuchUser(_) => Some("a name out of `getent passwd`, or a number".to_owned()),
+            What::NoSuchGroup(_) => Some("a name out of `getent group`, or a number".to_owned()),
             What::RotatedStream(key) => Some(format!("leave out `{key}`, or write pcap:FILE")),
             What::KeepWithoutRotation => Some("add rotate_size=100MiB or rotate_time=1h".to_owned()),
             What::MirrorsItself { device, .. } | What::MirrorsAnother { device, .. } => {
@@ -451,6 +455,11 @@ fn example(key: &str, place: &Place) -> String {
         ("weight", "2", ", twice as many flows as one with 1"),
         ("probe", "icmp", ", tcp:22, or off"),
         ("memory", "256MiB", ""),
+        ("listen", "127.0.0.1:9469", ""),
+        ("socket", "/run/farspan/control.sock", ", or off"),
+        ("group", "farspan", ", a name or a number"),
+        ("format", "json", ""),
+        ("level", "info", ""),
         ("watch", "on", ""),
         ("sandbox", "auto", ", or off"),
         ("user", "farspan", ""),

@@ -13,6 +13,7 @@ pub mod defaults;
 pub mod destination_url;
 pub mod endpoint;
 pub mod mistake;
+pub mod monitoring;
 pub mod trust;
 pub mod written;
 

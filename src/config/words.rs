@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 
 use super::defaults;
 use super::local_end::Sync;
+use super::monitoring::{LogFormat, LogLevel};
 use super::plan::{Analyzer, Decap, Engine, FilePath, Fit, Gso, Pace, Probe, Spread, Tag, TransmitPlan, UdpChecksum};
 use super::privileges::Sandbox;
 use crate::quantity::{Mtu, QuantityError, Snaplen};
@@ -41,6 +42,10 @@ words!(UdpChecksum, "way to fill the UDP checksum", "auto, on or off":
     "auto" => Auto, "on" => On, "off" => Off);
 words!(Gso, "way to use UDP GSO", "auto, on or off":
     "auto" => Auto, "on" => On, "off" => Off);
+words!(LogFormat, "log format", "auto, text, json or journald":
+    "auto" => Auto, "text" => Text, "json" => Json, "journald" => Journald);
+words!(LogLevel, "log level", "error, warn, info, debug or trace":
+    "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug, "trace" => Trace);
 words!(Sandbox, "way to confine", "auto or off":
     "auto" => Auto, "off" => Off);
 words!(Sync, "way to sync", "off, rotate or flush":

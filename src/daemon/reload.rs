@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::{Instrument, info, warn};
 
-use super::manager::{Entry, Manager};
+use super::manager::{Entry, Manager, span_of};
 use super::memory;
 use super::opening::{Common, Kept, Started};
 use super::supervisor::{Order, Replacement, in_one_line};
@@ -22,7 +22,7 @@ use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
 
 /// What a reload did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadReport {
     /// Sessions that go on as they were.
     pub kept: Vec<String>,
@@ -136,7 +136,7 @@ pub(super) fn grant(limit: TotalLimitPlan, plans: &[Arc<SessionPlan>]) -> Vec<Ar
 /// Opens sessions, all at once; their workers wait for their moment.
 async fn open_all(common: &Arc<Common>, coming: Vec<&mut Coming>) {
     join_all(coming.into_iter().map(|one| async {
-        let span = tracing::error_span!("session", name = one.plan.name);
+        let span = span_of(&one.plan);
         let opened = async {
             let opened = common.open(&one.granted, &one.kept).await?;
             opened.next_hops().await;

@@ -136,6 +136,9 @@ impl Needs {
             needs.capability(capability, Reason::Asked);
         }
         needs.reads.insert(directory_of(file));
+        // The socket goes with the daemon, and a reload puts another one in its place.
+        let socket = plan.control.socket.as_deref().map(directory_of);
+        needs.writes.extend(socket.filter(|directory| plan.control.is_wanted || directory.is_dir()));
         needs
     }
 

@@ -19,7 +19,7 @@ use crate::error::Explain;
 use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::KernelDrops;
 use crate::quantity::{Directions, Ifindex, Mtu, Workers};
-use crate::sys::{self, interface};
+use crate::sys::interface;
 use crate::sys::packet_socket::{PacketSocket, RingShape};
 use crate::sys::tpacket::Ring;
 
@@ -231,7 +231,7 @@ fn index_of(name: &str) -> io::Result<Ifindex> {
 }
 
 fn is_loopback(socket: BorrowedFd<'_>, name: &str) -> bool {
-    sys::interface::flags(socket, name).is_ok_and(|flags| flags & libc::IFF_LOOPBACK != 0)
+    interface::flags(socket, name).is_ok_and(|flags| flags & libc::IFF_LOOPBACK != 0)
 }
 
 fn shape(buffer: u64, plan: &LivePlan) -> RingShape {

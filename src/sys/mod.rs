@@ -8,6 +8,7 @@ pub mod mmap;
 pub mod mmsg;
 pub mod packet_fanout;
 pub mod packet_socket;
+pub mod peer_groups;
 pub mod prefetch;
 pub mod recvmmsg;
 pub mod socket_option;

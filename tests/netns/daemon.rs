@@ -32,6 +32,8 @@ impl Daemon {
         command
             .args(["run", "--json", "-C"])
             .arg(write(lab, configuration))
+            // The default one may be in use, by a daemon of this host or by another test's.
+            .env("FARSPAN_CONTROL__SOCKET", lab.path("control.sock"))
             .envs(environment.iter().copied())
             .stdout(File::create(&ledgers).expect("the folder is writable"))
             .stderr(File::create(&log).expect("the folder is writable"));

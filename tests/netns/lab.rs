@@ -160,6 +160,16 @@ impl Namespace {
         Process::start(command)
     }
 
+    /// Runs `work` on a thread of its own whose sockets are the namespace's.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.name)).expect("the namespace is there");
+        let inside = || {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("the tests run as root");
+            work()
+        };
+        thread::scope(|scope| scope.spawn(inside).join().expect("the work succeeds"))
+    }
+
     /// Brings an interface up, with this MTU and these addresses.
     pub fn link_up(&self, link: &str, mtu: u32, addresses: &[&str]) {
         // No link-local address: it would add router solicitations and MLD reports to the test's traffic.

@@ -23,6 +23,7 @@ mod hotplug;
 mod ids;
 mod law;
 mod many_sessions;
+mod outside;
 mod own_traffic;
 mod pipes;
 mod privileges;
