@@ -17,6 +17,9 @@ use crate::sys::tun;
 /// The first port that everybody may bind (`net.ipv4.ip_unprivileged_port_start`).
 const FIRST_FREE_PORT: u16 = 1024;
 
+/// Where TAP devices come from, and what keeps this host out of them: a device's own settings are not there yet.
+const TAP_PLACES: [&str; 3] = [tun::CLONE_DEVICE, "/proc/sys/net/ipv4/conf", "/proc/sys/net/ipv6/conf"];
+
 /// What a process goes on to need after everything is open. Everything else is given up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -134,6 +137,9 @@ impl Needs {
         }
         for &capability in &plan.privileges.capabilities {
             needs.capability(capability, Reason::Asked);
+            if capability == Capability::CAP_NET_ADMIN {
+                needs.writes.extend(TAP_PLACES.map(PathBuf::from));
+            }
         }
         needs.reads.insert(directory_of(file));
         // The socket goes with the daemon, and a reload puts another one in its place.
@@ -207,9 +213,7 @@ impl Needs {
             End::File(_) => {}
             End::Tap(_) => {
                 self.capability(Capability::CAP_NET_ADMIN, Reason::Tap);
-                self.writes.insert(tun::CLONE_DEVICE.into());
-                // To keep this host out of the device. Its own settings are not there yet.
-                self.writes.extend(["/proc/sys/net/ipv4/conf".into(), "/proc/sys/net/ipv6/conf".into()]);
+                self.writes.extend(TAP_PLACES.map(PathBuf::from));
             }
         }
         if let Some(FilePath::Path(path)) = destination.file() {
@@ -233,6 +237,12 @@ impl Needs {
             TransmitPlan::Socket | TransmitPlan::CaptureFile(_) => {}
         }
     }
+}
+
+/// `net.core.rmem_max`, in bytes: the largest receive buffer without `CAP_NET_ADMIN`.
+pub fn largest_receive_buffer() -> u64 {
+    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max");
+    limit.ok().and_then(|limit| limit.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The directory that `path` is in.

@@ -27,14 +27,17 @@ impl Daemon {
 
     /// The same with these environment variables.
     pub fn start_with(lab: &Lab, configuration: &str, environment: &[(&str, &str)]) -> Self {
-        let (ledgers, log) = (lab.path("ledgers.json"), lab.path("daemon.log"));
         let mut command = lab.host.command(binary());
+        command.args(["run", "--json", "-C"]).arg(write(lab, configuration)).envs(environment.iter().copied());
+        Self::start_command(lab, command)
+    }
+
+    /// Starts a command that becomes `farspan run --json`, and waits until it is ready.
+    pub fn start_command(lab: &Lab, mut command: Command) -> Self {
+        let (ledgers, log) = (lab.path("ledgers.json"), lab.path("daemon.log"));
         command
-            .args(["run", "--json", "-C"])
-            .arg(write(lab, configuration))
             // The default one may be in use, by a daemon of this host or by another test's.
             .env("FARSPAN_CONTROL__SOCKET", lab.path("control.sock"))
-            .envs(environment.iter().copied())
             .stdout(File::create(&ledgers).expect("the folder is writable"))
             .stderr(File::create(&log).expect("the folder is writable"));
         let mut daemon = Self { process: Process::start(command), ledgers, log };
@@ -117,7 +120,8 @@ pub fn told(socket: &UnixDatagram, wanted: &str) -> String {
     panic!("nothing says {wanted}");
 }
 
-fn write(lab: &Lab, configuration: &str) -> PathBuf {
+/// Writes the configuration of a lab's daemon.
+pub fn write(lab: &Lab, configuration: &str) -> PathBuf {
     let file = lab.path("farspan.toml");
     // As a careful editor does: nobody reads half a file.
     fs::rename(lab.write("farspan.toml.new", configuration), &file).expect("the folder is writable");
