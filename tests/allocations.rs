@@ -67,6 +67,7 @@ fn tunnel(port: u16, fit: Fit) -> Destination {
         gso: Gso::On,
         transmit: TransmitPlan::Socket,
         probe: Probe::Off,
+        resolve: None,
     };
     let name = String::from("1");
     let destination =

@@ -168,7 +168,7 @@ const WRONG_FILES: &[(&str, &[&str])] = &[
         "[session.a]\nspred = \"replicate\"\n",
         &["no key `spred`", "f.toml:6:9, session.a.spred", "did you mean `spread`?"],
     ),
-    ("[session.a]\nspread = \"balance\"\n", &["not a way to spread", "replicate"]),
+    ("[session.a]\nspread = \"fair\"\n", &["not a way to spread", "replicate"]),
     ("[session.a.select]\nsample = \"1/10\"\n", &["no key `sample`", "there are filter"]),
     ("[session.a.select]\nfilter = [\"tcp\"]\n", &["`filter` must be one value", "not port 22"]),
     ("[session.a.normalise]\nenabled = 3\n", &["`3` is not a switch", "enabled = \"on\""]),

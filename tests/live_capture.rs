@@ -101,6 +101,7 @@ fn erspan3() -> DestinationPlan {
             gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
             probe: Probe::Off,
+            resolve: None,
         }),
     }
 }

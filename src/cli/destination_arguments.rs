@@ -71,6 +71,9 @@ pub struct DestinationArguments {
     /// How the analyzer is asked whether it is there: icmp, tcp:PORT, off [default: off]
     #[arg(long, value_name = "HOW")]
     probe: Option<String>,
+    /// How often the analyzer's name is looked up again, or off [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    resolve: Option<String>,
     /// MTU of a TAP device: the key `mtu` of a URL (--mtu is that of a recorded link) [default: of what is mirrored]
     #[arg(long, value_name = "BYTES")]
     tap_mtu: Option<String>,
@@ -115,6 +118,7 @@ impl DestinationArguments {
             ("ports", "--ports", &self.ports),
             ("weight", "--weight", &self.weight),
             ("probe", "--probe", &self.probe),
+            ("resolve", "--resolve", &self.resolve),
             ("mtu", "--tap-mtu", &self.tap_mtu),
             ("owner", "--owner", &self.owner),
             ("rotate_size", "--rotate-size", &self.rotate_size),

@@ -2,14 +2,20 @@
 
 use clap::Args;
 
+use std::sync::Arc;
+
+use tracing::warn;
+
 use super::output;
 use super::progress::Progress;
 use super::runtime::{RuntimeError, block_on};
 use crate::config::netns::Netns;
-use crate::config::plan::{Engine, SessionPlan, SourcePlan};
+use crate::config::plan::{DestinationPlan, Engine, SessionPlan, SourcePlan};
 use crate::config::privileges::Sandbox;
 use crate::error::Problems;
+use crate::kernel::lookup::{Moved, moved};
 use crate::kernel::resolve::resolve;
+use crate::kernel::underlay::Underlay;
 use crate::kernel::watch::watch;
 use crate::ledger::Ledger;
 use crate::privilege;
@@ -66,11 +72,21 @@ async fn run_session(plan: &SessionPlan, does: Does, quiet: bool, sandbox: Sandb
         let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));
         output::say(&start_line(does, session.interfaces(), place(plan), plan.workers(), to.zip(mtus)));
     }
+    tokio::spawn(tell_of_moves(plan.destinations.clone(), underlays.clone()));
     tokio::spawn(watch(underlays.into_iter().flatten().collect()));
     let progress = Progress::of(plan, session.progress(), quiet);
     let look = progress.map(|progress| move |ledger: &Ledger| progress.show(ledger));
     let running = session.start()?;
     Ok(until_end(running, signals, plan.end.duration, look).await)
+}
+
+/// Says it when an analyzer's name stands for another address: a session in the foreground stays at the one that it began
+/// with.
+async fn tell_of_moves(destinations: Vec<DestinationPlan>, ways: Vec<Option<Arc<Underlay>>>) {
+    let Moved { destination, from, to } = moved(&destinations, &ways).await;
+    warn!(
+        "{destination}: its name stands for {to} now, and frames still go to {from}; start farspan again to follow it"
+    );
 }
 
 /// What goes where, over which path MTU, with which engine. A capture file has no path.

@@ -199,6 +199,7 @@ mod tests {
             gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
             probe: Probe::Off,
+            resolve: Some(crate::config::defaults::RESOLVE),
         }
     }
 
@@ -398,7 +399,7 @@ mod tests {
     fn each_key_of_a_destination_is_a_flag_and_the_other_way_round() {
         let names = Line::try_parse_from(
             "farspan --vni 1 --vni-out 1 --key 1 --key-out 1 --session-id 1 --session-id-out 1 --index 1 --seq 1 --fit 1 \
-             --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --gso 1 --ports 1 --tap-mtu 1 --weight 1 --probe 1 \
+             --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --gso 1 --ports 1 --tap-mtu 1 --weight 1 --probe 1 --resolve 1 \
              --owner 1 --rotate-size 1 --rotate-time 1 --keep 1 --sync 1"
                 .split_whitespace(),
         );

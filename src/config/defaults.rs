@@ -44,6 +44,8 @@ pub const MOST_TUNNELS: u8 = 8;
 pub const SOURCE_PORTS: u32 = 16;
 /// Largest MTU of a TAP device.
 pub const MOST_TAP_MTU: Mtu = Mtu::MOST_TAP;
+/// Between two look-ups of an analyzer's name: the usual time to live of DNS records that are meant to change.
+pub const RESOLVE: Duration = Duration::from_mins(1);
 /// Most destinations that share a session's frames.
 pub const MOST_SHARING: usize = 64;
 /// How long a replay waits for a destination that takes nothing.

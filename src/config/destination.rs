@@ -138,6 +138,7 @@ fn tunnel(
         gso,
         transmit,
         probe: keys.read("probe", mistakes, words::probe).unwrap_or_default(),
+        resolve: keys.read("resolve", mistakes, words::resolve).unwrap_or(Some(defaults::RESOLVE)),
         encapsulation: encapsulation?,
         host,
     })

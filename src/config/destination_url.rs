@@ -289,7 +289,8 @@ impl Scheme {
 
     /// Every key that means something to it: as URL parameter, in the file, and as a flag.
     pub fn keys(self) -> Vec<&'static str> {
-        const ALL: &[&str] = &["fit", "analyzer", "transmit", "source", "device", "dscp", "ttl", "weight", "probe"];
+        const ALL: &[&str] =
+            &["fit", "analyzer", "transmit", "source", "device", "dscp", "ttl", "weight", "probe", "resolve"];
         let own: &[&str] = match self {
             Self::Vxlan | Self::Geneve => &["vni", "vni_out", "udp_checksum", "gso", "ports"],
             Self::Gre => &["key", "key_out", "seq"],

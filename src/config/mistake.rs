@@ -454,6 +454,7 @@ fn example(key: &str, place: &Place) -> String {
         ("spread", "balance", ", replicate or failover"),
         ("weight", "2", ", twice as many flows as one with 1"),
         ("probe", "icmp", ", tcp:22, or off"),
+        ("resolve", "60s", ", or off"),
         ("memory", "256MiB", ""),
         ("listen", "127.0.0.1:9469", ""),
         ("socket", "/run/farspan/control.sock", ", or off"),

@@ -335,6 +335,8 @@ pub struct TunnelPlan {
     pub transmit: TransmitPlan,
     /// How the analyzer is asked whether it is there.
     pub probe: Probe,
+    /// How often its name is looked up again; `None`: never. An address is never looked up.
+    pub resolve: Option<Duration>,
 }
 
 impl TunnelPlan {
@@ -362,6 +364,7 @@ impl TunnelPlan {
             gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
             probe: Probe::Off,
+            resolve: Some(crate::config::defaults::RESOLVE),
         }
     }
 }

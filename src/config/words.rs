@@ -154,6 +154,16 @@ pub(super) fn probe(text: &str) -> Result<Probe, QuantityError> {
     .ok_or_else(|| unreadable("probe", text, "icmp, tcp:PORT or off"))
 }
 
+/// `off`, or how often a name is looked up again: a second to a day.
+pub(super) fn resolve(text: &str) -> Result<Option<Duration>, QuantityError> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let time = humantime::parse_duration(text)
+        .map_err(|_| unreadable("time between look-ups", text, "a time with its unit, such as 60s, or off"))?;
+    in_range("time between look-ups in seconds", time.as_secs(), 1, 86_400).map(|_| Some(time))
+}
+
 /// A switch, as people write it.
 pub(super) fn switch(text: &str) -> Result<bool, QuantityError> {
     match text {

@@ -16,6 +16,7 @@ use super::shown::Shown;
 use super::view::State;
 use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
+use crate::kernel::lookup::{Moved, moved};
 use crate::quantity::Timestamp;
 use crate::session::control::PATIENCE;
 use crate::session::{Outcome, SessionError};
@@ -150,6 +151,10 @@ impl Supervisor {
                 return self.ended(&outcome, since.elapsed());
             }
             order = self.orders.recv() => order,
+            moved = moved(&self.granted.destinations, &started.ways) => match self.follow(&moved).await {
+                Some(replacement) => Some(Order::Replace(replacement)),
+                None => return Next::Run(started),
+            },
         };
         match order {
             // It runs already.
@@ -172,6 +177,30 @@ impl Supervisor {
                     self.shown.set_error(one_line(&**failure));
                 }
                 self.obey(order)
+            }
+        }
+    }
+
+    /// Opens the session anew, because an analyzer's name stands for another address; the run that goes on meanwhile ends
+    /// at the moment at which the other begins. `None` where that cannot be, which is said.
+    async fn follow(&self, Moved { destination, from, to }: &Moved) -> Option<Replacement> {
+        let kept = self.kept.copy();
+        let started = match self.common.open(&self.granted, &kept).await {
+            Ok(opened) => opened.start(true),
+            Err(problems) => Err(problems),
+        };
+        match started {
+            Ok(started) => {
+                info!("{destination}: its name stands for {to} now; frames went to {from}");
+                let (plan, granted) = (self.shown.plan(), Arc::clone(&self.granted));
+                Some(Replacement { plan, granted, started: Some(started), kept, is_same: true })
+            }
+            Err(problems) => {
+                warn!(
+                    "{destination}: its name stands for {to} now, but frames still go to {from}: {}",
+                    in_one_line(&problems)
+                );
+                None
             }
         }
     }

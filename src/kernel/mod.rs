@@ -9,6 +9,7 @@ pub mod error_queue;
 pub mod knock;
 pub mod link_events;
 pub mod links;
+pub mod lookup;
 #[cfg(test)]
 pub(crate) mod namespace;
 pub mod neighbours;

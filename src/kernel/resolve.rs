@@ -108,7 +108,7 @@ fn is_dry_run(destination: &DestinationPlan) -> bool {
 }
 
 async fn locate_one(netlink: &Netlink, links: &[Link], tunnel: &TunnelPlan) -> Result<Underlay, UnderlayError> {
-    let remote = address_of(&tunnel.host, tunnel.source).await?;
+    let (remote, _) = addresses_of(&tunnel.host, tunnel.source).await?;
     match (real_way(netlink, links, tunnel, remote).await, &tunnel.transmit) {
         (Ok(underlay), _) => Ok(underlay),
         (Err(error), TransmitPlan::Socket | TransmitPlan::Xdp { .. }) => Err(error),
@@ -120,8 +120,8 @@ async fn locate_one(netlink: &Netlink, links: &[Link], tunnel: &TunnelPlan) -> R
     }
 }
 
-/// The first address that the resolver offers, of the IP version of `source` where that is set.
-async fn address_of(host: &Host, source: Option<IpAddr>) -> Result<IpAddr, UnderlayError> {
+/// The first address that the resolver offers, and all of them, of the IP version of `source` where that is set.
+pub(super) async fn addresses_of(host: &Host, source: Option<IpAddr>) -> Result<(IpAddr, Vec<IpAddr>), UnderlayError> {
     let (name, addresses) = match host {
         Host::Address(address) => (address.to_string(), vec![*address]),
         Host::Name(name) => match tokio::net::lookup_host((name.as_str(), 0)).await {
@@ -129,15 +129,15 @@ async fn address_of(host: &Host, source: Option<IpAddr>) -> Result<IpAddr, Under
             Err(cause) => return Err(UnderlayError::Unresolvable { name: name.clone(), cause }),
         },
     };
-    match source {
-        None => addresses.first().copied().ok_or_else(|| UnderlayError::Unresolvable {
-            name,
-            cause: io::Error::new(io::ErrorKind::NotFound, "the resolver knows the name, but no address of it"),
-        }),
-        Some(from) => addresses
-            .into_iter()
-            .find(|address| address.is_ipv4() == from.is_ipv4())
-            .ok_or(UnderlayError::OtherIpVersion { host: name, from }),
+    let is_usable = |address: &IpAddr| source.is_none_or(|from| from.is_ipv4() == address.is_ipv4());
+    let usable: Vec<IpAddr> = addresses.into_iter().filter(is_usable).collect();
+    match (usable.first().copied(), source) {
+        (Some(first), _) => Ok((first, usable)),
+        (None, Some(from)) => Err(UnderlayError::OtherIpVersion { host: name, from }),
+        (None, None) => {
+            let cause = io::Error::new(io::ErrorKind::NotFound, "the resolver knows the name, but no address of it");
+            Err(UnderlayError::Unresolvable { name, cause })
+        }
     }
 }
 

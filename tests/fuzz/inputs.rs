@@ -148,6 +148,7 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
         gso: Gso::Off,
         transmit: TransmitPlan::CaptureFile(null()),
         probe: Probe::Off,
+        resolve: None,
     };
     let destination = |name: &str, end| DestinationPlan {
         name: name.to_owned(),

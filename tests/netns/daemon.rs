@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::thread;
 use std::time::Duration;
 
 use crate::farspan::{Farspan, Ledger, binary, engine, total};
-use crate::judge::{Capture, KernelVxlan, tshark};
+use crate::judge::{Capture, KernelVxlan, frames_of, tshark};
 use crate::lab::{HOST, Lab, Process, await_some, await_that, succeed};
 use crate::traffic;
 
@@ -32,12 +33,24 @@ impl Daemon {
         Self::start_command(lab, command)
     }
 
+    /// The same for whom `hosts` is /etc/hosts.
+    fn start_knowing(lab: &Lab, configuration: &str, hosts: &Path) -> Self {
+        // `ip netns exec` gives each program mounts of its own.
+        let mut command = lab.host.command("sh");
+        command.args(["-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]).arg(hosts).arg(binary());
+        command.args(["run", "--json", "-C"]).arg(write(lab, configuration));
+        Self::start_command(lab, command)
+    }
+
     /// Starts a command that becomes `farspan run --json`, and waits until it is ready.
     pub fn start_command(lab: &Lab, mut command: Command) -> Self {
+        const CONTROL: &str = "FARSPAN_CONTROL__SOCKET";
         let (ledgers, log) = (lab.path("ledgers.json"), lab.path("daemon.log"));
+        // The default one may be in use, by a daemon of this host or by another test's.
+        if command.get_envs().all(|(name, _)| name != CONTROL) {
+            command.env(CONTROL, lab.path("control.sock"));
+        }
         command
-            // The default one may be in use, by a daemon of this host or by another test's.
-            .env("FARSPAN_CONTROL__SOCKET", lab.path("control.sock"))
             .stdout(File::create(&ledgers).expect("the folder is writable"))
             .stderr(File::create(&log).expect("the folder is writable"));
         let mut daemon = Self { process: Process::start(command), ledgers, log };
@@ -160,6 +173,39 @@ fn a_session_without_its_interface_waits_for_it_and_the_other_does_not_notice() 
     let ledgers = daemon.stop();
     ledgers["good"].assert_lossless();
     assert!(ledgers["good"].captured >= 500 && ledgers["late"].captured > 0, "{ledgers:#?}");
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn an_analyzer_whose_name_gets_another_address_is_followed_without_a_gap() {
+    const FRAMES: u32 = 12_000;
+    let lab = Lab::with_underlay_mtu(1600);
+    lab.analyzer.run("ip address add 192.0.2.3/24 dev a0");
+    let hosts = lab.write("hosts", "192.0.2.2 ids.example\n");
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let daemon = Daemon::start_knowing(&lab, &session("named", "h0", "vxlan://ids.example?vni=42&resolve=1s"), &hosts);
+    let frames: Vec<_> = (0..FRAMES).map(|number| traffic::udp_frame(number, 1, 200)).collect();
+    thread::scope(|scope| {
+        scope.spawn(|| traffic::send(&lab, &frames, "--pps=3000"));
+        arriving.await_frames(1000);
+        // A name that is unknown for a while keeps its address.
+        lab.write("hosts", "");
+        daemon.await_words("frames still go to 192.0.2.2, its address until now");
+        lab.write("hosts", "192.0.2.3 ids.example\n");
+    });
+    daemon.await_words("its name stands for 192.0.2.3 now; frames went to 192.0.2.2");
+    arriving.await_frames(FRAMES as usize);
+    let ledger = daemon.stop().remove("named").expect("the session has a ledger");
+    ledger.assert_lossless();
+    assert!(ledger.captured >= u64::from(FRAMES), "one account for both addresses: {ledger:#?}");
+    let arrived = frames_of(&arriving.stop());
+    let to = |last: u8| {
+        let sent_there = arrived.iter().filter(move |frame| frame[30..34] == [192, 0, 2, last]);
+        traffic::of_stranger(sent_there.map(|frame| frame[50..].to_vec()).collect())
+    };
+    let (before, after) = (to(2), to(3));
+    assert!(before.len() >= 1000 && !after.is_empty(), "{} and {} frames", before.len(), after.len());
+    assert!([before, after].concat() == frames, "each frame arrives once, in order, first there and then here");
 }
 
 #[test]
