@@ -2,6 +2,10 @@
 //!
 //! Each is checked once, where it enters (command line, file, kernel), and never again.
 
+mod shares;
+
+pub use shares::SampleRate;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;

@@ -12,7 +12,7 @@ use farspan::config::endpoint;
 use farspan::config::local_end::{CaptureFilePlan, Rotation, Sync};
 use farspan::config::plan::{
     Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, Fit, Gso, Host, Ids, NormalisePlan, OuterPackets,
-    SessionPlan, SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
+    SamplePlan, SessionPlan, SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
 };
 use farspan::destination::capture_file::CaptureFile;
 use farspan::destination::tunnel::Tunnel;
@@ -163,6 +163,7 @@ fn endpoint(port: u16) -> Box<dyn Source> {
         name: "test".into(),
         source: SourcePlan::Tunnels(tunnels),
         filter: "ip or vlan".into(),
+        sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
         destinations: Vec::new(),
         end: EndPlan::default(),

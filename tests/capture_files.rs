@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use farspan::config::local_end::CaptureFilePlan;
-use farspan::config::plan::{EndPlan, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
+use farspan::config::plan::{EndPlan, FilePath, FilePlan, NormalisePlan, Pace, SamplePlan, SessionPlan, SourcePlan};
 use farspan::destination::Shared;
 use farspan::destination::capture_file::CaptureFile;
 use farspan::error::{ExitCode, Explain};
@@ -40,6 +40,7 @@ fn plan(path: &Path) -> SessionPlan {
         name: "test".into(),
         source: SourcePlan::File(file),
         filter: String::new(),
+        sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
         destinations: Vec::new(),
         end: EndPlan::default(),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use farspan::config::defaults;
 use farspan::config::plan::{
-    DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Gso, Host, Ids, LivePlan, NormalisePlan, SessionPlan,
-    SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
+    DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Gso, Host, Ids, LivePlan, NormalisePlan, SamplePlan,
+    SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
 };
 use farspan::error::ExitCode;
 use farspan::frame::{InterfaceId, Offload, Unfinished};
@@ -72,6 +72,7 @@ fn plan(live: LivePlan, filter: &str) -> SessionPlan {
         name: "test".into(),
         source: SourcePlan::Live(live),
         filter: filter.into(),
+        sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
         destinations: Vec::new(),
         end: EndPlan::default(),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::facts::{Facts, Tapped};
 use super::traffic::Traffic;
 use crate::config::plan::{
-    DestinationPlan, Encapsulation, End, EndPlan, Engine, Host, Ids, LivePlan, NormalisePlan, SessionPlan, SourcePlan,
-    TunnelPlan,
+    DestinationPlan, Encapsulation, End, EndPlan, Engine, Host, Ids, LivePlan, NormalisePlan, SamplePlan, SessionPlan,
+    SourcePlan, TunnelPlan,
 };
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::{Counters, Link};
@@ -41,6 +41,7 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
             pin: Vec::new(),
         }),
         filter: String::new(),
+        sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
         destinations: vec![DestinationPlan {
             name: "1".to_owned(),

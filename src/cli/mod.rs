@@ -4,6 +4,7 @@ mod check;
 mod compare;
 mod destination_arguments;
 mod generate;
+mod limit_arguments;
 mod log;
 mod mirror;
 mod output;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 use super::destination_arguments::{DestinationArguments, write_destinations};
+use super::limit_arguments::SampleArguments;
 use super::source_arguments::{AnySourceArguments, SourceFlags};
 use crate::config::load::{Layers, SessionWritten};
 use crate::config::mistake::{Mistake, What};
@@ -25,6 +26,8 @@ pub struct SessionArguments<S: SourceFlags> {
     source: S,
     #[command(flatten)]
     any_source: AnySourceArguments,
+    #[command(flatten)]
+    sample: SampleArguments,
     #[command(flatten)]
     normalise: NormaliseArguments,
     /// Where to: vxlan://HOST?vni=N, geneve://HOST?vni=N, gre://HOST, erspan1://HOST, erspan2://HOST?session=N,
@@ -109,6 +112,7 @@ impl<S: SourceFlags> SessionArguments<S> {
         let keys = &mut session.keys;
         self.source.write_over(keys);
         self.any_source.write_over(keys);
+        self.sample.write_over(keys);
         self.normalise.write_over(keys);
         if let Some(flag) = self.filter.iter().find(|word| word.starts_with("--")) {
             let origin = Origin::Flag(format!("EXPRESSION `{}`", self.filter.join(" ")));
@@ -156,7 +160,7 @@ mod tests {
     use crate::config::local_end::{CaptureFilePlan, Rotation, Sync, TapPlan};
     use crate::config::plan::{
         Analyzer, DestinationPlan, Encapsulation, End, EndPlan, Engine, FilePath, FilePlan, Fit, Gso, Host, Ids,
-        LivePlan, NormalisePlan, Pace, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
+        LivePlan, NormalisePlan, Pace, SampleBy, SamplePlan, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
     };
     use crate::quantity::{
         Directions, Dscp, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Workers,
@@ -212,6 +216,7 @@ mod tests {
                     pin: Vec::new(),
                 }),
                 filter: "not port 22".into(),
+                sample: SamplePlan::default(),
                 normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
                 destinations: vec![DestinationPlan {
                     name: "1".into(),
@@ -229,7 +234,7 @@ mod tests {
     #[test]
     fn every_flag_of_a_session_reaches_the_plan() {
         let plan = plan(
-            "-i eth0 -i veth* -Q in -p --engine pcap -B 8MiB --delay 5ms --workers 3 --pin 0 -s 128 --for 60s --to gre://ids.example.net --key 7 \
+            "-i eth0 -i veth* -Q in -p --engine pcap -B 8MiB --delay 5ms --workers 3 --pin 0 --sample 1/10 --sample-by frame -s 128 --for 60s --to gre://ids.example.net --key 7 \
              --seq on --fit drop --analyzer zeek --transmit pcap:out.pcap --source 192.0.2.1 --device eth1 --dscp 8 --ttl 3",
         );
         assert_eq!(
@@ -245,6 +250,7 @@ mod tests {
                 pin: vec![0],
             })
         );
+        assert_eq!(plan.sample, SamplePlan { rate: "1/10".parse().unwrap(), by: SampleBy::Frame });
         assert_eq!(plan.normalise.truncate, Some(Snaplen::new(128).unwrap()));
         assert_eq!(plan.end, EndPlan { count: None, duration: Some(Duration::from_mins(1)) });
         let key = Some(Ids::all(GreKey::new(7).unwrap()));
@@ -269,6 +275,8 @@ mod tests {
             ("-i eth0 --workers 65 --to pcap:-", "65 is not a number of workers: it goes from 1 to 64"),
             ("-r a.pcap --workers 2 --to pcap:-", "`workers` is for interfaces, and the source is a capture file"),
             ("-r a.pcap --pin 0 --to pcap:-", "`pin` is for interfaces, and the source is a capture file"),
+            ("-i eth0 --sample 0.1 --to pcap:-", "`0.1` is not a sample: write 1/10"),
+            ("-i eth0 --sample-by flow --to pcap:-", "`sample_by` says what a sample counts, and there is no `sample`"),
             ("-i eth0 --pin 1023 --to pcap:-", "there is no CPU 1023 for farspan to run on"),
             (
                 "-i eth0 --pin 0,x --to pcap:-",

@@ -206,6 +206,9 @@ pub enum What {
         "the destinations of a session have transmit=xdp or transmit=xdp-zerocopy, not some the one and some the other"
     )]
     XdpInBothModes,
+    /// A way to sample, and no sample.
+    #[error("`sample_by` says what a sample counts, and there is no `sample`")]
+    SampleOfWhat,
     /// A flag behind the filter expression.
     #[error("`{0}` stands behind the first word of the filter, so it would be part of the filter")]
     FlagInFilter(String),
@@ -308,6 +311,7 @@ impl Explain for Mistake {
             What::XdpWithFragments => Some("choose another `fit`, or transmit=socket".to_owned()),
             What::XdpInBothModes => Some("they share the queues of their interfaces: choose one for all".to_owned()),
             What::XdpWithGso => Some("leave `gso` out, or choose transmit=socket".to_owned()),
+            What::SampleOfWhat => Some("add `sample`, for example 1/10, or leave `sample_by` out".to_owned()),
             What::FlagInFilter(_) => {
                 Some("put every option before the filter expression; an interface is given with -i".to_owned())
             }
@@ -389,6 +393,8 @@ fn example(key: &str, place: &Place) -> String {
         ("truncate", "128", ", in bytes, or off"),
         ("spread", "replicate", ""),
         ("filter", "not port 22", ""),
+        ("sample", "1/10", ", or 1/1 for everything"),
+        ("sample_by", "flow", ", or frame"),
         ("to", "vxlan://192.0.2.10?vni=42", ""),
     ];
     let Some(&(key, value, remark)) = EXAMPLES.iter().find(|(name, ..)| *name == key) else {

@@ -14,6 +14,7 @@ pub mod written;
 mod destination;
 mod file;
 mod keys;
+mod limits;
 mod tunnels;
 mod words;
 

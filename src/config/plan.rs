@@ -1,7 +1,9 @@
 //! A session as it is meant: every value checked, every default filled in, nothing left to interpret.
 
+mod limits;
 mod tunnels;
 
+pub use limits::{SampleBy, SamplePlan};
 pub use tunnels::{Decap, EndpointPlan, OuterPackets, Tag, Takes, TunnelsPlan};
 
 use std::net::IpAddr;
@@ -22,6 +24,8 @@ pub struct SessionPlan {
     pub source: SourcePlan,
     /// A BPF expression in the syntax of pcap-filter(7); empty keeps everything.
     pub filter: String,
+    /// Which of them.
+    pub sample: SamplePlan,
     /// How frames are made wire-true.
     pub normalise: NormalisePlan,
     /// Where they go; at least one. Names are unique.

@@ -16,7 +16,7 @@ use super::load::SessionWritten;
 use super::mistake::{Mistake, What};
 use super::plan::{DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use super::written::Value;
-use super::{tunnels, words};
+use super::{limits, tunnels, words};
 use crate::error::Problems;
 use crate::quantity::{Mtu, Rate, Workers};
 
@@ -30,8 +30,9 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
     keys.only(&["source", "select", "normalise", "spread", "destination"], &mut mistakes);
     let source = source(&keys, written.end.count, &mut mistakes);
     let select = keys.table("select", &mut mistakes);
-    select.only(&["filter"], &mut mistakes);
+    select.only(&["filter", "sample", "sample_by"], &mut mistakes);
     let filter = select.word("filter", &mut mistakes).unwrap_or_default().trim().to_owned();
+    let sample = limits::sample(&select, &mut mistakes);
     let normalise = normalise(&keys, source.as_ref(), &mut mistakes);
     keys.read("spread", &mut mistakes, words::spread);
     let destinations = all_destinations(&keys, written, source.as_ref(), &mut mistakes);
@@ -40,6 +41,7 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
             name: written.name.clone().unwrap_or_else(|| defaults::SESSION.to_owned()),
             source,
             filter,
+            sample,
             normalise,
             destinations,
             end: written.end,

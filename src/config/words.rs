@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 
 use super::defaults;
 use super::local_end::Sync;
-use super::plan::{Analyzer, Decap, Engine, FilePath, Fit, Gso, Pace, Tag, TransmitPlan, UdpChecksum};
+use super::plan::{Analyzer, Decap, Engine, FilePath, Fit, Gso, Pace, SampleBy, Tag, TransmitPlan, UdpChecksum};
 use crate::quantity::{Mtu, QuantityError, Snaplen};
 
 /// Declares the words of a closed set, for reading and for showing.
@@ -40,6 +40,8 @@ words!(UdpChecksum, "way to fill the UDP checksum", "auto, on or off":
     "auto" => Auto, "on" => On, "off" => Off);
 words!(Gso, "way to use UDP GSO", "auto, on or off":
     "auto" => Auto, "on" => On, "off" => Off);
+words!(SampleBy, "way to sample", "flow or frame":
+    "flow" => Flow, "frame" => Frame);
 words!(Sync, "way to sync", "off, rotate or flush":
     "off" => Off, "rotate" => Rotate, "flush" => Flush);
 

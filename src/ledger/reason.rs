@@ -56,6 +56,9 @@ reasons! {
     Filtered, "filtered", Policy,
         "the frame inside the tunnel does not match the filter",
         "none needed: the filter says so";
+    SampledOut, "sampled_out", Policy,
+        "the frame is not in the sample",
+        "none needed: `sample` says so";
     NotAllowed, "not_allowed", Policy,
         "the tunnel's sender is none that --allow names",
         "if it should be heard, add its address to `allow`";

@@ -4,17 +4,21 @@
 //! meets the filter in its source, which says so with the frame.
 
 pub mod own_traffic;
+pub mod sample;
 
+use crate::config::plan::SamplePlan;
+use crate::flow::FlowHash;
 use crate::frame::Frame;
 use crate::ledger::DropReason;
 use crate::wire::layers::Layers;
 use own_traffic::OwnTraffic;
+use sample::Sample;
 
 /// The answer for one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The frame goes on.
-    Keep,
+    /// The frame goes on; its flow has this hash.
+    Keep(FlowHash),
     /// The frame ends here.
     Drop(DropReason),
 }
@@ -23,12 +27,14 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Selector {
     own_traffic: OwnTraffic,
+    /// `None`: every frame.
+    sample: Option<Sample>,
 }
 
 impl Selector {
-    /// A selector that keeps everything but the session's own tunnels.
-    pub fn new(own_traffic: OwnTraffic) -> Self {
-        Self { own_traffic }
+    /// A selector that keeps what `sample` says, but never the session's own tunnels.
+    pub fn new(own_traffic: OwnTraffic, sample: SamplePlan) -> Self {
+        Self { own_traffic, sample: Sample::of(sample) }
     }
 
     /// Decides about one frame.
@@ -46,6 +52,10 @@ impl Selector {
         if self.own_traffic.is_ours(frame.bytes, layers) {
             return Verdict::Drop(DropReason::OwnTraffic);
         }
-        Verdict::Keep
+        let flow = FlowHash::of(frame.bytes, layers);
+        if self.sample.as_mut().is_some_and(|sample| !sample.keeps(flow)) {
+            return Verdict::Drop(DropReason::SampledOut);
+        }
+        Verdict::Keep(flow)
     }
 }

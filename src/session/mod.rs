@@ -122,7 +122,7 @@ impl Session {
             let published = Published::new(ledger.clone());
             let contact = Contact { stop, published, failures: failures.clone() };
             let path = Path {
-                selector: Selector::new(OwnTraffic::new(own.clone())),
+                selector: Selector::new(OwnTraffic::new(own.clone()), plan.sample),
                 normaliser: Normaliser::new(plan.normalise.truncate),
                 destinations,
                 ledger,

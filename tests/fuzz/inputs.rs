@@ -11,7 +11,7 @@ use farspan::config::endpoint;
 use farspan::config::local_end::CaptureFilePlan;
 use farspan::config::plan::{
     Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, FilePlan, Fit, Gso, Host, Ids, NormalisePlan,
-    OuterPackets, Pace, SessionPlan, SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
+    OuterPackets, Pace, SamplePlan, SessionPlan, SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
 };
 use farspan::error::Explain;
 use farspan::flow::FlowHash;
@@ -152,6 +152,7 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
         name: "fuzz".into(),
         source: SourcePlan::Tunnels(tunnels),
         filter: if asks(5) { "ip or vlan".into() } else { String::new() },
+        sample: SamplePlan::default(),
         normalise: NormalisePlan {
             enabled: asks(6),
             mtu: Mtu::ETHERNET,

@@ -20,6 +20,7 @@ mod encapsulations;
 mod frame_types;
 mod ids;
 mod law;
+mod limits;
 mod own_traffic;
 mod pipes;
 mod receive;
