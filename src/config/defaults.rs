@@ -18,6 +18,13 @@ pub const GENEVE_PORT: u16 = Geneve::PORT;
 pub const BUFFER: u64 = 24 << 20;
 /// Smallest capture buffer of one interface, in bytes.
 pub const LEAST_BUFFER: u64 = 1 << 20;
+/// Memory of the capture buffers of all the daemon's sessions together, in bytes: ten sessions have all they ask for, and
+/// two hundred more than a Mebibyte each. It is the kernel's memory and cannot be swapped out: more than that is the
+/// operator's decision.
+pub const TOTAL_MEMORY: u64 = 256 << 20;
+/// Whether the daemon reads its configuration again when a file changes: an editor writes a file in several steps, and an
+/// operator who has written all of them says so.
+pub const RELOAD_WATCH: bool = false;
 /// Longest time that a frame waits in the capture buffer.
 pub const DELAY: Duration = Duration::from_millis(2);
 /// Worker threads of a session: one carries a busy Gigabit link, and costs least for each frame.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::daemon::TABLES;
 use super::file::{File, FileError};
 use super::keys::Keys;
 use super::mistake::{Mistake, What};
@@ -26,6 +27,8 @@ pub struct SessionWritten {
 #[derive(Debug)]
 pub struct Layers {
     sessions: Vec<SessionWritten>,
+    /// Every table of the top, the sessions' among them.
+    top: Table,
 }
 
 impl Layers {
@@ -48,7 +51,7 @@ impl Layers {
     }
 
     /// Puts layers together, the later one over the earlier one.
-    fn of(files: Vec<File>, environment: impl Iterator<Item = (String, String)>) -> Result<Self, Problems> {
+    pub(super) fn of(files: Vec<File>, environment: impl Iterator<Item = (String, String)>) -> Result<Self, Problems> {
         // Other programs' switches may begin with FARSPAN_ too: a configuration key always has a table before it.
         let environment = environment.filter(|(name, _)| name.contains("__")).collect();
         let environment =
@@ -56,15 +59,15 @@ impl Layers {
         let layered =
             config::Config::builder().add_source(files).add_source(environment).build().map_err(LayerError)?;
         let Value::Table(table) = Written::from(layered.cache).value else {
-            return Ok(Self { sessions: Vec::new() });
+            return Ok(Self { sessions: Vec::new(), top: Table::new() });
         };
-        Self::sessions(&table)
+        Self::sessions(table)
     }
 
-    fn sessions(table: &Table) -> Result<Self, Problems> {
+    fn sessions(table: Table) -> Result<Self, Problems> {
         let mut mistakes = Vec::new();
-        let top = Keys::new("", table);
-        top.only(&["session"], &mut mistakes);
+        let top = Keys::new("", &table);
+        top.only(TABLES, &mut mistakes);
         let sessions = top
             .table("session", &mut mistakes)
             .named_tables(&mut mistakes)
@@ -76,7 +79,12 @@ impl Layers {
             })
             .collect();
         Problems::unless_empty(mistakes)?;
-        Ok(Self { sessions })
+        Ok(Self { sessions, top: table })
+    }
+
+    /// The tables beside the sessions.
+    pub(super) fn top(&self) -> &Table {
+        &self.top
     }
 
     /// The session of that name, or the only one there is.

@@ -392,6 +392,8 @@ fn example(key: &str, place: &Place) -> String {
         ("mtu", "1500", ""),
         ("truncate", "128", ", in bytes, or off"),
         ("spread", "replicate", ""),
+        ("memory", "256MiB", ""),
+        ("watch", "on", ""),
         ("filter", "not port 22", ""),
         ("sample", "1/10", ", or 1/1 for everything"),
         ("sample_by", "flow", ", or frame"),

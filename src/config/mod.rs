@@ -1,5 +1,6 @@
 //! From words to a plan: what was written, layer over layer, becomes what is meant, or a list of every mistake.
 
+pub mod daemon;
 pub mod load;
 pub mod local_end;
 pub mod plan;

@@ -153,6 +153,12 @@ pub(super) fn buffer(text: &str) -> Result<u64, QuantityError> {
     in_range("buffer size in bytes", size, defaults::LEAST_BUFFER, MOST)
 }
 
+/// The memory of all capture buffers together: from one buffer's least to what no host has.
+pub(super) fn memory(text: &str) -> Result<u64, QuantityError> {
+    let size = size(text).ok_or_else(|| unreadable("memory size", text, "a number with its unit, such as 256MiB"))?;
+    in_range("memory size in bytes", size, defaults::LEAST_BUFFER, 1 << 50)
+}
+
 /// A number of bytes with its unit.
 fn size(text: &str) -> Option<u64> {
     let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());

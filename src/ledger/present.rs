@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten, SenderLedger};
 
@@ -13,12 +13,19 @@ impl Ledger {
     /// reasons that occurred are listed.
     pub fn to_json(&self) -> String {
         // Numbers, strings and maps with string keys: nothing that JSON could refuse.
-        serde_json::to_string(&Json::of(self)).unwrap_or_default()
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// The table that stands at the end of a run.
     pub fn table(&self) -> impl fmt::Display + '_ {
         Table(self)
+    }
+}
+
+impl Serialize for Ledger {
+    /// The object of [`Ledger::to_json`].
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Json::of(self).serialize(serializer)
     }
 }
 

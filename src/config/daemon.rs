@@ -1,0 +1,110 @@
+//! The whole configuration as the daemon means it: every session, and the tables that stand beside them.
+
+use super::keys::{Keys, Mistakes};
+use super::load::{Layers, SessionWritten};
+use super::plan::SessionPlan;
+use super::{defaults, words};
+use crate::error::{Explain, Problems};
+
+/// The tables that may stand at the top of a configuration. `farspan mirror` takes its session out of the same file and
+/// leaves the other tables to the daemon.
+pub(super) const TABLES: &[&str] = &["session", "limit", "reload"];
+
+/// Everything that `farspan run` does, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DaemonPlan {
+    /// The sessions, in the order of the file; at least one. Names are unique.
+    pub sessions: Vec<SessionPlan>,
+    /// What all sessions together may take from the host.
+    pub limit: TotalLimitPlan,
+    /// When the configuration is read again.
+    pub reload: ReloadPlan,
+}
+
+/// `[limit]`: what all sessions together may take from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TotalLimitPlan {
+    /// Memory of all capture buffers, in bytes. Where the sessions' `source.buffer` come to more, each gets its share.
+    pub memory: u64,
+}
+
+/// `[reload]`: when the configuration is read again, beside SIGHUP and `farspan reload`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReloadPlan {
+    /// Whether it is when the file or a drop-in changes.
+    pub watch: bool,
+}
+
+/// Resolves everything that `layers` hold. `session` resolves one session, with the flags that go over it.
+///
+/// # Errors
+/// Every mistake in any of it.
+pub fn resolve(
+    layers: Layers,
+    session: impl Fn(SessionWritten) -> Result<SessionPlan, Problems>,
+) -> Result<DaemonPlan, Problems> {
+    let mut mistakes = Mistakes::new();
+    let (limit, reload) = {
+        let top = Keys::new("", layers.top());
+        (limit(&top, &mut mistakes), reload(&top, &mut mistakes))
+    };
+    let sessions = layers.into_sessions().and_then(|sessions| Problems::gathered(sessions.into_iter().map(session)));
+    let mut problems: Vec<Box<dyn Explain>> = mistakes.into_iter().map(Into::into).collect();
+    let sessions = sessions.unwrap_or_else(|found| {
+        problems.extend(found);
+        Vec::new()
+    });
+    Problems::unless_empty(problems).map(|()| DaemonPlan { sessions, limit, reload })
+}
+
+fn limit(top: &Keys<'_>, mistakes: &mut Mistakes) -> TotalLimitPlan {
+    let keys = top.table("limit", mistakes);
+    keys.only(&["memory"], mistakes);
+    TotalLimitPlan { memory: keys.read("memory", mistakes, words::memory).unwrap_or(defaults::TOTAL_MEMORY) }
+}
+
+fn reload(top: &Keys<'_>, mistakes: &mut Mistakes) -> ReloadPlan {
+    let keys = top.table("reload", mistakes);
+    keys.only(&["watch"], mistakes);
+    ReloadPlan { watch: keys.read("watch", mistakes, words::switch).unwrap_or(defaults::RELOAD_WATCH) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::file::File;
+    use super::super::{REFERENCE, resolve as resolve_session};
+    use super::*;
+
+    fn plan(text: &str) -> Result<DaemonPlan, Problems> {
+        let file = File::parse(Path::new("test.toml"), text).map_err(|mut errors| Problems::from(errors.remove(0)))?;
+        resolve(Layers::of(vec![file], std::iter::empty())?, |written| resolve_session::session(&written))
+    }
+
+    #[test]
+    fn the_reference_says_the_real_defaults_of_the_tables() {
+        let without_tables = "[session.dmz]\nsource.interface = \"eth0\"\ndestination.ids.to = \"gre://192.0.2.1\"\n";
+        let (reference, bare) = (plan(REFERENCE).unwrap(), plan(without_tables).unwrap());
+        assert_eq!((reference.limit, reference.reload), (bare.limit, bare.reload));
+        assert_eq!(reference.sessions.len(), 1);
+    }
+
+    #[test]
+    fn mistakes_of_tables_and_sessions_are_told_together() {
+        let text =
+            "[limit]\nmemory = 256\ncpuu = 1\n[reload]\nwatch = \"perhaps\"\n[session.a.source]\ninterface = \"e\"\n";
+        let said: Vec<String> = plan(text).unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "there is no key `cpuu` here",
+                "`256` is not a memory size: write a number with its unit, such as 256MiB",
+                "`perhaps` is not a switch: write on or off",
+                "no destination is given",
+            ]
+        );
+        let unknown = plan("[sesion.a]\n").unwrap_err().to_string();
+        assert!(unknown.contains("there is no key `sesion` here") && unknown.contains("did you mean `session`?"));
+    }
+}

@@ -1,0 +1,3 @@
+//! The daemon: every session of the configuration, kept running, changed without a gap, and shown.
+
+pub mod view;

@@ -1,0 +1,224 @@
+//! What the daemon shows of itself at one moment: the metrics, the control socket and `farspan status` all show this.
+//!
+//! A view is a copy. Nobody who holds one keeps a session or a worker waiting.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Serialize, Serializer};
+
+use crate::config::plan::Engine;
+use crate::ledger::Ledger;
+use crate::source::Interface;
+
+/// The whole daemon. Its fields are keys of the JSON object that `farspan status --json` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct View {
+    /// farspan's version.
+    pub version: &'static str,
+    /// When the daemon was started, in seconds since 1970.
+    #[serde(serialize_with = "unix_time")]
+    pub started: SystemTime,
+    /// How long ago that is, in seconds, by a clock that nobody sets.
+    #[serde(serialize_with = "seconds")]
+    pub uptime: Duration,
+    /// What became of requests to read the configuration again.
+    pub reloads: Reloads,
+    /// Every session, in the order of the configuration.
+    pub sessions: Vec<SessionView>,
+}
+
+/// What became of requests to read the configuration again. The first reading, at the start, is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Reloads {
+    /// How many were carried out, also those that changed nothing.
+    pub succeeded: u64,
+    /// How many left everything as it was, because something was wrong.
+    pub failed: u64,
+    /// Why the latest one failed; `None` after one that succeeded.
+    pub last_error: Option<String>,
+}
+
+/// One session.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionView {
+    /// Its name in the configuration.
+    pub name: String,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: State,
+    /// Since when it has been doing that, in seconds since 1970.
+    #[serde(serialize_with = "unix_time")]
+    pub since: SystemTime,
+    /// How often it was started again after it had failed, under the plan that it has now.
+    pub restarts: u64,
+    /// What it captures from; what it captured from last while it does not run.
+    pub interfaces: Vec<InterfaceView>,
+    /// The account of all its workers, and of its earlier runs under the plan that it has now.
+    pub ledger: Ledger,
+    /// When a frame was captured last, in seconds since 1970.
+    #[serde(serialize_with = "perhaps_unix_time")]
+    pub last_frame: Option<SystemTime>,
+    /// What went wrong last, be it over or not.
+    pub last_error: Option<String>,
+    /// The destinations, in the order of the configuration, which is that of the ledger's accounts.
+    pub destinations: Vec<DestinationView>,
+}
+
+/// What a session is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    /// It is being opened.
+    Starting,
+    /// Its workers run.
+    Running,
+    /// It could not be opened, or ended, and is to be opened again.
+    Retrying {
+        /// In so many seconds; sooner if an interface or a route changes.
+        #[serde(rename = "retry_in", serialize_with = "seconds")]
+        after: Duration,
+    },
+    /// Somebody asked it to pause: nothing of it is open.
+    Paused,
+    /// It was asked to end and gives its last frames their fates.
+    Stopping,
+    /// The capture file that it replayed has ended.
+    Ended,
+}
+
+impl State {
+    /// Every label, for whoever shows a state as a set of switches.
+    pub const LABELS: [&'static str; 6] = ["starting", "running", "retrying", "paused", "stopping", "ended"];
+
+    /// The word for it in JSON, metrics and tables.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Retrying { .. } => "retrying",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Ended => "ended",
+        }
+    }
+
+    /// Whether the session does what it was configured for, or has done it.
+    pub const fn is_well(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Ended)
+    }
+}
+
+/// One interface, capture file or tunnel endpoint that a session captures from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InterfaceView {
+    /// Its name.
+    pub name: String,
+    /// Its MTU in bytes when it was opened, where it has one.
+    pub mtu: Option<u32>,
+    /// What captures: `ring` or `pcap`; `None` for files and tunnels.
+    pub engine: Option<&'static str>,
+}
+
+impl From<&Interface> for InterfaceView {
+    fn from(interface: &Interface) -> Self {
+        let engine = |engine| match engine {
+            Engine::Auto | Engine::Ring => "ring",
+            Engine::Pcap => "pcap",
+        };
+        Self {
+            name: interface.name.clone(),
+            mtu: interface.mtu.map(|mtu| mtu.value()),
+            engine: interface.engine.map(engine),
+        }
+    }
+}
+
+/// One destination of a session; how many frames it got says its account in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DestinationView {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Where it sends, as the operator wrote it.
+    pub to: Arc<str>,
+    /// Whether it can be reached, as far as is known. What is on this host always can.
+    pub is_healthy: bool,
+    /// Why not.
+    pub why_unhealthy: Option<String>,
+    /// The path MTU in bytes, for a tunnel whose session runs.
+    pub mtu: Option<u32>,
+    /// What went wrong with it last, be it over or not.
+    pub last_error: Option<String>,
+}
+
+/// Seconds since 1970, with their fraction.
+pub(super) fn unix_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    seconds(&time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(), serializer)
+}
+
+#[allow(clippy::ref_option, reason = "serde gives a reference to the field")]
+fn perhaps_unix_time<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => unix_time(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    // Milliseconds are as much as anybody reads.
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    #[allow(clippy::cast_precision_loss, reason = "exact for 285,000 years")]
+    serializer.serialize_f64(millis as f64 / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_is_one_json_object() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_500);
+        let mut ledger = Ledger::new([("ids", "vxlan://192.0.2.1?vni=1")]);
+        ledger.captured = 7;
+        let session = SessionView {
+            name: "dmz".into(),
+            state: State::Retrying { after: Duration::from_millis(1500) },
+            since: time,
+            restarts: 3,
+            interfaces: vec![InterfaceView { name: "eth0".into(), mtu: Some(1500), engine: Some("ring") }],
+            ledger,
+            last_frame: Some(time),
+            last_error: Some("there is no interface `eth0`".into()),
+            destinations: Vec::new(),
+        };
+        let view = View {
+            version: "0.1.0",
+            started: time,
+            uptime: Duration::from_secs(9),
+            reloads: Reloads { succeeded: 1, failed: 2, last_error: None },
+            sessions: vec![session],
+        };
+        let json = serde_json::to_value(&view).unwrap();
+        assert_eq!((&json["started"], &json["uptime"]), (&1_800_000_000.5.into(), &9.0.into()));
+        assert_eq!(json["reloads"]["failed"], 2);
+        let session = &json["sessions"][0];
+        assert_eq!((&session["state"], &session["retry_in"]), (&"retrying".into(), &1.5.into()));
+        assert_eq!((&session["ledger"]["captured"], &session["interfaces"][0]["mtu"]), (&7.into(), &1500.into()));
+    }
+
+    #[test]
+    fn a_state_has_one_word_everywhere() {
+        let states = [
+            State::Starting,
+            State::Running,
+            State::Retrying { after: Duration::ZERO },
+            State::Paused,
+            State::Stopping,
+            State::Ended,
+        ];
+        assert_eq!(states.map(State::label), State::LABELS);
+        for state in states {
+            assert_eq!(serde_json::to_value(state).unwrap()["state"], state.label());
+        }
+    }
+}
