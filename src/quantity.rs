@@ -4,7 +4,7 @@
 
 mod shares;
 
-pub use shares::SampleRate;
+pub use shares::{CpuShare, SampleRate, Share};
 
 use std::fmt;
 use std::net::IpAddr;
@@ -134,6 +134,11 @@ bounded! {
 bounded! {
     /// Worker threads of one session.
     Workers(u8), 1..=64, "number of workers"
+}
+
+bounded! {
+    /// How much a thread gives way to others, nice(1): 19 most.
+    Nice(u8), 0..=19, "nice value"
 }
 
 impl Mtu {

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use farspan::config::endpoint;
 use farspan::config::local_end::{CaptureFilePlan, Rotation, Sync};
 use farspan::config::plan::{
-    Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, Fit, Gso, Host, Ids, NormalisePlan, OuterPackets,
-    SamplePlan, SessionPlan, SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
+    Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, Fit, Gso, Host, Ids, LimitPlan, NormalisePlan,
+    OuterPackets, PriorityPlan, SamplePlan, SessionPlan, SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan,
+    UdpChecksum,
 };
 use farspan::destination::capture_file::CaptureFile;
 use farspan::destination::tunnel::Tunnel;
@@ -166,6 +167,8 @@ fn endpoint(port: u16) -> Box<dyn Source> {
         sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
         destinations: Vec::new(),
+        limit: LimitPlan::default(),
+        priority: PriorityPlan::default(),
         end: EndPlan::default(),
     };
     source::open(&plan).unwrap().shares.remove(0).remove(0)

@@ -11,7 +11,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use farspan::config::local_end::CaptureFilePlan;
-use farspan::config::plan::{EndPlan, FilePath, FilePlan, NormalisePlan, Pace, SamplePlan, SessionPlan, SourcePlan};
+use farspan::config::plan::{
+    EndPlan, FilePath, FilePlan, LimitPlan, NormalisePlan, Pace, PriorityPlan, SamplePlan, SessionPlan, SourcePlan,
+};
 use farspan::destination::Shared;
 use farspan::destination::capture_file::CaptureFile;
 use farspan::error::{ExitCode, Explain};
@@ -43,6 +45,8 @@ fn plan(path: &Path) -> SessionPlan {
         sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
         destinations: Vec::new(),
+        limit: LimitPlan::default(),
+        priority: PriorityPlan::default(),
         end: EndPlan::default(),
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use farspan::config::defaults;
 use farspan::config::plan::{
-    DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Gso, Host, Ids, LivePlan, NormalisePlan, SamplePlan,
-    SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
+    DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Gso, Host, Ids, LimitPlan, LivePlan, NormalisePlan,
+    PriorityPlan, SamplePlan, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
 };
 use farspan::error::ExitCode;
 use farspan::frame::{InterfaceId, Offload, Unfinished};
@@ -75,6 +75,8 @@ fn plan(live: LivePlan, filter: &str) -> SessionPlan {
         sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
         destinations: Vec::new(),
+        limit: LimitPlan::default(),
+        priority: PriorityPlan::default(),
         end: EndPlan::default(),
     }
 }

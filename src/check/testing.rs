@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::facts::{Facts, Tapped};
 use super::traffic::Traffic;
 use crate::config::plan::{
-    DestinationPlan, Encapsulation, End, EndPlan, Engine, Host, Ids, LivePlan, NormalisePlan, SamplePlan, SessionPlan,
-    SourcePlan, TunnelPlan,
+    DestinationPlan, Encapsulation, End, EndPlan, Engine, Host, Ids, LimitPlan, LivePlan, NormalisePlan, PriorityPlan,
+    SamplePlan, SessionPlan, SourcePlan, TunnelPlan,
 };
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::{Counters, Link};
@@ -48,6 +48,8 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
             to: "vxlan://192.0.2.10?vni=42".to_owned(),
             end: End::Tunnel(tunnel),
         }],
+        limit: LimitPlan::default(),
+        priority: PriorityPlan::default(),
         end: EndPlan::default(),
     }
 }

@@ -191,6 +191,13 @@ mod tests {
         const WITHOUT_DEFAULT: &[&str] = &[
             "rate",
             "pin",
+            "bandwidth",
+            "cpu",
+            "memory",
+            "underlay",
+            "pressure",
+            "nice",
+            "cpus",
             "vni_out",
             "analyzer",
             "source",
@@ -254,6 +261,12 @@ mod tests {
             "rotate_size",
             "rotate_time",
             "keep",
+            "bandwidth = \"500",
+            "cpu      ",
+            "memory   ",
+            "underlay",
+            "pressure",
+            "nice",
         ] {
             let commented = whole.lines().find(|line| line.starts_with(&format!("# {key} "))).unwrap().to_owned();
             whole = whole.replacen(&commented, commented.trim_start_matches("# "), 1);
@@ -265,7 +278,7 @@ mod tests {
     fn every_mistake_is_reported_with_line_and_column() {
         let problems = session(
             "[session.a.source]\ninterface = \"eth0\"\ndelya = \"2ms\"\nbuffer = 4096\n\
-             [session.a.destination.IDS]\nto = \"vxlan://192.0.2.1\"\nvni = [1]\n[session.a.limit]\ncpu = 1\n",
+             [session.a.destination.IDS]\nto = \"vxlan://192.0.2.1\"\nvni = [1]\n[session.a.limits]\ncpu = 1\n",
         )
         .unwrap_err();
         let text = problems.to_string();
@@ -277,7 +290,7 @@ mod tests {
             "`IDS` is not a name",
             "`ids` would do",
             "test.toml:7:7, session.a.destination.IDS.vni",
-            "there is no key `limit` here",
+            "there is no key `limits` here",
         ] {
             let essential = essential.trim_end_matches('\n');
             assert!(text.contains(essential), "{essential} in\n{text}");

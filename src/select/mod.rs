@@ -5,6 +5,7 @@
 
 pub mod own_traffic;
 pub mod sample;
+pub mod shed;
 
 use crate::config::plan::SamplePlan;
 use crate::flow::FlowHash;
@@ -13,6 +14,7 @@ use crate::ledger::DropReason;
 use crate::wire::layers::Layers;
 use own_traffic::OwnTraffic;
 use sample::Sample;
+use shed::Shed;
 
 /// The answer for one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +31,24 @@ pub struct Selector {
     own_traffic: OwnTraffic,
     /// `None`: every frame.
     sample: Option<Sample>,
+    /// `None`: nothing is limited.
+    shed: Option<Shed>,
 }
 
 impl Selector {
     /// A selector that keeps what `sample` says, but never the session's own tunnels.
     pub fn new(own_traffic: OwnTraffic, sample: SamplePlan) -> Self {
-        Self { own_traffic, sample: Sample::of(sample) }
+        Self { own_traffic, sample: Sample::of(sample), shed: None }
+    }
+
+    /// Has flows left out from now on when there are too many: claims the memory for it.
+    pub fn limit(&mut self) {
+        self.shed.get_or_insert_default();
+    }
+
+    /// Which flows are left out, if any ever are.
+    pub fn shed_mut(&mut self) -> Option<&mut Shed> {
+        self.shed.as_mut()
     }
 
     /// Decides about one frame.
@@ -55,6 +69,9 @@ impl Selector {
         let flow = FlowHash::of(frame.bytes, layers);
         if self.sample.as_mut().is_some_and(|sample| !sample.keeps(flow)) {
             return Verdict::Drop(DropReason::SampledOut);
+        }
+        if self.shed.as_mut().is_some_and(|shed| !shed.admits(flow, frame.bytes, layers)) {
+            return Verdict::Drop(DropReason::Shed);
         }
         Verdict::Keep(flow)
     }

@@ -2,6 +2,7 @@
 
 mod contact;
 pub mod control;
+pub mod governor;
 mod path;
 mod running;
 mod stop;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::defaults::MOST_TAP_MTU;
-use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
+use crate::config::plan::{DestinationPlan, End, LimitPlan, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
 use crate::destination::open_error::CannotOpen;
 use crate::destination::tap::Tap;
@@ -29,6 +30,7 @@ use crate::select::own_traffic::{OwnTraffic, OwnTunnel};
 use crate::source::{self, Interface, Progress};
 
 use contact::{Contact, Failures};
+use governor::Totals;
 use path::Path;
 use running::Ready;
 pub use running::{Outcome, Running};
@@ -43,6 +45,9 @@ pub struct Session {
     files: Vec<bool>,
     interfaces: Vec<Interface>,
     progress: Option<Progress>,
+    name: String,
+    limit: LimitPlan,
+    governor: Option<governor::Plan>,
 }
 
 /// What keeps an otherwise sound session from starting or from ending well.
@@ -76,6 +81,13 @@ pub enum SessionError {
         #[source]
         cause: nix::Error,
     },
+    /// The kernel does not let the worker stand back as planned.
+    #[error("worker cannot have the priority that `priority` gives it")]
+    NoPriority {
+        /// The kernel's words.
+        #[source]
+        cause: std::io::Error,
+    },
     /// The worker did not end in time, or a second signal did not want to wait for it.
     #[error("ended while a pipe gave or took no frame; what the session held then is not in the ledger")]
     Abandoned,
@@ -89,6 +101,9 @@ impl Explain for SessionError {
                 Some("this is a defect of farspan: please report it with the message above".into())
             }
             Self::NotPinned { .. } => Some("`pin` names the CPUs; lscpu shows which are online".into()),
+            Self::NoPriority { .. } => Some(
+                "a lower nice value than farspan was started with needs CAP_SYS_NICE; `lscpu` shows the CPUs".into(),
+            ),
             Self::Abandoned => None,
         }
     }
@@ -128,16 +143,30 @@ impl Session {
                 ledger,
             };
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
-            workers.push(Ready { worker, contact, cpu: plan.cpu(number) });
+            workers.push(Ready { worker, contact, cpu: plan.cpu(number), priority: plan.priority.clone() });
         }
-        Ok(Self {
+        let session = Self {
             workers,
             failures,
             underlays: underlays.iter().flatten().cloned().collect(),
             files: plan.destinations.iter().map(|destination| destination.file().is_some()).collect(),
             interfaces: opened.interfaces,
             progress: opened.progress,
-        })
+            name: plan.name.clone(),
+            limit: plan.limit,
+            governor: None,
+        };
+        Ok(session.within(None))
+    }
+
+    /// The same session, which then also keeps to what all sessions of the daemon may use together.
+    #[must_use]
+    pub fn within(mut self, totals: Option<Arc<Totals>>) -> Self {
+        self.governor = governor::Plan::of(&self.name, self.limit, self.underlays.clone(), totals);
+        if let Some(plan) = &self.governor {
+            self.workers.iter_mut().for_each(|ready| ready.worker.govern(&plan.shared));
+        }
+        self
     }
 
     /// The interfaces, or the file, that are mirrored.
@@ -150,12 +179,12 @@ impl Session {
         self.progress.as_ref()
     }
 
-    /// Starts the workers.
+    /// Starts the workers, and the governor of a session with limits: inside a tokio runtime.
     ///
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        Running::start(self.workers, self.failures, self.underlays, self.files)
+        Ok(Running::start(self.workers, self.failures, self.underlays, self.files)?.governed_by(self.governor))
     }
 
     /// Runs the workers on this thread, one after the other, each to the end of its files. This is the fuzzer's door:

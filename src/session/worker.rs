@@ -2,11 +2,13 @@
 //!
 //! No async, channel, lock, allocation, clock reading or log line for a frame; those are for the turn around many.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::contact::Contact;
+use super::governor::{Governed, Shared};
 use super::path::Path;
 use crate::ledger::KernelDrops;
 use crate::source::{Readiness, Source};
@@ -33,6 +35,8 @@ pub(super) struct Worker {
     /// Captured frames after which the session ends by itself.
     count: u64,
     grace: Duration,
+    /// For a session with limits.
+    governed: Option<Governed>,
 }
 
 /// A source with what the worker remembers about it.
@@ -77,7 +81,14 @@ impl Worker {
             asked_kernel_at: None,
             count: count.unwrap_or(u64::MAX),
             grace: LEAST_GRACE.max(2 * delay),
+            governed: None,
         })
+    }
+
+    /// Has this worker keep within what its governor allows.
+    pub(super) fn govern(&mut self, shared: &Arc<Shared>) {
+        self.path.selector.limit();
+        self.governed = Some(Governed::new(Arc::clone(shared), Instant::now()));
     }
 
     /// Mirrors until the sources end, the count is reached or the session is stopped. Then every frame has its fate, and
@@ -89,10 +100,12 @@ impl Worker {
             self.wait(now);
             now = Instant::now();
 
+            self.follow_window(now);
             let before = self.path.ledger.captured;
             self.drain(now, stop_by.is_some());
             self.path.destinations.flush(now, &mut self.path.ledger);
             self.settle(now, self.path.ledger.captured - before);
+            self.tell_use(now);
 
             if self.contact.stop.is_requested() && stop_by.is_none() {
                 self.contact.stop.acknowledge();
@@ -114,6 +127,20 @@ impl Worker {
         self.path.destinations.finish(now, &mut self.path.ledger);
         self.ask_kernel(true);
         self.contact.published.update(&self.path.ledger);
+    }
+
+    /// Follows the window that the governor has set.
+    fn follow_window(&mut self, now: Instant) {
+        if let (Some(governed), Some(shed)) = (&mut self.governed, self.path.selector.shed_mut()) {
+            governed.follow(now, shed);
+        }
+    }
+
+    /// Tells the governor what the turn used.
+    fn tell_use(&mut self, now: Instant) {
+        if let (Some(governed), Some(shed)) = (&mut self.governed, self.path.selector.shed_mut()) {
+            governed.tell(now, &self.path.ledger, shed);
+        }
     }
 
     /// Sleeps until a source has frames, a deadline comes or the session is stopped.
@@ -214,7 +241,6 @@ fn is_due(last: &mut Option<Instant>, now: Instant, interval: Duration) -> bool 
 mod tests {
     use std::io::{self, PipeReader, Write as _};
     use std::os::fd::{AsFd as _, BorrowedFd};
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::super::testing;

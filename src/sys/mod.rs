@@ -9,6 +9,7 @@ pub mod packet_fanout;
 pub mod packet_socket;
 pub mod recvmmsg;
 pub mod socket_option;
+pub mod thread;
 pub mod tpacket;
 pub mod tun;
 pub mod xdp_program;

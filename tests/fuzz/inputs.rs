@@ -10,8 +10,9 @@ use farspan::compare::{Comparing, Comparison, Kind, Order, compare_sources};
 use farspan::config::endpoint;
 use farspan::config::local_end::CaptureFilePlan;
 use farspan::config::plan::{
-    Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, FilePlan, Fit, Gso, Host, Ids, NormalisePlan,
-    OuterPackets, Pace, SamplePlan, SessionPlan, SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
+    Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, FilePlan, Fit, Gso, Host, Ids, LimitPlan,
+    NormalisePlan, OuterPackets, Pace, PriorityPlan, SamplePlan, SessionPlan, SourcePlan, Tag, TransmitPlan,
+    TunnelPlan, TunnelsPlan, UdpChecksum,
 };
 use farspan::error::Explain;
 use farspan::flow::FlowHash;
@@ -162,6 +163,8 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
             destination("file", End::File(CaptureFilePlan::plain(null()))),
             destination("relay", End::Tunnel(relay)),
         ],
+        limit: LimitPlan::default(),
+        priority: PriorityPlan::default(),
         end: EndPlan::default(),
     }
 }
