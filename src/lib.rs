@@ -26,6 +26,7 @@ pub mod error;
 pub mod flow;
 pub mod frame;
 pub mod quantity;
+pub mod rising;
 
 pub mod destination;
 pub mod ledger;

@@ -208,6 +208,9 @@ impl fmt::Display for Directions {
 pub struct Timestamp(u64);
 
 impl Timestamp {
+    /// The last moment there is, in the year 2554.
+    pub const MAX: Self = Self(u64::MAX);
+
     /// From nanoseconds since the epoch.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)

@@ -1,26 +1,28 @@
 //! What the daemon shows of itself at one moment: the metrics, the control socket and `farspan status` all show this.
 //!
-//! A view is a copy. Nobody who holds one keeps a session or a worker waiting.
+//! A view is a copy, which `farspan status` and `farspan top` read out of its JSON again. Nobody who holds one keeps a session or a worker waiting.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::config::plan::Engine;
 use crate::ledger::Ledger;
+use crate::quantity::Mtu;
 use crate::source::Interface;
 
 /// The whole daemon. Its fields are keys of the JSON object that `farspan status --json` prints.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct View {
     /// farspan's version.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     /// When the daemon was started, in seconds since 1970.
-    #[serde(serialize_with = "unix_time")]
+    #[serde(with = "unix_time")]
     pub started: SystemTime,
     /// How long ago that is, in seconds, by a clock that nobody sets.
-    #[serde(serialize_with = "seconds")]
+    #[serde(with = "seconds")]
     pub uptime: Duration,
     /// What became of requests to read the configuration again.
     pub reloads: Reloads,
@@ -29,7 +31,7 @@ pub struct View {
 }
 
 /// What became of requests to read the configuration again. The first reading, at the start, is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloads {
     /// How many were carried out, also those that changed nothing.
     pub succeeded: u64,
@@ -40,7 +42,7 @@ pub struct Reloads {
 }
 
 /// One session.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SessionView {
     /// Its name in the configuration.
     pub name: String,
@@ -48,7 +50,7 @@ pub struct SessionView {
     #[serde(flatten)]
     pub state: State,
     /// Since when it has been doing that, in seconds since 1970.
-    #[serde(serialize_with = "unix_time")]
+    #[serde(with = "unix_time")]
     pub since: SystemTime,
     /// How often it was started again after it had failed, under the plan that it has now.
     pub restarts: u64,
@@ -57,7 +59,7 @@ pub struct SessionView {
     /// The account of all its workers, and of its earlier runs under the plan that it has now.
     pub ledger: Ledger,
     /// When a frame was captured last, in seconds since 1970.
-    #[serde(serialize_with = "perhaps_unix_time")]
+    #[serde(with = "perhaps_unix_time")]
     pub last_frame: Option<SystemTime>,
     /// What went wrong last, be it over or not.
     pub last_error: Option<String>,
@@ -66,7 +68,7 @@ pub struct SessionView {
 }
 
 /// What a session is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
     /// It is being opened.
@@ -76,7 +78,7 @@ pub enum State {
     /// It could not be opened, or ended, and is to be opened again.
     Retrying {
         /// In so many seconds; sooner if an interface or a route changes.
-        #[serde(rename = "retry_in", serialize_with = "seconds")]
+        #[serde(rename = "retry_in", with = "seconds")]
         after: Duration,
     },
     /// Somebody asked it to pause: nothing of it is open.
@@ -110,14 +112,14 @@ impl State {
 }
 
 /// One interface, capture file or tunnel endpoint that a session captures from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceView {
     /// Its name.
     pub name: String,
     /// Its MTU in bytes when it was opened, where it has one.
     pub mtu: Option<u32>,
     /// What captures: `ring` or `pcap`; `None` for files and tunnels.
-    pub engine: Option<&'static str>,
+    pub engine: Option<Cow<'static, str>>,
 }
 
 impl From<&Interface> for InterfaceView {
@@ -128,14 +130,14 @@ impl From<&Interface> for InterfaceView {
         };
         Self {
             name: interface.name.clone(),
-            mtu: interface.mtu.map(|mtu| mtu.value()),
-            engine: interface.engine.map(engine),
+            mtu: interface.mtu.map(Mtu::value),
+            engine: interface.engine.map(engine).map(Cow::Borrowed),
         }
     }
 }
 
 /// One destination of a session; how many frames it got says its account in the ledger.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationView {
     /// Its name in the configuration.
     pub name: Arc<str>,
@@ -151,24 +153,55 @@ pub struct DestinationView {
     pub last_error: Option<String>,
 }
 
-/// Seconds since 1970, with their fraction.
-pub(super) fn unix_time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    seconds(&time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(), serializer)
-}
+/// Durations as seconds with their fraction, to the millisecond: as much as anybody reads.
+mod seconds {
+    use std::time::Duration;
 
-#[allow(clippy::ref_option, reason = "serde gives a reference to the field")]
-fn perhaps_unix_time<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => unix_time(time, serializer),
-        None => serializer.serialize_none(),
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[allow(clippy::cast_precision_loss, reason = "exact for 285,000 years")]
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) as f64 / 1e3)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    // Milliseconds are as much as anybody reads.
-    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    #[allow(clippy::cast_precision_loss, reason = "exact for 285,000 years")]
-    serializer.serialize_f64(millis as f64 / 1e3)
+/// Moments as seconds since 1970, with their fraction.
+mod unix_time {
+    use std::time::SystemTime;
+
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        super::seconds::serialize(&time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(), serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        let since = super::seconds::deserialize(deserializer)?;
+        SystemTime::UNIX_EPOCH.checked_add(since).ok_or_else(|| serde::de::Error::custom("a moment beyond all clocks"))
+    }
+}
+
+/// Moments that have perhaps not come yet.
+mod perhaps_unix_time {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Moment(#[serde(with = "super::unix_time")] SystemTime);
+
+    #[allow(clippy::ref_option, reason = "serde gives a reference to the field")]
+    pub(super) fn serialize<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+        time.map(Moment).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
+        Ok(Option::deserialize(deserializer)?.map(|Moment(time)| time))
+    }
 }
 
 #[cfg(test)]
@@ -185,14 +218,14 @@ mod tests {
             state: State::Retrying { after: Duration::from_millis(1500) },
             since: time,
             restarts: 3,
-            interfaces: vec![InterfaceView { name: "eth0".into(), mtu: Some(1500), engine: Some("ring") }],
+            interfaces: vec![InterfaceView { name: "eth0".into(), mtu: Some(1500), engine: Some("ring".into()) }],
             ledger,
             last_frame: Some(time),
             last_error: Some("there is no interface `eth0`".into()),
             destinations: Vec::new(),
         };
         let view = View {
-            version: "0.1.0",
+            version: "0.1.0".into(),
             started: time,
             uptime: Duration::from_secs(9),
             reloads: Reloads { succeeded: 1, failed: 2, last_error: None },
@@ -204,6 +237,8 @@ mod tests {
         let session = &json["sessions"][0];
         assert_eq!((&session["state"], &session["retry_in"]), (&"retrying".into(), &1.5.into()));
         assert_eq!((&session["ledger"]["captured"], &session["interfaces"][0]["mtu"]), (&7.into(), &1500.into()));
+        let read: View = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(serde_json::to_value(read).unwrap(), json);
     }
 
     #[test]

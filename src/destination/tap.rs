@@ -9,13 +9,13 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::writev;
 
-use super::notices::Rising;
 use super::tap_device::{Attached, TapDevice, TapError};
 use super::{Patience, Shared};
 use crate::config::defaults::REPLAY_PATIENCE;
 use crate::config::local_end::TapPlan;
 use crate::frame::WireFrame;
 use crate::ledger::{DestinationLedger, DropReason};
+use crate::rising::Rising;
 
 /// How often a device that is gone is made again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);

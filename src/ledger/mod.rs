@@ -1,19 +1,22 @@
 //! The ledger: the one fate of every frame, counted once, and the law that nothing is missing.
 //!
 //! Three blocks that never mix: *fates*, which are ours and balance exactly after every flush; what the *kernel* says
-//! it dropped before we saw it; and *reports*, which stand beside the law (ICMP, what was rewritten).
+//! it dropped before we saw it; and *reports*, which stand beside the law (ICMP, what was rewritten, delays).
 
+mod delays;
 mod law;
 mod present;
 mod publish;
+mod read;
 mod reason;
 mod senders;
 mod sum;
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+pub use delays::Delays;
 pub use law::Imbalance;
 pub use publish::Published;
 pub use reason::{DropReason, Drops, Kind};
@@ -40,10 +43,13 @@ pub struct Ledger {
     pub rewritten: Rewritten,
     /// Who sent what was received in tunnels.
     pub senders: Senders,
+    /// How long live frames took.
+    pub delays: Delays,
 }
 
 /// One destination's account. Its fields are keys of the JSON object, in this order: [`Ledger::to_json`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DestinationLedger {
     /// The destination's name in the plan.
     pub name: Arc<str>,
@@ -79,7 +85,8 @@ pub struct KernelDrops {
 }
 
 /// ICMP errors about our datagrams. Its fields are keys of the JSON object.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct IcmpReports {
     /// Port or protocol unreachable: the normal answer of an analyzer that only sniffs.
     pub port_unreachable: u64,
@@ -92,7 +99,8 @@ pub struct IcmpReports {
 }
 
 /// What normalise finished that the hardware would have finished. Its fields are keys of the JSON object.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Rewritten {
     /// Super-frames cut into wire segments.
     pub super_frames: u64,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::{DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten, SenderLedger};
+use super::{Delays, DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten, SenderLedger};
 
 impl Ledger {
     /// One JSON object in one line. Its keys are a contract: scripts read them.
@@ -40,6 +40,9 @@ struct Json<'a> {
     icmp: IcmpReports,
     destinations: &'a [DestinationLedger],
     senders: &'a [SenderLedger],
+    /// Only of live frames.
+    #[serde(skip_serializing_if = "Delays::is_empty")]
+    delay: Delays,
 }
 
 impl<'a> Json<'a> {
@@ -53,6 +56,7 @@ impl<'a> Json<'a> {
             icmp: ledger.icmp(),
             destinations: &ledger.destinations,
             senders: ledger.senders.rows(),
+            delay: ledger.delays,
         }
     }
 }
@@ -72,6 +76,10 @@ impl fmt::Display for Table<'_> {
         some(f, "segments added", ledger.segments_added, &format!("out of {super_frames} super-frames"))?;
         some(f, "checksums finished", checksums, "the hardware would have done it")?;
         some(f, "VLAN tags put back", tags, "the kernel had taken them out")?;
+        if let [Some(median), Some(most)] = [0.5, 0.99].map(|share| ledger.delays.quantile(share)) {
+            let [median, most] = [median, most].map(|delay| format!("{:.1} ms", delay.as_secs_f64() * 1e3));
+            writeln!(f, "  {:<20}{median:>12}  half of the frames at most; 99 of 100 at most {most}", "delay")?;
+        }
         for account in &ledger.destinations {
             destination(f, account)?;
         }

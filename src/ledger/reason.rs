@@ -13,6 +13,16 @@ pub enum Kind {
     Loss,
 }
 
+impl Kind {
+    /// The word in metrics and documentation.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Loss => "loss",
+        }
+    }
+}
+
 /// Declares the reasons once, each with its label, kind, sentence and remedy.
 macro_rules! reasons {
     ($($name:ident, $label:literal, $kind:ident, $sentence:literal, $remedy:literal;)*) => {
@@ -179,7 +189,7 @@ mod tests {
     fn the_documentation_has_every_reason_in_these_words() {
         let documentation = include_str!("../../docs/METRICS.md");
         for reason in DropReason::ALL {
-            let kind = if reason.kind() == Kind::Policy { "policy" } else { "loss" };
+            let kind = reason.kind().label();
             let row = format!("| `{}` | {kind} | {} | {} |\n", reason.label(), reason.sentence(), reason.remedy());
             assert!(documentation.contains(&row), "docs/METRICS.md lacks: {row}");
         }

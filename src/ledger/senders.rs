@@ -2,18 +2,19 @@
 
 use std::net::IpAddr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::read;
 use crate::wire::decapsulate::Tunnel;
 
 /// One stream: what one sender puts into one tunnel with one id. Its fields are keys of the JSON object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SenderLedger {
     /// Its address; `None` for all streams together that found no room in the table: `others`.
-    #[serde(serialize_with = "sender")]
+    #[serde(serialize_with = "sender", deserialize_with = "read::sender")]
     pub from: Option<IpAddr>,
     /// The encapsulation; `None` for those others.
-    #[serde(serialize_with = "encapsulation")]
+    #[serde(serialize_with = "encapsulation", deserialize_with = "read::encapsulation")]
     pub encapsulation: Option<Tunnel>,
     /// VNI, key or session id, where there is one.
     pub id: Option<u32>,

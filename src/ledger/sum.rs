@@ -30,6 +30,7 @@ impl AddAssign<&Self> for Ledger {
             kernel,
             rewritten,
             senders,
+            delays,
         } = other;
         self.captured += captured;
         self.not_selected = &self.not_selected + not_selected;
@@ -40,6 +41,7 @@ impl AddAssign<&Self> for Ledger {
         self.kernel = self.kernel + *kernel;
         self.rewritten = self.rewritten + *rewritten;
         self.senders.append(senders);
+        self.delays = self.delays + *delays;
     }
 }
 
@@ -96,6 +98,7 @@ mod tests {
 
     use super::super::DropReason;
     use super::*;
+    use crate::quantity::Timestamp;
 
     /// A ledger that balances, with numbers of its own in every counter.
     fn lawful(seed: &[u64; 16]) -> Ledger {
@@ -107,6 +110,7 @@ mod tests {
         ledger.offered = seed[2] + seed[3];
         ledger.kernel = KernelDrops { buffer_full: seed[4], interface: seed[5] };
         ledger.rewritten = Rewritten { super_frames: seed[6], checksums: seed[7], tags: seed[8] };
+        ledger.delays.record(Timestamp::from_nanos(0), Timestamp::from_nanos(seed[9]), 1 + seed[10] % 1000);
         for (number, account) in ledger.destinations.iter_mut().enumerate() {
             account.assigned = ledger.offered;
             account.split_added = seed[9];

@@ -10,7 +10,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::contact::Contact;
 use super::governor::{Governed, Shared};
 use super::path::Path;
+use crate::frame::Frame;
 use crate::ledger::KernelDrops;
+use crate::quantity::Timestamp;
 use crate::source::{Readiness, Source};
 
 /// Frames that one source may hand over before the batches are flushed and the others get their turn.
@@ -101,10 +103,11 @@ impl Worker {
             now = Instant::now();
 
             self.follow_window(now);
-            let before = self.path.ledger.captured;
-            self.drain(now, stop_by.is_some());
+            let (captured, offered) = (self.path.ledger.captured, self.path.ledger.offered);
+            let oldest = self.drain(now, stop_by.is_some());
             self.path.destinations.flush(now, &mut self.path.ledger);
-            self.settle(now, self.path.ledger.captured - before);
+            self.measure(oldest, self.path.ledger.offered - offered);
+            self.settle(now, self.path.ledger.captured - captured);
             self.tell_use(now);
 
             if self.contact.stop.is_requested() && stop_by.is_none() {
@@ -174,9 +177,10 @@ impl Worker {
         }
     }
 
-    /// Takes what the sources have, in turn.
-    fn drain(&mut self, now: Instant, stopping: bool) {
+    /// Takes what the sources have, in turn, and says when the oldest of the live frames was captured.
+    fn drain(&mut self, now: Instant, stopping: bool) -> Option<Timestamp> {
         let Self { taps, path, contact, count, wake, .. } = self;
+        let mut oldest = None;
         for tap in taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             // A source that fails gives what it still holds, be it over the budget.
             let left = count.saturating_sub(path.ledger.captured);
@@ -190,12 +194,29 @@ impl Worker {
                 tap.readiness = Readiness::Ended;
                 continue;
             }
-            tap.readiness = tap.source.drain(now, budget, &mut |frame| path.take(frame)).unwrap_or_else(|failure| {
+            let mut first = Timestamp::MAX;
+            let mut take = |frame: &Frame<'_>| {
+                first = first.min(frame.timestamp);
+                path.take(frame);
+            };
+            tap.readiness = tap.source.drain(now, budget, &mut take).unwrap_or_else(|failure| {
                 contact.failures.report(failure);
                 // What its buffer still holds would keep it readable, and the worker awake, for ever.
                 let _ = tap.source.descriptor().map(|descriptor| wake.delete(descriptor));
                 Readiness::Ended
             });
+            // When a recorded frame was captured says nothing about its way through here.
+            if !recorded && first < Timestamp::MAX {
+                oldest = Some(oldest.map_or(first, |oldest: Timestamp| oldest.min(first)));
+            }
+        }
+        oldest
+    }
+
+    /// Measures how long the frames of this turn took at most: the only reading of the wall clock, once for all of them.
+    fn measure(&mut self, oldest: Option<Timestamp>, frames: u64) {
+        if let Some(oldest) = oldest.filter(|_| frames > 0) {
+            self.path.ledger.delays.record(oldest, Timestamp::now(), frames);
         }
     }
 
@@ -246,7 +267,6 @@ mod tests {
     use super::super::testing;
     use super::*;
     use crate::error::Explain;
-    use crate::frame::Frame;
     use crate::ledger::Ledger;
     use crate::source::SourceError;
 
