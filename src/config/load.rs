@@ -261,15 +261,16 @@ mod tests {
             "rotate_size",
             "rotate_time",
             "keep",
-            "bandwidth = \"500",
-            "cpu      ",
-            "memory   ",
+            "bandwidth",
+            "cpu",
+            "memory",
             "underlay",
             "pressure",
             "nice",
         ] {
-            let commented = whole.lines().find(|line| line.starts_with(&format!("# {key} "))).unwrap().to_owned();
-            whole = whole.replacen(&commented, commented.trim_start_matches("# "), 1);
+            let commented = format!("\n# {key} ");
+            assert!(whole.contains(&commented), "{key}");
+            whole = whole.replace(&commented, &format!("\n{key} "));
         }
         assert_ne!(session(&whole).unwrap(), session(REFERENCE).unwrap());
     }

@@ -37,6 +37,12 @@ impl Measures {
         }
     }
 
+    /// The part of the frames that went on; `None` when there was none.
+    pub(super) fn kept(self) -> Option<f64> {
+        #[allow(clippy::cast_precision_loss, reason = "a proportion")]
+        (self.wanted > 0).then(|| 1.0 - self.shed as f64 / self.wanted as f64)
+    }
+
     /// What one worker's ledger says.
     fn of(ledger: &Ledger, cpu: u64) -> Self {
         let shed = ledger.not_selected[DropReason::Shed];
@@ -151,7 +157,7 @@ impl Governed {
             return;
         }
         let window = shed.window();
-        let open = divided(window.open, rate);
+        let open = scaled(used.since(self.since.1).kept().unwrap_or(1.0) / rate).min(window.open);
         let established = if part > FLOOD && rate > FLOOD { open } else { window.established };
         shed.narrow(open, established);
         for (lowered, mark) in self.shared.lowered.iter().zip([open, established]) {
@@ -161,9 +167,9 @@ impl Governed {
     }
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the mark")]
-fn divided(mark: u32, rate: f64) -> u32 {
-    (f64::from(mark) / rate.max(1.0)) as u32
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 65,536")]
+fn scaled(part: f64) -> u32 {
+    (f64::from(BUCKETS) * part.clamp(0.0, 1.0)) as u32
 }
 
 /// CPU time of this thread in nanoseconds; `before` where the kernel does not tell.
@@ -213,11 +219,11 @@ mod tests {
         assert_eq!((window.open, window.established), (BUCKETS / 5, BUCKETS), "new flows only");
         governed.tell(start + TICK * 6 / 10, &ledger(260, 0), &mut shed);
         assert_eq!(shed.window(), window, "once is enough");
-        // Another flood: all flows.
-        governed.tell(start + TICK * 9 / 10, &ledger(650, 0), &mut shed);
-        assert_eq!(shed.window().open, BUCKETS / 50);
-        assert_eq!(shed.window().established, BUCKETS / 50);
-        let braked = Braked { open: BUCKETS / 50, established: BUCKETS / 50 };
+        // A flood of what was admitted before: ten times the limit, and half of it was left out.
+        governed.tell(start + TICK * 9 / 10, &ledger(650, 400), &mut shed);
+        assert_eq!(shed.window().open, BUCKETS / 20);
+        assert_eq!(shed.window().established, BUCKETS / 20);
+        let braked = Braked { open: BUCKETS / 20, established: BUCKETS / 20 };
         assert_eq!((shared.take_braked(), shared.take_braked()), (Some(braked), None));
         // The governor decides anew.
         shared.admission.set(crate::select::shed::Window::FULL);

@@ -223,7 +223,7 @@ impl AtWork {
         let since = own.since(self.looked.own);
         let uses = self.uses(since, passed).await;
         let tightest = uses.iter().map(|&(_, allowed, measured)| measured / allowed).fold(0.0, f64::max);
-        let window = self.regulator.step(tightest, self.plan.shared.take_braked(), passed);
+        let window = self.regulator.step(tightest, since.kept(), self.plan.shared.take_braked(), passed);
         self.plan.shared.admission.set(window);
         self.looked = Looked { at: now, own, ..self.looked };
 
