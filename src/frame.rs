@@ -124,7 +124,10 @@ impl WireFrame<'_> {
     /// Copies the frame to the start of `out`, which must have room for [`len`](Self::len) bytes.
     pub fn copy_to(&self, out: &mut [u8]) {
         let (head, rest) = out.split_at_mut(self.head.len());
-        head.copy_from_slice(self.head);
+        // Most frames have none, and to copy nothing is a call all the same.
+        if !self.head.is_empty() {
+            head.copy_from_slice(self.head);
+        }
         rest[..self.body.len()].copy_from_slice(self.body);
     }
 }

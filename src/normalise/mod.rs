@@ -45,8 +45,11 @@ impl Normaliser {
         rewritten: &mut Rewritten,
         mut each: impl FnMut(&WireFrame<'_>),
     ) -> Result<u64, DropReason> {
-        let truncate = self.truncate.map_or(usize::MAX, |snaplen| snaplen.value() as usize);
-        let mut offer = |wire: WireFrame<'_>| each(&wire.truncated(truncate));
+        let truncate = self.truncate.map(|snaplen| snaplen.value() as usize);
+        let mut offer = |wire: WireFrame<'_>| match truncate {
+            Some(keep) => each(&wire.truncated(keep)),
+            None => each(&wire),
+        };
         let whole = WireFrame {
             head: &[],
             body: frame.bytes,

@@ -7,6 +7,7 @@ pub mod mmap;
 pub mod mmsg;
 pub mod packet_fanout;
 pub mod packet_socket;
+pub mod prefetch;
 pub mod recvmmsg;
 pub mod socket_option;
 pub mod thread;

@@ -2,7 +2,8 @@
 """What farspan costs, measured against the plainest tap there is; called by scripts/bench, as root.
 
 One run, one table. Of everything that is compared, each round lets every tap do the same once, in an order that
-changes from round to round, and the table shows medians: what else happens on the machine meets all alike.
+changes from round to round: what else happens on the machine meets all alike. The table shows medians; a ratio is the
+median of the rounds' own ratios, because a machine that is slow for a minute is slow for all that were measured then.
 """
 import argparse
 import json
@@ -77,7 +78,7 @@ class Bench:
 
     def costs(self):
         """CPU ns a frame: the rows."""
-        rounds, seconds, megabytes = (5, 0.25, 30) if self.quick else (7, 1.0, 200)
+        rounds, seconds, megabytes = (5, 0.25, 30) if self.quick else (11, 0.6, 120)
         self.say(f"{'CPU ns a frame':34}{'tap':>7}{'baseline':>10}{'ratio':>8}{'goal':>8}{'traffic +':>12}{'lost':>8}")
         for (sink, size, encapsulation), bars in BARS.items():
             if sink not in self.chosen.sink or size not in self.sizes or encapsulation not in self.chosen.encap:
@@ -116,10 +117,10 @@ class Bench:
         if which == "baseline":
             numbers = f"{'':26}"
         elif base in samples:
-            ns, baseline = median(which, "ns"), median(base, "ns")
+            ns, baseline, ratio = median(which, "ns"), median(base, "ns"), paired(samples[which], samples[base], "ns")
             self.found["rows"].append({"transmit": which, **about, "ns": round(ns), "baseline_ns": round(baseline),
-                                       "ratio": round(ns / baseline, 3)})
-            numbers = f"{baseline:10.0f}{ns / baseline:8.2f}{goal(ns / baseline, most=bars[which]):>8}"
+                                       "ratio": round(ratio, 3)})
+            numbers = f"{baseline:10.0f}{ratio:8.3f}{goal(ratio, most=bars[which]):>8}"
         else:
             return
         added = details.get("traffic_added_ns")
@@ -180,12 +181,16 @@ class Bench:
 
     def drains(self):
         """Rings that were filled while the tap was paused."""
-        self.found["drains"] = []
+        self.found["drains"], self.found["apart"] = [], []
         self.say(f"{'ring filled while paused, vxlan':34}{'frames/CPU-s':>13}{'ratio':>7}{'goal':>8}{'frames/s':>11}{'ratio':>7}"
                  f"{'goal':>8}")
         for sink in [sink for sink in ("veth", "ifb") if sink in self.chosen.sink and (sink == "veth" or not self.quick)]:
             for size in [size for size in self.sizes if size != "tcp" and (size == "imix" or not self.quick)]:
                 taps = [("baseline", 1), *[(tap, workers) for tap in self.taps for workers in (1, 2)]]
+                apart = [measure.apart(0.5) for _ in range(5)]
+                self.found["apart"].append({"sink": sink, "size": size, "ratio": round(statistics.median(apart), 2),
+                                            "samples": apart})
+                self.say(f"{'':11}2  processes that share nothing, before this:{'':23}{statistics.median(apart):7.2f}")
                 samples = self.interleaved(taps, 5, lambda which: measure.drain(
                     self.lab, which[0], size, sink, 120_000, which[1] if which[1] > 1 else None), {"drain": size, "sink": sink})
                 self.drained(sink, size, samples)
@@ -202,10 +207,10 @@ class Bench:
                    "lost": sum(sample["lost"] for sample in taken)}
             text = f"{which:11}{workers}  {sink:6}{size:14}{per_cpu:13.0f}"
             if workers == 1 and which != "baseline":
-                row["to_baseline"] = round(per_cpu / median(("baseline", 1), "frames_per_cpu_second"), 2)
+                row["to_baseline"] = round(paired(taken, samples["baseline", 1], "frames_per_cpu_second"), 2)
                 text += f"{row['to_baseline']:7.2f}{goal(row['to_baseline'], least=LEAST_DRAIN):>8}{rate:11.0f}"
             elif workers == 2 and (which, 1) in samples:
-                row["to_one_worker"] = round(rate / median((which, 1), "frames_per_second"), 2)
+                row["to_one_worker"] = round(paired(taken, samples[which, 1], "frames_per_second"), 2)
                 text += f"{'':15}{rate:11.0f}{row['to_one_worker']:7.2f}{goal(row['to_one_worker'], least=LEAST_SCALING):>8}"
             else:
                 text += f"{'':15}{rate:11.0f}"
@@ -263,6 +268,11 @@ class Bench:
             self.say(f"{which:11}resident under load: {memory / 1024:.1f} MiB")
 
 
+def paired(samples, base, what):
+    """The median of the ratios of two taps' samples of the same round."""
+    return statistics.median(sample[what] / other[what] for sample, other in zip(samples, base))
+
+
 def goal(value, most=None, least=None, digits=2):
     """How a goal is shown: what it is, and a mark where it is missed."""
     if most is not None:
@@ -288,10 +298,12 @@ def main():
     chosen = arguments.parse_args()
     with Lab() as lab:
         bench = Bench(lab, chosen)
-        bench.run()
-    if chosen.json:
-        json.dump(bench.found, sys.stdout)
-        print()
+        try:
+            bench.run()
+        finally:  # what was found before something failed has cost minutes
+            if chosen.json:
+                json.dump(bench.found, sys.stdout)
+                print()
 
 
 if __name__ == "__main__":

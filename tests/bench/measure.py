@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab import soon
+from lab import TOOLS, run, soon
 from tap import Tap
 
 OUTER = 50  # Ethernet, IPv4, UDP and VXLAN
@@ -129,6 +129,12 @@ def drain(lab, which, size, sink, frames, workers):
     (first, start), (last, end) = (middle[0], middle[-1]) if len(middle) > 1 else (seen[0], seen[-1])
     return {"frames_per_cpu_second": seen[-1][0] / cpu * 1e9, "frames_per_second": (last - first) / (end - start),
             "lost": sent - seen[-1][0]}
+
+
+def apart(seconds):
+    """How much more two processes do that share nothing than one does: no two workers can do better here."""
+    one, two = (float(run(TOOLS / "apart", count, seconds)) for count in (1, 2))
+    return two / one
 
 
 def idle(lab, which, seconds):
