@@ -115,8 +115,10 @@ pub(in crate::session) struct Governed {
     shared: Arc<Shared>,
     /// What this worker has told so far.
     told: Measures,
-    /// When the tick began, or this worker braked last, and what all workers had used by then.
+    /// When more began to be used than [`BURST`] times the limit, and what all workers had used by then.
     since: (Instant, Measures),
+    /// Whether it has narrowed the window since then.
+    has_braked: bool,
     /// For the seconds that the window counts in.
     started: Instant,
 }
@@ -125,14 +127,12 @@ impl Governed {
     /// A worker that begins now.
     pub(in crate::session) fn new(shared: Arc<Shared>, now: Instant) -> Self {
         let used = shared.meters.read();
-        Self { shared, told: Measures::default(), since: (now, used), started: now }
+        Self { shared, told: Measures::default(), since: (now, used), has_braked: false, started: now }
     }
 
     /// Follows the window: at the beginning of a turn.
     pub(in crate::session) fn follow(&mut self, now: Instant, shed: &mut Shed) {
-        if shed.follow(&self.shared.admission, now.saturating_duration_since(self.started).as_secs()) {
-            self.since = (now, self.shared.meters.read());
-        }
+        shed.follow(&self.shared.admission, now.saturating_duration_since(self.started).as_secs());
     }
 
     /// Tells what the turn used: at its end. `now` is the time at its beginning.
@@ -142,28 +142,38 @@ impl Governed {
         self.told = measured;
 
         let used = self.shared.meters.read();
-        let part = self.shared.used(used.since(self.since.1));
-        if part > BURST {
-            self.brake(now, used, part, shed);
+        let since = used.since(self.since.1);
+        let ticks = now.saturating_duration_since(self.since.0).as_secs_f64() / TICK.as_secs_f64();
+        // In allowances of a tick.
+        let part = self.shared.used(since);
+        let excess = part - BURST * ticks;
+        if excess <= 0.0 {
+            (self.since, self.has_braked) = ((now, used), false);
+        } else if excess > 1.0 {
+            let kept = since.kept().unwrap_or(1.0);
+            self.brake((now, used), part / ticks.max(0.05), excess, kept, shed);
         }
     }
 
-    /// Narrows the window when `part` of a tick's allowance was used in less time than that is meant for.
-    fn brake(&mut self, now: Instant, used: Measures, part: f64, shed: &mut Shed) {
-        const LEAST: Duration = Duration::from_millis(5);
-        let passed = now.saturating_duration_since(self.since.0).max(LEAST);
-        let rate = part * TICK.as_secs_f64() / passed.as_secs_f64();
-        if rate <= BURST {
+    /// Narrows the window: the limit is exceeded so many times, and more than a tick's allowance went beyond a mere peak.
+    /// New flows first; flows that are under way when that was not enough, and only for a flood.
+    fn brake(&mut self, (now, used): (Instant, Measures), times: f64, excess: f64, kept: f64, shed: &mut Shed) {
+        let is_flood = times > FLOOD && excess > 2.0;
+        if self.has_braked && !is_flood {
             return;
         }
         let window = shed.window();
-        let open = scaled(used.since(self.since.1).kept().unwrap_or(1.0) / rate).min(window.open);
-        let established = if part > FLOOD && rate > FLOOD { open } else { window.established };
+        let open = scaled(kept / times).min(window.open);
+        let established = if is_flood { open } else { window.established };
         shed.narrow(open, established);
         for (lowered, mark) in self.shared.lowered.iter().zip([open, established]) {
             lowered.fetch_min(mark, Ordering::Relaxed);
         }
-        self.since = (now, used);
+        self.has_braked = true;
+        if is_flood {
+            // From here on it is another load.
+            (self.since, self.has_braked) = ((now, used), false);
+        }
     }
 }
 
@@ -211,25 +221,26 @@ mod tests {
         let shared = Arc::new(Shared::new([Some(100), None, None]));
         let start = Instant::now();
         let (mut governed, mut shed) = (Governed::new(Arc::clone(&shared), start), Shed::default());
-        governed.tell(start + TICK / 10, &ledger(190, 0), &mut shed);
-        assert_eq!(shed.window().open, BUCKETS, "it may still be the only one");
+        governed.tell(start + TICK / 10, &ledger(110, 0), &mut shed);
+        assert_eq!(shed.window().open, BUCKETS, "it may be a mere peak");
         // Five times the limit: 250 of 100 in half a tick.
         governed.tell(start + TICK / 2, &ledger(250, 0), &mut shed);
         let window = shed.window();
         assert_eq!((window.open, window.established), (BUCKETS / 5, BUCKETS), "new flows only");
-        governed.tell(start + TICK * 6 / 10, &ledger(260, 0), &mut shed);
+        governed.tell(start + TICK * 6 / 10, &ledger(300, 0), &mut shed);
         assert_eq!(shed.window(), window, "once is enough");
-        // A flood of what was admitted before: ten times the limit, and half of it was left out.
-        governed.tell(start + TICK * 9 / 10, &ledger(650, 400), &mut shed);
-        assert_eq!(shed.window().open, BUCKETS / 20);
-        assert_eq!(shed.window().established, BUCKETS / 20);
-        let braked = Braked { open: BUCKETS / 20, established: BUCKETS / 20 };
+        // It goes on, with flows that were admitted before; a fifth of it was left out.
+        governed.tell(start + TICK, &ledger(500, 125), &mut shed);
+        let mark = scaled(0.8 / 5.0);
+        assert_eq!((shed.window().open, shed.window().established), (mark, mark));
+        let braked = Braked { open: mark, established: mark };
         assert_eq!((shared.take_braked(), shared.take_braked()), (Some(braked), None));
         // The governor decides anew.
         shared.admission.set(crate::select::shed::Window::FULL);
         governed.follow(start + TICK, &mut shed);
         assert_eq!(shed.window().open, BUCKETS);
-        assert_eq!(governed.since.1.frames, 650);
+        governed.tell(start + TICK * 2, &ledger(600, 125), &mut shed);
+        assert_eq!(shed.window().open, BUCKETS, "within the limit");
     }
 
     #[test]
