@@ -20,7 +20,7 @@
 //! Beside the path: [`wire`] knows byte layouts and does no I/O, [`kernel`] asks and watches the kernel over netlink,
 //! [`sys`] is the only place that may say `unsafe`. Above it: [`config`] turns words into a plan, [`check`] explains
 //! the plan before it runs, [`probe`] proves that it arrives, [`compare`] says whether two captures hold the same frames,
-//! [`daemon`] keeps many sessions running, [`cli`] is the command line.
+//! [`daemon`] keeps many sessions running, [`privilege`] takes what they do not need away, [`cli`] is the command line.
 
 pub mod error;
 pub mod flow;
@@ -44,4 +44,5 @@ pub mod cli;
 pub mod compare;
 pub mod config;
 pub mod daemon;
+pub mod privilege;
 pub mod probe;

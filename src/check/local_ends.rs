@@ -37,7 +37,7 @@ fn in_the_way(tap: &TapPlan, facts: &Facts) -> Option<TapError> {
     if existing.is_some_and(|link| link.kind.as_deref() != Some(TUN)) {
         return Some(TapError::Foreign { device, cause: kernels(libc::EINVAL) });
     }
-    if existing.is_none() && !facts.capabilities.has(Capability::NetAdmin) {
+    if existing.is_none() && !facts.capabilities.has(Capability::CAP_NET_ADMIN) {
         return Some(TapError::NotPermitted { doing: "create or use", device, cause: kernels(libc::EPERM) });
     }
     None
@@ -46,7 +46,7 @@ fn in_the_way(tap: &TapPlan, facts: &Facts) -> Option<TapError> {
 /// What may be otherwise than one expects.
 pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
     let mtu = mtu(plan, facts);
-    let may_not = !facts.capabilities.has(Capability::NetAdmin);
+    let may_not = !facts.capabilities.has(Capability::CAP_NET_ADMIN);
     let mut findings = Vec::new();
     for (destination, tap) in taps(plan) {
         let (name, device, wanted) = (&destination.name, &tap.device, tap.mtu.unwrap_or(mtu));
@@ -61,7 +61,7 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
         if let Some(link) = found.filter(|link| may_not && (!link.up || link.mtu.is_none_or(|has| has < wanted))) {
             findings.push(
                 Finding::warning(format!("destination {name}: {device} stays as it is, down or with too small an MTU"))
-                    .because(format!("Without {} it cannot be set up.", Capability::NetAdmin))
+                    .because(format!("Without {} it cannot be set up.", Capability::CAP_NET_ADMIN))
                     .cure(format!("ip link set {} mtu {wanted} arp off up", link.name)),
             );
         }

@@ -5,7 +5,7 @@ use super::finding::Finding;
 use crate::config::plan::{DestinationPlan, End, SessionPlan, TunnelPlan};
 use crate::destination::encapsulate::udp_port;
 use crate::error::{ExitCode, Explain};
-use crate::kernel::capabilities::{Capability, setcap_line};
+use crate::kernel::capabilities::{Capability, remedy, setcap_line};
 use crate::kernel::underlay::NextHop;
 
 /// A destination that this process may not send to.
@@ -21,10 +21,7 @@ impl Explain for NotPermitted {
         Some(self.destination.clone())
     }
     fn hint(&self) -> Option<String> {
-        Some(format!(
-            "run as root, or once: {}\nVXLAN and Geneve need no capability to send through sockets",
-            setcap_line()
-        ))
+        Some(format!("{}\nVXLAN and Geneve need no capability to send through sockets", remedy(&[self.capability])))
     }
     fn exit_code(&self) -> ExitCode {
         ExitCode::NotPermitted
@@ -33,7 +30,7 @@ impl Explain for NotPermitted {
 
 /// Destinations that need more than this process has. Whether it may capture, libpcap says itself.
 pub fn problems(plan: &SessionPlan, facts: &Facts) -> Vec<Box<dyn Explain>> {
-    let capability = Capability::NetRaw;
+    let capability = Capability::CAP_NET_RAW;
     if facts.capabilities.has(capability) {
         return Vec::new();
     }
@@ -46,13 +43,13 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
     let awaits_neighbour = plan.destinations.iter().zip(&facts.underlays).any(|(destination, underlay)| {
         tunnel(destination).is_some() && underlay.as_ref().is_some_and(|way| way.next_hop() != NextHop::Usable)
     });
-    if facts.capabilities.has(Capability::NetAdmin) || !awaits_neighbour {
+    if facts.capabilities.has(Capability::CAP_NET_ADMIN) || !awaits_neighbour {
         return Vec::new();
     }
     vec![
         Finding::note("the next hop will be asked for by an empty datagram to the analyzer's discard port")
-            .because(format!("Without {} the kernel cannot be told to ask for it.", Capability::NetAdmin))
-            .cure(setcap_line()),
+            .because(format!("Without {} the kernel cannot be told to ask for it.", Capability::CAP_NET_ADMIN))
+            .cure(setcap_line(&[Capability::CAP_NET_ADMIN])),
     ]
 }
 
@@ -88,7 +85,7 @@ mod tests {
         let refused = problems(&plan(Encapsulation::Erspan1), &unprivileged());
         assert_eq!(refused.len(), 1);
         assert_eq!(refused[0].exit_code(), ExitCode::NotPermitted);
-        assert!(refused[0].hint().is_some_and(|hint| hint.contains("setcap cap_net_raw")));
+        assert!(refused[0].hint().is_some_and(|hint| hint.contains("AmbientCapabilities=CAP_NET_RAW")));
         assert!(problems(&plan(vxlan()), &unprivileged()).is_empty());
         let by_xdp = TunnelPlan { transmit: TransmitPlan::Xdp { zero_copy: false }, ..testing::tunnel(vxlan()) };
         assert_eq!(problems(&testing::plan(by_xdp), &unprivileged()).len(), 1);

@@ -3,7 +3,7 @@
 use super::facts::Facts;
 use super::finding::Finding;
 use crate::config::plan::{DestinationPlan, SessionPlan, SourcePlan, TransmitPlan};
-use crate::kernel::capabilities::{Capabilities, Capability, zero_copy_setcap_line};
+use crate::kernel::capabilities::{Capabilities, Capability, ZERO_COPY, setcap_line};
 use crate::kernel::underlay::Underlay;
 
 /// Says which of the host's rules do not see datagrams that leave as whole frames, and what zero-copy mode does to the
@@ -58,11 +58,11 @@ fn taken(name: &str, device: &str, workers: u32) -> Finding {
 }
 
 fn missing_privilege(capabilities: Capabilities) -> Option<Finding> {
-    let may_load = capabilities.has(Capability::Bpf) && capabilities.has(Capability::NetAdmin);
-    (!may_load && !capabilities.has(Capability::SysAdmin)).then(|| {
+    let may_load = capabilities.has(Capability::CAP_BPF) && capabilities.has(Capability::CAP_NET_ADMIN);
+    (!may_load && !capabilities.has(Capability::CAP_SYS_ADMIN)).then(|| {
         Finding::note("frames will be copied: zero-copy mode is not permitted")
-            .because(format!("{} and {} load its XDP program.", Capability::Bpf, Capability::NetAdmin))
-            .cure(zero_copy_setcap_line())
+            .because(format!("{} and {} load its XDP program.", Capability::CAP_BPF, Capability::CAP_NET_ADMIN))
+            .cure(setcap_line(&ZERO_COPY))
     })
 }
 

@@ -2,13 +2,31 @@
 
 #![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, printed as they are")]
 
-use clap::{Arg, Args, Command, Subcommand};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, Args, Command, Subcommand, ValueHint};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::output::{self, OutputError};
 use crate::config;
-use crate::error::Problems;
+use crate::error::{Explain, Problems};
+
+/// A manual page that cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the manual page {}", page.display())]
+struct Unwritten {
+    page: PathBuf,
+    #[source]
+    cause: std::io::Error,
+}
+
+impl Explain for Unwritten {
+    fn hint(&self) -> Option<String> {
+        Some("the directory must be there".to_owned())
+    }
+}
 
 /// Arguments of `farspan generate`.
 #[derive(Debug, Args)]
@@ -22,7 +40,11 @@ enum What {
     /// A commented configuration file with every key and its default
     Config,
     /// The manual page farspan(1), with all commands
-    Man,
+    Man {
+        /// Write it there, as farspan.1, and a page for each command beside it: farspan-mirror.1 and so on
+        #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+        directory: Option<PathBuf>,
+    },
     /// Completions for a shell: farspan generate completions bash > /etc/bash_completion.d/farspan
     Completions {
         /// Which shell
@@ -37,7 +59,8 @@ enum What {
 pub fn run(arguments: &GenerateArguments, mut program: Command) -> Result<(), Problems> {
     match &arguments.what {
         What::Config => output::print(config::REFERENCE),
-        What::Man => output::print(&manual(program)?),
+        What::Man { directory: None } => output::print(&manual(program)?),
+        What::Man { directory: Some(directory) } => write_pages(directory, program),
         What::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut program, "farspan", &mut script);
@@ -81,6 +104,43 @@ read where \-\-config names the file; farspan generate config prints one with ev
 pcap-filter(7), tcpdump(8), tshark(1), setcap(8)
 "#;
 
+/// Writes farspan.1 and a page for each command into `directory`.
+fn write_pages(directory: &Path, mut program: Command) -> Result<(), Problems> {
+    program.build();
+    let mut pages = vec![("farspan".to_owned(), manual(program.clone())?)];
+    for command in program.get_subcommands().filter(|command| command.get_name() != "help") {
+        let name = format!("farspan-{}", command.get_name());
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        // `-` alone is a hyphen, `\\-` the minus sign that a name is typed with.
+        let typed = name.replace('-', "\\-");
+        let title =
+            format!(".TH {} 1 \"\" \"farspan {}\" \"User Commands\"\n", name.to_uppercase(), env!("CARGO_PKG_VERSION"));
+        let text = [&title, ".SH NAME\n", &typed, " \\- ", &about, "\n", &sections(command)?, SEE_WHOLE].concat();
+        pages.push((name, text.replace(" EXTRA\n", " EXAMPLES\n")));
+    }
+    for (name, text) in pages {
+        let page = directory.join(format!("{name}.1"));
+        fs::write(&page, text).map_err(|cause| Unwritten { page, cause })?;
+    }
+    Ok(())
+}
+
+/// The end of a command's own page.
+const SEE_WHOLE: &str = ".SH \"SEE ALSO\"\nfarspan(1): options of every command, exit status, environment, files\n";
+
+/// Synopsis, description, options and examples of one command.
+fn sections(command: &Command) -> Result<String, Problems> {
+    // The program's own options are said once, on its page.
+    let own = command.clone().mut_args(|arg| if is_everywhere(&arg) { arg.hide(true) } else { arg });
+    let section = Man::new(own);
+    rendered(|out| {
+        section.render_synopsis_section(out)?;
+        section.render_description_section(out)?;
+        section.render_options_section(out)?;
+        if command.get_after_help().is_some() { section.render_extra_section(out) } else { Ok(()) }
+    })
+}
+
 /// One page: the program, then each command with its options.
 fn manual(mut program: Command) -> Result<String, Problems> {
     program.build();
@@ -93,18 +153,9 @@ fn manual(mut program: Command) -> Result<String, Problems> {
         page.render_options_section(out)
     })?;
     for command in program.get_subcommands().filter(|command| command.get_name() != "help") {
-        // The program's own options are said once, above.
-        let own = command.clone().mut_args(|arg| if is_everywhere(&arg) { arg.hide(true) } else { arg });
-        let section = Man::new(own);
         text += &[".SH \"FARSPAN ", &command.get_name().to_uppercase(), "\"\n"].concat();
-        text += &rendered(|out| {
-            section.render_synopsis_section(out)?;
-            section.render_description_section(out)?;
-            section.render_options_section(out)?;
-            if command.get_after_help().is_some() { section.render_extra_section(out) } else { Ok(()) }
-        })?
         // Inside a command's section its parts are subsections.
-        .replace(".SH ", ".SS ");
+        text += &sections(command)?.replace(".SH ", ".SS ");
         for part in command.get_subcommands().filter(|part| part.get_name() != "help") {
             let about = part.get_about().map(ToString::to_string).unwrap_or_default();
             text += &[".TP\n", part.get_name(), "\n", &about, "\n"].concat();

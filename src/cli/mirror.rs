@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::running::{self, Does};
+use super::running::{self, Does, RunningArguments};
 use super::session_arguments::SessionArguments;
 use super::source_arguments::CaptureArguments;
 use crate::error::Problems;
@@ -25,9 +25,8 @@ Examples:
 pub struct MirrorArguments {
     #[command(flatten)]
     session: SessionArguments<CaptureArguments>,
-    /// Print the ledger as one JSON object
-    #[arg(long, help_heading = "Output")]
-    json: bool,
+    #[command(flatten)]
+    running: RunningArguments,
 }
 
 /// Mirrors until the source ends, the count or the time is reached, or the operator stops it; then prints the ledger.
@@ -35,5 +34,5 @@ pub struct MirrorArguments {
 /// # Errors
 /// What kept the session from starting, or went wrong on the way.
 pub fn run(arguments: &MirrorArguments, quiet: bool) -> Result<(), Problems> {
-    running::run(&arguments.session.plan()?, Does::Mirror, quiet, arguments.json)
+    running::run(&arguments.session.plan()?, Does::Mirror, quiet, &arguments.running)
 }

@@ -19,6 +19,7 @@ mod source_arguments;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::{ExitCode, Problems};
+use crate::privilege;
 use log::LogArguments;
 use session_arguments::SessionArguments;
 use source_arguments::AllSourceArguments;
@@ -68,6 +69,7 @@ enum Command {
 pub fn run() -> ExitCode {
     let Arguments { command, log } = Arguments::parse();
     log.start();
+    privilege::raise();
     let done = match command {
         Command::Mirror(arguments) => mirror::run(&arguments, log.quiet).map(|()| ExitCode::Done),
         Command::Receive(arguments) => receive::run(&arguments, log.quiet).map(|()| ExitCode::Done),

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::running::{self, Does};
+use super::running::{self, Does, RunningArguments};
 use super::session_arguments::SessionArguments;
 use super::source_arguments::TunnelArguments;
 use crate::error::Problems;
@@ -25,9 +25,8 @@ Examples:
 pub struct ReceiveArguments {
     #[command(flatten)]
     session: SessionArguments<TunnelArguments>,
-    /// Print the ledger as one JSON object
-    #[arg(long, help_heading = "Output")]
-    json: bool,
+    #[command(flatten)]
+    running: RunningArguments,
 }
 
 /// Receives until the count or the time is reached, the file ends or the operator stops it; then prints the ledger.
@@ -35,5 +34,5 @@ pub struct ReceiveArguments {
 /// # Errors
 /// What kept the session from starting, or went wrong on the way.
 pub fn run(arguments: &ReceiveArguments, quiet: bool) -> Result<(), Problems> {
-    running::run(&arguments.session.plan()?, Does::Receive, quiet, arguments.json)
+    running::run(&arguments.session.plan()?, Does::Receive, quiet, &arguments.running)
 }

@@ -1,13 +1,18 @@
 //! One session from its plan to its ledger: what `mirror` and `receive` have in common.
 
+use clap::Args;
+
 use super::output;
 use super::progress::Progress;
 use super::runtime::{RuntimeError, block_on};
 use crate::config::plan::{Engine, SessionPlan};
+use crate::config::privileges::Sandbox;
 use crate::error::Problems;
 use crate::kernel::resolve::resolve;
 use crate::kernel::watch::watch;
 use crate::ledger::Ledger;
+use crate::privilege;
+use crate::privilege::needs::{Life, Needs};
 use crate::quantity::{Mtu, Workers};
 use crate::session::control::{Signals, until_end};
 use crate::session::{Outcome, Session};
@@ -22,26 +27,39 @@ pub enum Does {
     Receive,
 }
 
+/// What a session in the foreground does beside its plan.
+#[derive(Debug, Args)]
+pub struct RunningArguments {
+    /// Print the ledger as one JSON object
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+    /// Whether to have the kernel refuse files and system calls that are not needed any more when everything is open: auto
+    /// (as far as it can) or off
+    #[arg(long, value_name = "WHEN", help_heading = "Privileges", default_value_t)]
+    sandbox: Sandbox,
+}
+
 /// Runs until the source ends, the count or the time is reached, or the operator stops it; then prints the ledger.
 ///
 /// # Errors
 /// What kept the session from starting, or went wrong on the way.
-pub fn run(plan: &SessionPlan, does: Does, quiet: bool, json: bool) -> Result<(), Problems> {
+pub fn run(plan: &SessionPlan, does: Does, quiet: bool, arguments: &RunningArguments) -> Result<(), Problems> {
     output::check_reader(&plan.destinations)?;
-    let Outcome { ledger, failures } = block_on(run_session(plan, does, quiet))??;
+    let Outcome { ledger, failures } = block_on(run_session(plan, does, quiet, arguments.sandbox))??;
     if !quiet {
-        output::print_ledger(&plan.destinations, &ledger, json)?;
+        output::print_ledger(&plan.destinations, &ledger, arguments.json)?;
     }
     Problems::unless_empty(failures)
 }
 
 /// Opens the session, says so, and runs it to its end.
-async fn run_session(plan: &SessionPlan, does: Does, quiet: bool) -> Result<Outcome, Problems> {
+async fn run_session(plan: &SessionPlan, does: Does, quiet: bool, sandbox: Sandbox) -> Result<Outcome, Problems> {
     // A mistyped interface is told before anybody is waited for.
     source::look(plan)?;
     let underlays = resolve(&plan.destinations).await?;
     let session = Session::open(plan, &underlays)?;
     let signals = Signals::listen().map_err(RuntimeError)?;
+    privilege::drop(&Needs::of(plan, Life::Once, 0), sandbox)?;
     if !quiet {
         let to = plan.destinations.iter().map(|destination| destination.to.as_str());
         let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));

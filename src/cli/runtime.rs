@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::error::{Explain, Problems};
+use crate::privilege;
 
 /// The kernel does not give what the control plane needs.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,8 @@ impl Explain for RuntimeError {
 /// # Errors
 /// When there is no runtime for it.
 pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Problems> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RuntimeError)?;
+    // The runtime's other threads resolve names, and may be older than the moment when privileges are given up.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().on_thread_start(privilege::renounce).build().map_err(RuntimeError)?;
     Ok(runtime.block_on(work))
 }

@@ -3,13 +3,14 @@
 use super::keys::{Keys, Mistakes};
 use super::load::{Layers, SessionWritten};
 use super::plan::SessionPlan;
+use super::privileges::{self, PrivilegesPlan};
 use super::{defaults, words};
 use crate::error::{Explain, Problems};
 use crate::quantity::CpuShare;
 
 /// The tables that may stand at the top of a configuration. `farspan mirror` takes its session out of the same file and
 /// leaves the other tables to the daemon.
-pub(super) const TABLES: &[&str] = &["session", "limit", "reload"];
+pub(super) const TABLES: &[&str] = &["session", "limit", "reload", "privileges"];
 
 /// Everything that `farspan run` does, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +21,8 @@ pub struct DaemonPlan {
     pub limit: TotalLimitPlan,
     /// When the configuration is read again.
     pub reload: ReloadPlan,
+    /// What it may do after it has opened everything.
+    pub privileges: PrivilegesPlan,
 }
 
 /// `[limit]`: what all sessions together may take from the host.
@@ -51,9 +54,10 @@ pub fn resolve(
     session: impl Fn(SessionWritten) -> Result<SessionPlan, Problems>,
 ) -> Result<DaemonPlan, Problems> {
     let mut mistakes = Mistakes::new();
-    let (limit, reload) = {
+    let (limit, reload, privileges) = {
         let top = Keys::new("", layers.top());
-        (limit(&top, &mut mistakes), reload(&top, &mut mistakes))
+        let mistakes = &mut mistakes;
+        (limit(&top, mistakes), reload(&top, mistakes), privileges::resolve(&top, mistakes))
     };
     let sessions = layers.into_sessions().and_then(|sessions| Problems::gathered(sessions.into_iter().map(session)));
     let mut problems: Vec<Box<dyn Explain>> = mistakes.into_iter().map(Into::into).collect();
@@ -61,7 +65,7 @@ pub fn resolve(
         problems.extend(found);
         Vec::new()
     });
-    Problems::unless_empty(problems).map(|()| DaemonPlan { sessions, limit, reload })
+    Problems::unless_empty(problems).map(|()| DaemonPlan { sessions, limit, reload, privileges })
 }
 
 fn limit(top: &Keys<'_>, mistakes: &mut Mistakes) -> TotalLimitPlan {
@@ -99,6 +103,7 @@ mod tests {
         let without_tables = "[session.dmz]\nsource.interface = \"eth0\"\ndestination.ids.to = \"gre://192.0.2.1\"\n";
         let (reference, bare) = (plan(REFERENCE).unwrap(), plan(without_tables).unwrap());
         assert_eq!((reference.limit, reference.reload), (bare.limit, bare.reload));
+        assert_eq!(reference.privileges, bare.privileges);
         assert_eq!(reference.sessions.len(), 1);
     }
 

@@ -122,8 +122,8 @@ impl Layers {
 }
 
 /// The file and its drop-ins; the directory may be absent.
-fn with_drop_ins(file: &Path) -> Vec<Result<PathBuf, Vec<FileError>>> {
-    let directory = file.parent().unwrap_or(Path::new("")).join("conf.d");
+pub(super) fn with_drop_ins(file: &Path) -> Vec<Result<PathBuf, Vec<FileError>>> {
+    let directory = drop_in_directory(file);
     let listed = directory.read_dir().and_then(|entries| {
         let paths = entries.map(|entry| entry.map(|entry| entry.path()));
         let mut paths = paths.collect::<Result<Vec<_>, _>>()?;
@@ -137,6 +137,11 @@ fn with_drop_ins(file: &Path) -> Vec<Result<PathBuf, Vec<FileError>>> {
         Err(source) => vec![Err(vec![FileError::Unreadable { path: directory, source }])],
     };
     std::iter::once(Ok(file.to_owned())).chain(drop_ins).collect()
+}
+
+/// Where the drop-ins of `file` are.
+pub(super) fn drop_in_directory(file: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join("conf.d")
 }
 
 /// The layers contradict each other in a way that only the `config` crate sees.

@@ -4,12 +4,14 @@ pub mod daemon;
 pub mod load;
 pub mod local_end;
 pub mod plan;
+pub mod privileges;
 pub mod resolve;
 
 pub mod defaults;
 pub mod destination_url;
 pub mod endpoint;
 pub mod mistake;
+pub mod trust;
 pub mod written;
 
 mod destination;

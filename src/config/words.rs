@@ -11,6 +11,7 @@ use super::local_end::Sync;
 use super::plan::{
     Analyzer, Decap, Engine, FilePath, Fit, Gso, Pace, SampleBy, Scheduling, Tag, TransmitPlan, UdpChecksum,
 };
+use super::privileges::Sandbox;
 use crate::quantity::{Mtu, QuantityError, Rate, Snaplen};
 
 /// Declares the words of a closed set, for reading and for showing.
@@ -46,6 +47,8 @@ words!(SampleBy, "way to sample", "flow or frame":
     "flow" => Flow, "frame" => Frame);
 words!(Scheduling, "way to schedule", "other, batch or idle":
     "other" => Other, "batch" => Batch, "idle" => Idle);
+words!(Sandbox, "way to confine", "auto or off":
+    "auto" => Auto, "off" => Off);
 words!(Sync, "way to sync", "off, rotate or flush":
     "off" => Off, "rotate" => Rotate, "flush" => Flush);
 

@@ -9,7 +9,7 @@ use super::shared_file::CannotCreate;
 use super::tap_device::TapError;
 use super::xdp_queue::QueueError;
 use crate::error::{ExitCode, Explain};
-use crate::kernel::capabilities::setcap_line;
+use crate::kernel::capabilities::{Capability, remedy};
 use crate::quantity::PortRange;
 
 /// A destination that cannot be opened, and why.
@@ -133,8 +133,8 @@ impl OpenError {
                 Some(format!("the ids are given for {}: add one for this interface, or for \"*\"", patterns.join(", ")))
             }
             Self::NotPermitted(_) => Some(format!(
-                "CAP_NET_RAW is missing: run as root, or once: {}\nVXLAN and Geneve need no capability to send",
-                setcap_line()
+                "CAP_NET_RAW is missing: {}\nVXLAN and Geneve need no capability to send",
+                remedy(&[Capability::CAP_NET_RAW])
             )),
             Self::NotLocal { .. } => Some("`ip address` lists the addresses of this host".into()),
             Self::Device { .. } => Some("`ip link` lists the interfaces of this host".into()),

@@ -13,7 +13,7 @@ use nix::net::if_::if_nametoindex;
 
 use crate::config::local_end::TapPlan;
 use crate::error::{ExitCode, Explain};
-use crate::kernel::capabilities::setcap_line;
+use crate::kernel::capabilities::{Capability, remedy};
 use crate::quantity::Mtu;
 use crate::sys::interface;
 use crate::sys::tun::{self, Queues};
@@ -237,9 +237,9 @@ impl Explain for TapError {
                 Some("run as root, or let everybody open it: chmod 0666 /dev/net/tun".to_owned())
             }
             Self::NotPermitted { device, .. } => Some(format!(
-                "CAP_NET_ADMIN is missing: run as root, or once: {}\nor make the device for this user: \
+                "CAP_NET_ADMIN is missing: {}\nor make the device for this user: \
                  ip tuntap add {device} mode tap user $USER && ip link set {device} arp off up",
-                setcap_line()
+                remedy(&[Capability::CAP_NET_ADMIN])
             )),
             Self::Busy { .. } => Some("choose another name, or end that program: fuser -v /dev/net/tun".to_owned()),
             Self::Foreign { .. } => Some("choose a name that `ip link` does not list".to_owned()),

@@ -15,7 +15,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
 use super::zero_copy::ZeroCopy;
-use crate::kernel::capabilities::setcap_line;
+use crate::kernel::capabilities::{Capability, remedy};
 use crate::ledger::DropReason;
 use crate::quantity::{Ifindex, Mtu};
 use crate::sys::interface;
@@ -357,7 +357,7 @@ impl QueueError {
         let Self { device, queue, cause } = self;
         Some(match cause.raw_os_error()? {
             libc::EPERM | libc::EACCES => {
-                format!("CAP_NET_RAW is missing: run as root, or once: {}", setcap_line())
+                format!("CAP_NET_RAW is missing: {}", remedy(&[Capability::CAP_NET_RAW]))
             }
             libc::EBUSY => {
                 "another program has the queue by AF_XDP (`ss --xdp`): end it, or choose transmit=socket".to_owned()

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::error::{ExitCode, Explain};
-use crate::kernel::capabilities::setcap_line;
+use crate::kernel::capabilities::{Capability, remedy};
 
 /// Why a source cannot be opened, or why it ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -227,7 +227,7 @@ impl Explain for SourceError {
             Self::NoSuchInterface { present, .. } | Self::NoMatch { present, .. } => {
                 Some(format!("interfaces here are {}", present.join(", ")))
             }
-            Self::NotPermitted { .. } => Some(format!("run as root, or once: {}", setcap_line())),
+            Self::NotPermitted { .. } => Some(remedy(&[Capability::CAP_NET_RAW])),
             Self::InterfaceDown { interface, .. } => Some(format!("ip link set {interface} up")),
             Self::CannotOpenRing { .. } => {
                 Some("a smaller --buffer needs less kernel memory; --engine pcap captures with libpcap".to_owned())

@@ -54,12 +54,21 @@ impl Farspan {
         Self::start(lab, namespace, ["receive", "receiving "], arguments)
     }
 
+    /// Starts `farspan mirror … --json` on the tapped host, whatever this run's engine and way of transmitting.
+    pub fn mirror_as_told(lab: &Lab, arguments: &[&str]) -> Self {
+        Self::start(lab, &lab.host, ["mirror", "mirroring "], arguments)
+    }
+
     fn start(lab: &Lab, namespace: &Namespace, [what, started]: [&str; 2], arguments: &[&str]) -> Self {
-        let (ledger, log) = (lab.path(&format!("{what}.json")), lab.path(&format!("{what}.log")));
         let mut command = namespace.command(binary());
+        command.args([what, "--json"]).args(arguments);
+        Self::start_command(lab, [what, started], command)
+    }
+
+    /// Starts a command that becomes `farspan`, and waits until it has said `started`; its files are called `what`.
+    pub fn start_command(lab: &Lab, [what, started]: [&str; 2], mut command: Command) -> Self {
+        let (ledger, log) = (lab.path(&format!("{what}.json")), lab.path(&format!("{what}.log")));
         command
-            .args([what, "--json"])
-            .args(arguments)
             .stdout(File::create(&ledger).expect("the folder is writable"))
             .stderr(File::create(&log).expect("the folder is writable"));
         let mut farspan = Self { process: Process::start(command), ledger, log };

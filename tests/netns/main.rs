@@ -23,6 +23,7 @@ mod law;
 mod limits;
 mod own_traffic;
 mod pipes;
+mod privileges;
 mod receive;
 mod recording;
 mod resources;

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::error::{ExitCode, Explain};
-use crate::kernel::capabilities::setcap_line;
+use crate::kernel::capabilities::{Capability, remedy};
 
 /// Why an endpoint receives nothing.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ impl Explain for TunnelError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NotPermitted { .. } => {
-                Some(format!("run as root, or once: {}\nVXLAN and Geneve need no capability", setcap_line()))
+                Some(format!("{}\nVXLAN and Geneve need no capability", remedy(&[Capability::CAP_NET_RAW])))
             }
             Self::PortTaken { port, .. } => Some(format!(
                 "`ss -lunp 'sport = :{port}'` names the program; without one it is a tunnel device of the kernel: `ip -d \
