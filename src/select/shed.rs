@@ -40,21 +40,32 @@ pub struct Window {
     pub established: u32,
     /// Whether control frames are: ARP, LACP, STP, LLDP and whatever else is neither IP nor carries other traffic.
     pub control_frames: bool,
+    /// Whether frames are to be taken in larger portions, because it is CPU time that is short: to be woken costs some.
+    pub in_portions: bool,
 }
 
 impl Window {
     /// Everything.
-    pub const FULL: Self = Self { settled: BUCKETS, open: BUCKETS, established: BUCKETS, control_frames: true };
+    pub const FULL: Self =
+        Self { settled: BUCKETS, open: BUCKETS, established: BUCKETS, control_frames: true, in_portions: false };
 
     /// In one word, with a number that tells one edition from the next.
     fn packed(self, edition: u8) -> u64 {
-        let marks = [self.settled, self.open, self.established, u32::from(self.control_frames), u32::from(edition)];
-        marks.into_iter().zip([0, 17, 34, 51, 52]).fold(0, |word, (mark, at)| word | u64::from(mark) << at)
+        let [control_frames, in_portions] = [self.control_frames, self.in_portions].map(u32::from);
+        let parts = [self.settled, self.open, self.established, control_frames, in_portions, u32::from(edition)];
+        parts.into_iter().zip([0, 17, 34, 51, 52, 53]).fold(0, |word, (mark, at)| word | u64::from(mark) << at)
     }
 
     fn unpacked(word: u64) -> Self {
         let mark = |at: u32| u32::try_from(word >> at & 0x1_ffff).unwrap_or(BUCKETS);
-        Self { settled: mark(0), open: mark(17), established: mark(34), control_frames: word >> 51 & 1 == 1 }
+        let switch = |at: u32| word >> at & 1 == 1;
+        Self {
+            settled: mark(0),
+            open: mark(17),
+            established: mark(34),
+            control_frames: switch(51),
+            in_portions: switch(52),
+        }
     }
 }
 
@@ -72,7 +83,7 @@ impl Default for Admission {
 impl Admission {
     /// Sets the window. Whoever reads it knows that it was set, even to what it was.
     pub fn set(&self, window: Window) {
-        let edition = u8::try_from(self.0.load(Ordering::Relaxed) >> 52 & 0xff).unwrap_or(0).wrapping_add(1);
+        let edition = u8::try_from(self.0.load(Ordering::Relaxed) >> 53 & 0xff).unwrap_or(0).wrapping_add(1);
         // One word that stands for itself: nothing else is published by it.
         self.0.store(window.packed(edition), Ordering::Relaxed);
     }
@@ -276,7 +287,7 @@ mod tests {
         }
 
         fn set(&mut self, settled: u32, open: u32, established: u32) {
-            self.admission.set(Window { settled, open, established, control_frames: true });
+            self.admission.set(Window { settled, open, established, ..Window::FULL });
             assert!(self.shed.follow(&self.admission, self.second));
         }
 
@@ -345,7 +356,7 @@ mod tests {
         for kind in [[0x88, 0x47], [0x88, 0x64]] {
             assert!(!tried.admits(500, &frame(kind)), "{kind:x?}");
         }
-        tried.admission.set(Window { settled: 0, open: 0, established: 0, control_frames: false });
+        tried.admission.set(Window { settled: 0, open: 0, established: 0, control_frames: false, in_portions: false });
         tried.wait(0);
         assert!(!tried.admits(500, &frame([0x08, 0x06])));
     }
@@ -382,7 +393,7 @@ mod tests {
             for event in events {
                 match event {
                     Event::Marks([settled, open, established]) => {
-                        admission.set(Window { settled, open, established, control_frames: true });
+                        admission.set(Window { settled, open, established, ..Window::FULL });
                         prop_assert!(shed.follow(&admission, 0));
                     }
                     Event::Narrow(open, established) => shed.narrow(open, established),
@@ -406,9 +417,9 @@ mod tests {
         }
 
         #[test]
-        fn a_window_is_read_as_it_was_set(marks in any::<[u16; 3]>(), control_frames: bool, edition: u8) {
+        fn a_window_is_read_as_it_was_set(marks in any::<[u16; 3]>(), control_frames: bool, in_portions: bool, edition: u8) {
             let [settled, open, established] = marks.map(|mark| u32::from(mark) + 1);
-            let window = Window { settled, open, established, control_frames };
+            let window = Window { settled, open, established, control_frames, in_portions };
             prop_assert_eq!(Window::unpacked(window.packed(edition)), window);
         }
     }

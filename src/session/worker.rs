@@ -23,6 +23,10 @@ const IDLE_TURN: Duration = Duration::from_secs(1);
 const KERNEL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the ledger is shown to the control plane when a turn leaves frames behind.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// How many times `delay` frames come together where CPU time is short.
+const PORTION: u32 = 4;
+/// Frames of a turn that are few, so that those of several turns fit into any buffer.
+const FEW: u64 = 512;
 /// How long a stopped session still takes frames that the kernel had captured before, at least.
 const LEAST_GRACE: Duration = Duration::from_millis(10);
 
@@ -37,6 +41,10 @@ pub(super) struct Worker {
     /// Captured frames after which the session ends by itself.
     count: u64,
     grace: Duration,
+    /// How long frames come together where CPU time is short.
+    portion: Duration,
+    /// How many frames the latest turn found.
+    found: u64,
     /// For a session with limits.
     governed: Option<Governed>,
 }
@@ -83,6 +91,8 @@ impl Worker {
             asked_kernel_at: None,
             count: count.unwrap_or(u64::MAX),
             grace: LEAST_GRACE.max(2 * delay),
+            portion: PORTION * delay,
+            found: 0,
             governed: None,
         })
     }
@@ -107,7 +117,8 @@ impl Worker {
             let oldest = self.drain(now, stop_by.is_some());
             self.path.destinations.flush(now, &mut self.path.ledger);
             self.measure(oldest, self.path.ledger.offered - offered);
-            self.settle(now, self.path.ledger.captured - captured);
+            self.found = self.path.ledger.captured - captured;
+            self.settle(now, self.found);
             self.tell_use(now);
 
             if self.contact.stop.is_requested() && stop_by.is_none() {
@@ -174,6 +185,16 @@ impl Worker {
             let timeout = EpollTimeout::try_from(patience).unwrap_or(EpollTimeout::ZERO);
             // An interrupted or failed wait only makes this turn come early.
             let _ = self.wake.wait(&mut [EpollEvent::empty(); 1], timeout);
+        }
+        self.let_come_together();
+    }
+
+    /// Lets more frames come where CPU time is short, so that they cost one turn together, as long as there are few of them:
+    /// the buffer holds many times as many.
+    fn let_come_together(&mut self) {
+        let in_portions = self.path.selector.shed_mut().is_some_and(|shed| shed.window().in_portions);
+        if in_portions && self.found < FEW && !self.contact.stop.is_requested() {
+            std::thread::sleep(self.portion);
         }
     }
 

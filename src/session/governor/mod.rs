@@ -223,7 +223,8 @@ impl AtWork {
         let since = own.since(self.looked.own);
         let uses = self.uses(since, passed).await;
         let tightest = uses.iter().map(|&(_, allowed, measured)| measured / allowed).fold(0.0, f64::max);
-        let window = self.regulator.step(tightest, since.kept(), self.plan.shared.take_braked(), passed);
+        let mut window = self.regulator.step(tightest, since.kept(), self.plan.shared.take_braked(), passed);
+        window.in_portions = self.is_short_of_cpu() && window.settled < BUCKETS;
         self.plan.shared.admission.set(window);
         self.looked = Looked { at: now, own, ..self.looked };
 
@@ -270,6 +271,12 @@ impl AtWork {
             uses.push(("limit.underlay", allowed.fraction(), load));
         }
         uses
+    }
+
+    /// Whether it is CPU time that is limited.
+    fn is_short_of_cpu(&self) -> bool {
+        let is_total = self.plan.totals.as_ref().is_some_and(|totals| totals.limit.cpu.is_some());
+        is_total || self.plan.limit.cpu.is_some() || self.pressure.is_some()
     }
 
     /// Smooths what is shown.

@@ -151,7 +151,7 @@ impl Regulator {
     fn window(&mut self, interval: Duration) -> Window {
         let (open, established) = (mark(self.open), mark(self.established));
         let settled = self.settling.note(open, interval);
-        Window { settled, open, established, control_frames: self.in_vain < LAST_RESORT }
+        Window { settled, open, established, control_frames: self.in_vain < LAST_RESORT, in_portions: false }
     }
 }
 
