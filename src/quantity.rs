@@ -245,6 +245,11 @@ impl PortRange {
         self.first
     }
 
+    /// The last port.
+    pub const fn last(self) -> u16 {
+        self.last
+    }
+
     /// How many ports.
     pub const fn count(self) -> u32 {
         self.last as u32 - self.first as u32 + 1

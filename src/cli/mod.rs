@@ -11,6 +11,7 @@ mod output;
 mod probe;
 mod progress;
 mod receive;
+mod run;
 mod running;
 mod runtime;
 mod session_arguments;
@@ -55,6 +56,9 @@ enum Command {
     /// Say what mirroring would do, and find every mistake, without sending anything
     #[command(after_help = check::EXAMPLES, override_usage = check::USAGE)]
     Check(SessionArguments<AllSourceArguments>),
+    /// Run every session of a configuration, and keep it running
+    #[command(after_help = run::EXAMPLES)]
+    Run(run::RunArguments),
     /// Send a harmless exchange through the tunnel, and print the IDS rule that proves it arrived
     #[command(after_help = probe::EXAMPLES)]
     Probe(probe::ProbeArguments),
@@ -74,6 +78,7 @@ pub fn run() -> ExitCode {
         Command::Mirror(arguments) => mirror::run(&arguments, log.quiet).map(|()| ExitCode::Done),
         Command::Receive(arguments) => receive::run(&arguments, log.quiet).map(|()| ExitCode::Done),
         Command::Check(arguments) => check::run(&arguments).map(|()| ExitCode::Done),
+        Command::Run(arguments) => run::run(&arguments, log.quiet).map(|()| ExitCode::Done),
         Command::Probe(arguments) => probe::run(&arguments, log.quiet).map(|()| ExitCode::Done),
         Command::Compare(arguments) => compare::run(&arguments, log.quiet),
         Command::Generate(arguments) => generate::run(&arguments, Arguments::command()).map(|()| ExitCode::Done),

@@ -57,7 +57,15 @@ pub fn print(text: &str) -> Result<(), Problems> {
 /// As [`print`].
 pub fn print_ledger(destinations: &[DestinationPlan], ledger: &Ledger, json: bool) -> Result<(), Problems> {
     let text = if json { format!("{}\n", ledger.to_json()) } else { ledger.table().to_string() };
-    if destinations.iter().any(writes_standard_output) { write(&mut io::stderr().lock(), &text) } else { print(&text) }
+    print_beside(destinations, &text)
+}
+
+/// Writes `text` to standard output, or to standard error when one of `destinations` has that for its frames.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_beside(destinations: &[DestinationPlan], text: &str) -> Result<(), Problems> {
+    if destinations.iter().any(writes_standard_output) { write(&mut io::stderr().lock(), text) } else { print(text) }
 }
 
 fn writes_standard_output(plan: &DestinationPlan) -> bool {

@@ -12,6 +12,7 @@ use clap::{Args, ValueHint};
 use super::destination_arguments::{DestinationArguments, write_destinations};
 use super::limit_arguments::{LimitArguments, SampleArguments};
 use super::source_arguments::{AnySourceArguments, SourceFlags};
+use crate::config::daemon;
 use crate::config::load::{Layers, SessionWritten};
 use crate::config::mistake::{Mistake, What};
 use crate::config::plan::SessionPlan;
@@ -90,8 +91,7 @@ impl<S: SourceFlags> SessionArguments<S> {
     pub fn plans(&self) -> Result<Vec<SessionPlan>, Problems> {
         match self.layers()? {
             Some(layers) if self.configuration.session.is_none() => {
-                let plans = layers.into_sessions()?.into_iter().map(|session| self.resolve(session));
-                Problems::gathered(plans)
+                daemon::resolve(layers, |session| self.resolve(session)).map(|plan| plan.sessions)
             }
             _ => self.plan().map(|plan| vec![plan]),
         }
@@ -147,7 +147,7 @@ impl NormaliseArguments {
 }
 
 /// Variables whose name or value is not Unicode are nobody's configuration.
-fn environment() -> impl Iterator<Item = (String, String)> {
+pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 

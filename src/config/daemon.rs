@@ -1,10 +1,13 @@
 //! The whole configuration as the daemon means it: every session, and the tables that stand beside them.
 
+use bytesize::ByteSize;
+
 use super::keys::{Keys, Mistakes};
 use super::load::{Layers, SessionWritten};
+use super::mistake::{Mistake, What};
 use super::plan::SessionPlan;
 use super::privileges::{self, PrivilegesPlan};
-use super::{defaults, words};
+use super::{contest, defaults, words};
 use crate::error::{Explain, Problems};
 use crate::quantity::CpuShare;
 
@@ -59,7 +62,14 @@ pub fn resolve(
         let mistakes = &mut mistakes;
         (limit(&top, mistakes), reload(&top, mistakes), privileges::resolve(&top, mistakes))
     };
-    let sessions = layers.into_sessions().and_then(|sessions| Problems::gathered(sessions.into_iter().map(session)));
+    let memory = layers.top().get("limit").and_then(|limit| limit.origin()).cloned();
+    let sessions = layers.into_sessions().and_then(|written| {
+        let plans = Problems::gathered(written.iter().cloned().map(session))?;
+        mistakes.extend(contest::between(&plans, &written));
+        mistakes
+            .extend(too_little_memory(limit, &plans).map(|what| Mistake::at(what, memory.as_ref(), "limit.memory")));
+        Ok(plans)
+    });
     let mut problems: Vec<Box<dyn Explain>> = mistakes.into_iter().map(Into::into).collect();
     let sessions = sessions.unwrap_or_else(|found| {
         problems.extend(found);
@@ -77,6 +87,17 @@ fn limit(top: &Keys<'_>, mistakes: &mut Mistakes) -> TotalLimitPlan {
         rate: keys.read("rate", mistakes, words::frames_a_second),
         cpu: keys.read("cpu", mistakes, str::parse),
     }
+}
+
+/// Why `limit` does not suffice for the least buffers of `sessions`.
+fn too_little_memory(limit: TotalLimitPlan, sessions: &[SessionPlan]) -> Option<What> {
+    let least: Vec<u64> = sessions.iter().map(SessionPlan::least_buffer).filter(|&least| least > 0).collect();
+    let (least, sessions) = (least.iter().sum(), least.len());
+    (limit.memory < least).then(|| What::TooLittleMemory {
+        memory: ByteSize::b(limit.memory),
+        least: ByteSize::b(least),
+        sessions,
+    })
 }
 
 fn reload(top: &Keys<'_>, mistakes: &mut Mistakes) -> ReloadPlan {

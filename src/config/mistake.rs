@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use bytesize::ByteSize;
+
 use super::destination_url::{Kind, UrlError};
 use super::endpoint::EndpointError;
 use super::written::{Origin, Place};
@@ -173,6 +175,48 @@ pub enum What {
         /// The TAP device.
         device: String,
     },
+    /// Two sessions that would write to the same.
+    #[error("the sessions {0} and {1} both write to {2}")]
+    SharedEnd(String, String, String),
+    /// A session that would read what another one writes.
+    #[error("the session {reader} reads {file}, which the session {writer} writes")]
+    ReadWhileWritten {
+        /// Who reads.
+        reader: String,
+        /// What.
+        file: String,
+        /// Who writes.
+        writer: String,
+    },
+    /// A session that would capture what another one writes to its TAP device.
+    #[error(
+        "the session {captor} would mirror the mirror of {writer}: `{pattern}` captures on its TAP device {device}"
+    )]
+    MirrorsAnother {
+        /// Who captures.
+        captor: String,
+        /// Its pattern of interface names.
+        pattern: String,
+        /// Who writes.
+        writer: String,
+        /// The TAP device.
+        device: String,
+    },
+    /// Two sessions that would receive at one UDP port.
+    #[error("the sessions {0} and {1} would both receive at UDP port {2}")]
+    SharedPort(String, String, u16),
+    /// Less memory than the least buffers of all sessions.
+    #[error(
+        "{memory} is too little memory for the capture buffers of {sessions} sessions, which are at least {least} together"
+    )]
+    TooLittleMemory {
+        /// What is given.
+        memory: ByteSize,
+        /// What the sessions need.
+        least: ByteSize,
+        /// How many sessions capture.
+        sessions: usize,
+    },
     /// Runs need the checksum that is switched off.
     #[error("UDP GSO needs the UDP checksum, which is off")]
     GsoWithoutChecksum,
@@ -302,9 +346,13 @@ impl Explain for Mistake {
             What::NoSuchUser(_) => Some("a name out of `getent passwd`, or a number".to_owned()),
             What::RotatedStream(key) => Some(format!("leave out `{key}`, or write pcap:FILE")),
             What::KeepWithoutRotation => Some("add rotate_size=100MiB or rotate_time=1h".to_owned()),
-            What::MirrorsItself { device, .. } => {
+            What::MirrorsItself { device, .. } | What::MirrorsAnother { device, .. } => {
                 Some(format!("name the interfaces, or use a pattern that leaves {device} out"))
             }
+            What::SharedEnd(..) => Some("give each its own, or let one session have both sources".to_owned()),
+            What::ReadWhileWritten { .. } => Some("read another file".to_owned()),
+            What::SharedPort(..) => Some("give each its own port, or receive both in one session".to_owned()),
+            What::TooLittleMemory { least, .. } => Some(format!("give {least} or more, or run fewer sessions")),
             What::GsoWithoutChecksum => {
                 Some("leave `udp_checksum` at auto: it is computed where datagrams leave in GSO runs".to_owned())
             }

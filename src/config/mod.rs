@@ -1,5 +1,6 @@
 //! From words to a plan: what was written, layer over layer, becomes what is meant, or a list of every mistake.
 
+pub mod change;
 pub mod daemon;
 pub mod load;
 pub mod local_end;
@@ -14,6 +15,7 @@ pub mod mistake;
 pub mod trust;
 pub mod written;
 
+mod contest;
 mod destination;
 mod file;
 mod keys;

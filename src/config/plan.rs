@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::defaults::LEAST_BUFFER;
 use super::local_end::{CaptureFilePlan, TapPlan};
 use crate::quantity::{
     Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Workers,
@@ -53,6 +54,40 @@ impl SessionPlan {
         match &self.source {
             SourcePlan::Live(live) => live.pin.get(number.checked_rem(live.pin.len())?).copied(),
             SourcePlan::File(_) | SourcePlan::Tunnels(_) => None,
+        }
+    }
+
+    /// Memory of all the session's capture buffers together, in bytes: what it asks for. A file has none.
+    pub fn buffer(&self) -> u64 {
+        match &self.source {
+            SourcePlan::Live(LivePlan { buffer, .. })
+            | SourcePlan::Tunnels(TunnelsPlan { outer: OuterPackets::Sockets { buffer }, .. }) => *buffer,
+            SourcePlan::File(_) | SourcePlan::Tunnels(_) => 0,
+        }
+    }
+
+    /// The same session with buffers of so many bytes, if it has any.
+    #[must_use]
+    pub fn with_buffer(mut self, bytes: u64) -> Self {
+        match &mut self.source {
+            SourcePlan::Live(LivePlan { buffer, .. })
+            | SourcePlan::Tunnels(TunnelsPlan { outer: OuterPackets::Sockets { buffer }, .. }) => *buffer = bytes,
+            SourcePlan::File(_) | SourcePlan::Tunnels(_) => {}
+        }
+        self
+    }
+
+    /// The least that its buffers can be, as far as it is known how many there will be: a pattern counts as one interface.
+    pub fn least_buffer(&self) -> u64 {
+        match &self.source {
+            SourcePlan::Live(live) => {
+                let rings = live.interfaces.len() * usize::from(live.workers.value());
+                LEAST_BUFFER.saturating_mul(u64::try_from(rings).unwrap_or(u64::MAX))
+            }
+            SourcePlan::Tunnels(TunnelsPlan { outer: OuterPackets::Sockets { buffer }, .. }) => {
+                LEAST_BUFFER.min(*buffer)
+            }
+            SourcePlan::File(_) | SourcePlan::Tunnels(_) => 0,
         }
     }
 

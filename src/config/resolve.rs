@@ -304,7 +304,7 @@ fn contested_file(plan: &DestinationPlan, earlier: &[DestinationPlan], source: O
 }
 
 /// Where a capture file is read from: standard input is often a file too.
-fn read_from(file: &FilePath) -> Cow<'_, Path> {
+pub(super) fn read_from(file: &FilePath) -> Cow<'_, Path> {
     match file {
         FilePath::Standard => Path::new("/dev/stdin").into(),
         FilePath::Path(path) => path.into(),
@@ -313,7 +313,7 @@ fn read_from(file: &FilePath) -> Cow<'_, Path> {
 
 /// Whether two paths lead to one regular file, which then could not be read or written beside the other. A file that
 /// does not exist yet is known by its directory and name.
-fn is_one_file(one: &Path, other: &Path) -> bool {
+pub(super) fn is_one_file(one: &Path, other: &Path) -> bool {
     one == other || identity(one).is_some_and(|identity_of_one| Some(identity_of_one) == identity(other))
 }
 

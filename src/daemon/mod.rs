@@ -1,9 +1,254 @@
 //! The daemon: every session of the configuration, kept running, changed without a gap, and shown.
+//!
+//! One thread, a tokio runtime: a task for each session ([`supervisor`]), one for reloads, one that watches the ways to
+//! all analyzers, and [`run`], which listens to signals and to whoever asks the [`Manager`]. No frame ever meets it.
 
+mod backoff;
+mod file_watch;
 pub mod http;
+mod manager;
+mod memory;
 pub mod metrics;
-pub mod view;
-
+mod notify;
+mod opening;
+mod reload;
+mod shown;
+mod supervisor;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod view;
 mod visitors;
+
+pub use manager::{IsStopping, Manager, NoSuchSession};
+pub use reload::ReloadReport;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::config::daemon::DaemonPlan;
+use crate::config::plan::{DestinationPlan, SessionPlan};
+use crate::error::Problems;
+use crate::ledger::Ledger;
+use crate::privilege;
+use crate::privilege::needs::Needs;
+use crate::session::control::{ECHO, PATIENCE, Signals};
+use manager::Request;
+use opening::{Common, Kept};
+use supervisor::{Order, in_one_line};
+
+/// How long the start waits for sessions that take their time, such as for a name server.
+const START_PATIENCE: Duration = Duration::from_secs(3);
+/// States change in bursts: systemd hears of them so long after the first.
+const STATUS_DELAY: Duration = Duration::from_millis(200);
+
+/// What the daemon is to run, and how it comes to know more.
+pub struct Configuration {
+    /// The plan as it is now.
+    pub plan: DaemonPlan,
+    /// Reads it again.
+    pub load: Box<dyn Fn() -> Result<DaemonPlan, Problems> + Send>,
+    /// The file that it is read from.
+    pub file: PathBuf,
+}
+
+/// A session's account, when the daemon has ended.
+#[derive(Debug)]
+pub struct LastAccount {
+    /// Its name.
+    pub session: String,
+    /// Where it sent.
+    pub destinations: Vec<DestinationPlan>,
+    /// What it counted under the plan that it had last.
+    pub ledger: Ledger,
+}
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen for signals")]
+pub struct NoSignals(#[from] std::io::Error);
+
+impl crate::error::Explain for NoSignals {}
+
+/// Runs every session until SIGINT or SIGTERM, and lets each finish what it has captured. `ready` is called once all of
+/// them have been opened, or tried to be. A second signal ends the daemon with the ledgers as they were last published.
+///
+/// # Errors
+/// When the runtime cannot listen for signals.
+pub async fn run(configuration: Configuration, ready: impl FnOnce(&Manager)) -> Result<Vec<LastAccount>, Problems> {
+    let Configuration { plan, load, file } = configuration;
+    let mut signals = Signals::listen().map_err(NoSignals)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(NoSignals)?;
+    let (may_start, permission) = watch::channel(false);
+    let common = Arc::new(Common::new(permission, plan.limit));
+    let (manager, requests) = Manager::new();
+
+    let opened = start_sessions(&manager, &common, &plan);
+    let signalled = tokio::select! {
+        // What takes its time goes on doing so.
+        _ = timeout(START_PATIENCE, opened) => false,
+        () = signals.next() => true,
+    };
+    // Everything is open that takes privileges, or has been tried; the threads that come now have what is left.
+    let needs = |plan: &DaemonPlan, file: &Path| Needs::of_daemon(plan, file, largest_receive_buffer());
+    let kept = privilege::drop(&needs(&plan, &file), plan.privileges.sandbox)?;
+    may_start.send_replace(true);
+    // The first frames wait for next hops that the kernel does not know yet.
+    if !signalled {
+        let _ = timeout(START_PATIENCE, manager.settled()).await;
+    }
+    let read = {
+        let file = file.clone();
+        move || load().and_then(|plan| kept.suffices_for(&needs(&plan, &file)).map(|()| plan))
+    };
+    let reloader = tokio::spawn(keep_reloading(manager.clone(), common, requests, plan, read, file));
+    if !signalled {
+        notify::ready(&manager.status());
+        ready(&manager);
+        serve(&manager, &mut signals, &mut hang_up).await;
+    }
+
+    notify::stopping();
+    // Whatever a reload was opening is let go of.
+    reloader.abort();
+    stop(&manager, &mut signals).await;
+    Ok(last_accounts(&manager))
+}
+
+/// `net.core.rmem_max` in bytes: what a receive buffer may be without a privilege.
+fn largest_receive_buffer() -> u64 {
+    let read = std::fs::read_to_string("/proc/sys/net/core/rmem_max");
+    read.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Starts the task of each session, and returns what waits for all of them to be opened.
+fn start_sessions(manager: &Manager, common: &Arc<Common>, plan: &DaemonPlan) -> impl Future<Output = ()> + use<> {
+    let plans: Vec<Arc<SessionPlan>> = plan.sessions.iter().cloned().map(Arc::new).collect();
+    let granted = reload::grant(plan.limit, &plans);
+    let (entries, tried): (Vec<_>, Vec<_>) = plans
+        .into_iter()
+        .zip(granted)
+        .map(|(plan, granted)| manager.spawn(common, plan, granted, Kept::default(), None))
+        .unzip();
+    *manager.sessions() = entries;
+    async move { drop(join_all(tried).await) }
+}
+
+/// Does what signals ask for, and tells systemd, until one asks the daemon to end.
+async fn serve(manager: &Manager, signals: &mut Signals, hang_up: &mut tokio::signal::unix::Signal) {
+    let mut changes = manager.changes();
+    let alive_every = notify::watchdog_interval();
+    let mut watchdog = interval(alive_every.unwrap_or(Duration::from_secs(1)).max(Duration::from_millis(1)));
+    watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = signals.next() => return,
+            _ = hang_up.recv() => manager.ask_for_reload(),
+            _ = watchdog.tick(), if alive_every.is_some() => {
+                if manager.is_alive() {
+                    notify::alive();
+                }
+            }
+            Ok(()) = changes.changed() => {
+                sleep(STATUS_DELAY).await;
+                changes.mark_unchanged();
+                notify::status(&manager.status());
+            }
+        }
+    }
+}
+
+/// Carries out one reload after the other.
+async fn keep_reloading(
+    manager: Manager,
+    common: Arc<Common>,
+    mut requests: UnboundedReceiver<Request>,
+    mut plan: DaemonPlan,
+    load: impl Fn() -> Result<DaemonPlan, Problems>,
+    file: PathBuf,
+) {
+    let watching = |plan: &DaemonPlan| -> Option<JoinHandle<()>> {
+        let (manager, file) = (manager.clone(), file.clone());
+        plan.reload.watch.then(|| tokio::spawn(file_watch::watch(file, move || manager.ask_for_reload())))
+    };
+    let mut watcher = watching(&plan);
+    while let Some(request) = requests.recv().await {
+        notify::reloading();
+        let outcome = match load() {
+            Ok(new) => match reload::reload(&manager, &common, &new).await {
+                Ok(report) => {
+                    if new.reload != plan.reload {
+                        watcher.take().inspect(JoinHandle::abort);
+                        watcher = watching(&new);
+                    }
+                    plan = new;
+                    Ok(report)
+                }
+                Err(problems) => Err(problems),
+            },
+            Err(problems) => Err(problems),
+        };
+        {
+            let mut reloads = manager.reloads();
+            match &outcome {
+                Ok(_) => (reloads.succeeded, reloads.last_error) = (reloads.succeeded + 1, None),
+                Err(problems) => {
+                    (reloads.failed, reloads.last_error) = (reloads.failed + 1, Some(in_one_line(problems)));
+                }
+            }
+        }
+        reload::say(&outcome);
+        notify::ready(&manager.status());
+        if let Some(answer) = request {
+            // Whoever asked may have gone.
+            let _ = answer.send(outcome);
+        }
+    }
+}
+
+/// Ends every session, and waits until each has given its last frames their fates.
+async fn stop(manager: &Manager, signals: &mut Signals) {
+    let since = Instant::now();
+    let tasks: Vec<JoinHandle<()>> = manager
+        .sessions()
+        .iter_mut()
+        .map(|entry| {
+            // A task that has ended wants no order.
+            drop(entry.orders.send(Order::Stop));
+            std::mem::replace(&mut entry.task, tokio::spawn(async {}))
+        })
+        .collect();
+    let all = timeout(PATIENCE + Duration::from_secs(1), join_all(tasks));
+    let second_signal = async {
+        loop {
+            signals.next().await;
+            // The first one's echo is no second one.
+            if since.elapsed() >= ECHO {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        _ = all => {}
+        () = second_signal => tracing::warn!("ended at once; what was under way then is not in the ledgers"),
+    }
+}
+
+fn last_accounts(manager: &Manager) -> Vec<LastAccount> {
+    let account = |entry: &manager::Entry| {
+        let plan = entry.shown.plan();
+        LastAccount {
+            session: plan.name.clone(),
+            destinations: plan.destinations.clone(),
+            ledger: entry.shown.ledger(),
+        }
+    };
+    manager.sessions().iter().map(account).collect()
+}

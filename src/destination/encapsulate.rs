@@ -112,7 +112,11 @@ impl Encapsulator {
     /// Counts sequence numbers together with the same destination of other workers: `counters` are those of the first.
     pub(super) fn share(&mut self, counters: &mut Option<Counters>) {
         if let Some(numbering) = &mut self.numbering {
-            numbering.share(counters.get_or_insert_with(|| numbering.counters().clone()).clone());
+            let own = numbering.counters();
+            // An earlier run may have had another number of ids.
+            let known = counters.take().filter(|known| known.ids() == own.ids());
+            let counters = counters.insert(known.unwrap_or_else(|| own.clone()));
+            numbering.share(counters.clone());
         }
     }
 

@@ -15,6 +15,11 @@ impl Counters {
     pub(super) fn new(ids: usize) -> Self {
         Self((0..ids).map(|_| AtomicU32::new(0)).collect())
     }
+
+    /// How many ids it counts for.
+    pub(super) fn ids(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// Numbers the datagrams of one worker.

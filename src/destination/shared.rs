@@ -8,21 +8,23 @@ use super::tap_device::{TapDevice, TapError};
 use super::xdp_queue::Queues;
 use super::zero_copy::ZeroCopy;
 use crate::config::local_end::{CaptureFilePlan, TapPlan};
-use crate::config::plan::{DestinationPlan, FilePath, TransmitPlan};
+use crate::config::plan::{DestinationPlan, Encapsulation, End, TransmitPlan};
 use crate::quantity::Mtu;
 
 /// What destinations open together. Made once a session; whoever opens a destination, for whichever worker, finds here
 /// what was opened before.
-#[derive(Debug)]
+///
+/// A clone has the same files, devices and counters: a session that is opened again goes on with them.
+#[derive(Clone, Debug)]
 pub struct Shared {
-    /// The session's capture files, dry runs among them, by name.
-    files: Vec<(FilePath, SharedFile)>,
+    /// The session's capture files, dry runs among them.
+    files: Vec<(CaptureFilePlan, SharedFile)>,
     /// The session's TAP devices, by name.
     taps: Vec<Arc<TapDevice>>,
     /// The largest MTU that frames come from: TAP devices get it unless their plan says another.
     mtu: Mtu,
-    /// The session's sequence numbers, by destination; `None` where the encapsulation has none.
-    counters: Vec<(String, Option<Counters>)>,
+    /// The session's sequence numbers, by destination and what they number; `None` where the encapsulation has none.
+    counters: Vec<(String, Encapsulation, Option<Counters>)>,
     /// How many destinations send through AF_XDP.
     members: usize,
     /// The session's interfaces in zero-copy mode, where that is wanted.
@@ -48,6 +50,21 @@ impl Shared {
         Self { mtu, ..self }
     }
 
+    /// For another run of the session, whose destinations are `plans` now: what an unchanged destination had open stays
+    /// open, so that its file and device go on and its numbers too. A pipe whose reader has ended is opened again.
+    #[must_use]
+    pub fn for_another_run(mut self, plans: &[DestinationPlan]) -> Self {
+        let new = Self::new(plans, 0);
+        let file = |plan: &DestinationPlan| match &plan.end {
+            End::File(file) => Some(file.clone()),
+            End::Tap(_) | End::Tunnel(_) => plan.file().cloned().map(CaptureFilePlan::plain),
+        };
+        let files: Vec<CaptureFilePlan> = plans.iter().filter_map(file).collect();
+        self.files.retain(|(known, file)| files.contains(known) && !file.is_closed());
+        self.taps.retain(|tap| plans.iter().any(|plan| matches!(&plan.end, End::Tap(plan) if tap.has_plan(plan))));
+        Self { files: self.files, taps: self.taps, counters: self.counters, ..new }
+    }
+
     /// Goes on to another worker of the session: it has sockets of its own.
     pub fn go_on_to(&mut self, worker: u32) {
         self.queues = queues(worker, self.members, self.zero_copy.as_ref());
@@ -58,11 +75,11 @@ impl Shared {
     /// # Errors
     /// When the file cannot be created or written.
     pub(super) fn file(&mut self, plan: &CaptureFilePlan) -> Result<SharedFile, CannotCreate> {
-        if let Some((_, file)) = self.files.iter().find(|(known, _)| *known == plan.file) {
+        if let Some((_, file)) = self.files.iter().find(|(known, _)| known.file == plan.file) {
             return Ok(file.clone());
         }
         let file = SharedFile::create(plan)?;
-        self.files.push((plan.file.clone(), file.clone()));
+        self.files.push((plan.clone(), file.clone()));
         Ok(file)
     }
 
@@ -79,14 +96,15 @@ impl Shared {
         Ok(tap)
     }
 
-    /// The sequence numbers of the destination `name`: those of the first worker that opened it, if any did.
-    pub(super) fn counters(&mut self, name: &str) -> &mut Option<Counters> {
-        let known = self.counters.iter().position(|(known, _)| known == name);
+    /// The sequence numbers of the destination `name`, whose tunnel is `encapsulation`: those of the first worker that
+    /// opened it, if any did.
+    pub(super) fn counters(&mut self, name: &str, encapsulation: &Encapsulation) -> &mut Option<Counters> {
+        let known = self.counters.iter().position(|(known, what, _)| known == name && what == encapsulation);
         let at = known.unwrap_or_else(|| {
-            self.counters.push((name.to_owned(), None));
+            self.counters.push((name.to_owned(), encapsulation.clone(), None));
             self.counters.len() - 1
         });
-        &mut self.counters[at].1
+        &mut self.counters[at].2
     }
 }
 

@@ -140,6 +140,11 @@ impl SharedFile {
         self.output().append(records)
     }
 
+    /// Whether nothing can be written any more. Whoever is still writing would know that it can.
+    pub(super) fn is_closed(&self) -> bool {
+        self.output.try_lock().is_ok_and(|output| output.closed.is_some())
+    }
+
     /// Ends the file at hand if its time is over: the next record begins another one.
     pub(super) fn look_at_the_time(&self, now: Instant) {
         self.output().look_at_the_time(now);

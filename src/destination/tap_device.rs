@@ -108,6 +108,11 @@ impl TapDevice {
         self.plan.device == name
     }
 
+    /// Whether it was made for this plan.
+    pub(super) fn has_plan(&self, plan: &TapPlan) -> bool {
+        self.plan == *plan
+    }
+
     /// The device as it is now.
     pub(super) fn now(&self) -> Attached {
         self.lock().clone()

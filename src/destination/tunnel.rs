@@ -75,7 +75,7 @@ impl Tunnel {
         let encapsulator = Encapsulator::new(&plan.encapsulation, interfaces);
         encapsulator
             .and_then(|mut encapsulator| {
-                encapsulator.share(shared.counters(&destination.name));
+                encapsulator.share(shared.counters(&destination.name, &plan.encapsulation));
                 Ok((encapsulator, open_engine(destination, plan, underlay, shared)?))
             })
             .map(|(encapsulator, engine)| Self::assemble(plan, underlay, encapsulator, engine, patience))

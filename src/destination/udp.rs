@@ -26,14 +26,19 @@ pub(super) fn open(
     port: u16,
 ) -> Result<(Vec<TunnelSocket>, Vec<u16>), OpenError> {
     let (mut sockets, mut sources) = (Vec::new(), Vec::new());
+    // The next one: where many sessions share a range, most of its ports are refused.
+    let mut unbound = None;
     for source in ports(plan.ports) {
         if sockets.len() == SOURCE_PORTS as usize {
             break;
         }
-        let socket = open_one(plan, underlay, port)?;
+        let socket = match &unbound {
+            Some(socket) => socket,
+            None => unbound.insert(open_one(plan, underlay, port)?),
+        };
         match socket.bind(underlay, source) {
             Ok(()) => {
-                sockets.push(socket);
+                sockets.extend(unbound.take());
                 sources.push(source);
             }
             Err(error) if error.kind() == ErrorKind::AddrInUse => {}

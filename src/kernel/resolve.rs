@@ -48,15 +48,50 @@ pub async fn locate(destinations: &[DestinationPlan]) -> (Vec<Option<Arc<Underla
     if destinations.iter().all(DestinationPlan::is_local) {
         return (vec![None; destinations.len()], Vec::new());
     }
-    let (netlink, links) = match ask_for_links().await {
-        Ok(kernel) => kernel,
-        Err(error) => return (vec![None; destinations.len()], vec![UnderlayError::Netlink(error).into()]),
-    };
+    match Kernel::ask().await {
+        Ok(kernel) => kernel.locate(destinations).await,
+        Err(error) => (vec![None; destinations.len()], vec![UnderlayError::Netlink(error).into()]),
+    }
+}
+
+/// A conversation with the kernel in which many ways may be asked for, and the links as they were when it began.
+#[derive(Debug)]
+pub struct Kernel {
+    netlink: Netlink,
+    links: Vec<Link>,
+}
+
+impl Kernel {
+    /// Begins the conversation.
+    ///
+    /// # Errors
+    /// When the kernel refuses the socket or does not tell the links.
+    pub async fn ask() -> io::Result<Self> {
+        let netlink = Netlink::open()?;
+        let links = netlink.links().await?;
+        Ok(Self { netlink, links })
+    }
+
+    /// As [`locate`].
+    pub async fn locate(
+        &self,
+        destinations: &[DestinationPlan],
+    ) -> (Vec<Option<Arc<Underlay>>>, Vec<Box<dyn Explain>>) {
+        let Self { netlink, links } = self;
+        locate_each(netlink, links, destinations).await
+    }
+}
+
+async fn locate_each(
+    netlink: &Netlink,
+    links: &[Link],
+    destinations: &[DestinationPlan],
+) -> (Vec<Option<Arc<Underlay>>>, Vec<Box<dyn Explain>>) {
     let (mut underlays, mut problems) = (Vec::with_capacity(destinations.len()), Vec::<Box<dyn Explain>>::new());
     for destination in destinations {
         underlays.push(match &destination.end {
             End::Tap(_) | End::File(_) => None,
-            End::Tunnel(tunnel) => match locate_one(&netlink, &links, tunnel).await {
+            End::Tunnel(tunnel) => match locate_one(netlink, links, tunnel).await {
                 Ok(underlay) => Some(Arc::new(underlay)),
                 Err(error) => {
                     problems.push(Unreachable { destination: destination.place(), error }.into());
@@ -66,12 +101,6 @@ pub async fn locate(destinations: &[DestinationPlan]) -> (Vec<Option<Arc<Underla
         });
     }
     (underlays, problems)
-}
-
-async fn ask_for_links() -> io::Result<(Netlink, Vec<Link>)> {
-    let netlink = Netlink::open()?;
-    let links = netlink.links().await?;
-    Ok((netlink, links))
 }
 
 fn is_dry_run(destination: &DestinationPlan) -> bool {

@@ -6,9 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
+use super::links::Mac;
 use super::neighbours::{Neighbour, without_neighbour};
 use super::netlink::{Event, Events, Netlink};
 use super::path_mtu::path_mtu;
@@ -28,9 +31,42 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// Keeps next hop, device and path MTU of every underlay as the kernel has them. Never ends; runs on the control
 /// runtime and is aborted with its session.
 pub async fn watch(underlays: Vec<Arc<Underlay>>) {
-    let mut ways: Vec<Way> = underlays.into_iter().map(Way::new).collect();
+    let (_nobody, mut more) = unbounded_channel();
+    let (topology, _) = watch::channel(0);
+    watch_all(underlays.into_iter().map(Way::new).collect(), &mut more, &topology).await;
+}
+
+/// The ways of any number of sessions, watched over one socket. A way is forgotten when its session has.
+#[derive(Clone, Debug)]
+pub struct Watcher {
+    more: UnboundedSender<Vec<Way>>,
+    topology: watch::Receiver<u64>,
+}
+
+impl Watcher {
+    /// Starts watching on the runtime of the caller.
+    pub fn start() -> Self {
+        let (more, mut add) = unbounded_channel();
+        let (changes, topology) = watch::channel(0);
+        tokio::spawn(async move { watch_all(Vec::new(), &mut add, &changes).await });
+        Self { more, topology }
+    }
+
+    /// Watches these, too. What the kernel does not know about them it is made to ask for at once.
+    pub fn add(&self, underlays: impl IntoIterator<Item = Arc<Underlay>>) {
+        // Nobody receives any more only when the runtime ends.
+        let _ = self.more.send(underlays.into_iter().map(Way::new).collect());
+    }
+
+    /// Changes whenever a link, an address or a route has.
+    pub fn topology(&self) -> watch::Receiver<u64> {
+        self.topology.clone()
+    }
+}
+
+async fn watch_all(mut ways: Vec<Way>, more: &mut UnboundedReceiver<Vec<Way>>, topology: &watch::Sender<u64>) {
     loop {
-        if let Err(error) = follow(&mut ways).await {
+        if let Err(error) = follow(&mut ways, more, topology).await {
             debug!("cannot follow the kernel's routes and neighbours, trying again: {error}");
         }
         sleep(AGAIN).await;
@@ -38,20 +74,39 @@ pub async fn watch(underlays: Vec<Arc<Underlay>>) {
 }
 
 /// Follows events until the kernel closes the socket.
-async fn follow(ways: &mut [Way]) -> io::Result<()> {
+async fn follow(
+    ways: &mut Vec<Way>,
+    more: &mut UnboundedReceiver<Vec<Way>>,
+    topology: &watch::Sender<u64>,
+) -> io::Result<()> {
     let mut events = Events::subscribe()?;
-    let mut next_look = Instant::now();
+    let (mut next_look, mut look_at_all) = (Instant::now(), Instant::now());
     loop {
         tokio::select! {
             event = events.next() => match event {
                 Some(Event::Neighbour(neighbour)) => hear(ways, neighbour, events.netlink()).await,
-                Some(Event::Topology) => next_look = next_look.min(Instant::now() + SETTLE),
+                Some(Event::Topology) => {
+                    topology.send_modify(|changes| *changes += 1);
+                    look_at_all = look_at_all.min(Instant::now() + SETTLE);
+                }
                 None => return Ok(()),
             },
-            () = sleep_until(next_look) => {
-                look(ways, events.netlink()).await;
-                let answered = ways.iter().all(Way::is_usable);
-                next_look = Instant::now() + if answered { TICK } else { AGAIN };
+            Some(mut new) = more.recv() => {
+                look(&mut new, events.netlink()).await;
+                next_look = next_look.min(Instant::now() + AGAIN);
+                ways.append(&mut new);
+            }
+            () = sleep_until(next_look.min(look_at_all)) => {
+                ways.retain(Way::is_wanted);
+                let now = Instant::now();
+                if now >= look_at_all {
+                    look(ways.iter_mut(), events.netlink()).await;
+                    look_at_all = Instant::now() + TICK;
+                } else {
+                    let silent: Vec<&mut Way> = ways.iter_mut().filter(|way| !way.is_usable()).collect();
+                    look(silent, events.netlink()).await;
+                }
+                next_look = if ways.iter().all(Way::is_usable) { look_at_all } else { Instant::now() + AGAIN };
             }
         }
     }
@@ -64,11 +119,59 @@ pub(super) async fn hear(ways: &mut [Way], neighbour: Neighbour, netlink: &Netli
     }
 }
 
-/// Reads everything anew, and asks for neighbours that are not known.
-pub(super) async fn look(ways: &mut [Way], netlink: &Netlink) {
+/// Reads everything anew, and asks for neighbours that are not known: once what several ways have in common.
+pub(super) async fn look(ways: impl IntoIterator<Item = &mut Way>, netlink: &Netlink) {
+    let (mut found, mut asked) = (Vec::<(Question, io::Result<Found>)>::new(), Vec::new());
     for way in ways {
-        way.refresh(netlink).await;
-        way.ask(netlink).await;
+        let question = way.question();
+        let known = found.iter().position(|(known, _)| *known == question);
+        let at = known.unwrap_or(found.len());
+        if known.is_none() {
+            found.push((question, question.ask(netlink).await));
+        }
+        way.take(&found[at].1);
+        if way.must_ask && !asked.contains(&way.neighbour) {
+            way.ask(netlink).await;
+            asked.push(way.neighbour);
+        }
+    }
+}
+
+/// What decides which way datagrams take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Question {
+    remote: IpAddr,
+    local: IpAddr,
+    bound: Option<Ifindex>,
+    /// Whether it matters where runs are cut.
+    runs: bool,
+}
+
+/// What the kernel says of a way.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    device: Ifindex,
+    mtu: Mtu,
+    own_mac: Option<Mac>,
+    /// The next hop, where one is needed, and what is known of it.
+    next_hop: Option<(IpAddr, Option<Neighbour>)>,
+    runs_are_cut: RunsAreCut,
+}
+
+impl Question {
+    async fn ask(self, netlink: &Netlink) -> io::Result<Found> {
+        let Self { remote, local, bound, runs } = self;
+        let route = netlink.route(remote, Some(local), bound).await?;
+        let mtu = path_mtu(local, remote, bound)?;
+        let runs_are_cut = if runs { netlink.runs_are_cut(route.device).await } else { RunsAreCut::Unknown };
+        let link = netlink.link(route.device).await?;
+        let address = route.gateway.unwrap_or(remote);
+        let next_hop = if route.needs_neighbour(link.as_ref()) {
+            Some((address, netlink.neighbour(route.device, address).await?))
+        } else {
+            None
+        };
+        Ok(Found { device: route.device, mtu, own_mac: link.and_then(|link| link.mac), next_hop, runs_are_cut })
     }
 }
 
@@ -91,10 +194,27 @@ impl Way {
         self.underlay.next_hop() == NextHop::Usable
     }
 
-    /// Reads route, path MTU and neighbour anew.
-    async fn refresh(&mut self, netlink: &Netlink) {
-        match self.read(netlink).await {
-            Ok(next_hop) => self.note(next_hop),
+    /// Whether anybody but the watcher still has it.
+    fn is_wanted(&self) -> bool {
+        Arc::strong_count(&self.underlay) > 1
+    }
+
+    fn question(&self) -> Question {
+        Question {
+            remote: self.underlay.remote(),
+            local: self.underlay.local(),
+            bound: self.underlay.bound_device(),
+            runs: self.underlay.runs_are_cut() == RunsAreCut::BeforeTheDevice,
+        }
+    }
+
+    /// Takes note of what the kernel says of the way now.
+    fn take(&mut self, found: &io::Result<Found>) {
+        match found {
+            Ok(found) => {
+                let next_hop = self.follow(*found);
+                self.note(next_hop);
+            }
             Err(error) => {
                 debug!("no way to {}: {error}", self.underlay.remote());
                 self.neighbour = None;
@@ -136,37 +256,28 @@ impl Way {
         }
     }
 
-    async fn read(&mut self, netlink: &Netlink) -> io::Result<NextHop> {
-        let (local, remote, bound) = (self.underlay.local(), self.underlay.remote(), self.underlay.bound_device());
-        let route = netlink.route(remote, Some(local), bound).await?;
-        let mtu = path_mtu(local, remote, bound)?;
-        if self.underlay.runs_are_cut() == RunsAreCut::BeforeTheDevice
-            && netlink.runs_are_cut(route.device).await != RunsAreCut::BeforeTheDevice
-        {
+    /// Everything at once: an engine that writes outer frames itself never sends those of one interface through another,
+    /// but for a moment.
+    fn follow(&mut self, found: Found) -> NextHop {
+        let Found { device, mtu, own_mac, next_hop, runs_are_cut } = found;
+        if self.underlay.runs_are_cut() == RunsAreCut::BeforeTheDevice && runs_are_cut != RunsAreCut::BeforeTheDevice {
             self.underlay.forget_where_runs_are_cut();
         }
-        let link = netlink.link(route.device).await?;
-        let address = route.gateway.unwrap_or(remote);
-        let needs_neighbour = route.needs_neighbour(link.as_ref());
-        let known = if needs_neighbour { netlink.neighbour(route.device, address).await? } else { None };
-
-        // Now that everything is known: an engine that writes outer frames itself never sends those of one interface
-        // through another, but for a moment.
         self.note_mtu(mtu);
-        let own_mac = link.and_then(|link| link.mac);
         if let Some(own_mac) = own_mac {
             self.underlay.set_source_mac(own_mac);
         }
-        self.neighbour = needs_neighbour.then_some((route.device, address));
+        self.neighbour = next_hop.map(|(address, _)| (device, address));
         self.must_ask = true;
-        let next_hop = if needs_neighbour {
+        let next_hop = if let Some((_, known)) = next_hop {
             known.map_or(NextHop::Resolving, |neighbour| self.learn(neighbour))
         } else {
+            let remote = self.underlay.remote();
             self.underlay.set_destination_mac(without_neighbour(own_mac.unwrap_or(EXAMPLE_MACS.0), remote));
             NextHop::Usable
         };
-        self.underlay.set_device(Some(route.device));
-        Ok(next_hop)
+        self.underlay.set_device(Some(device));
+        next_hop
     }
 
     fn note_mtu(&self, mtu: Mtu) {

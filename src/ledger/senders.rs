@@ -1,5 +1,6 @@
 //! Who sends to us, and what arrives of it: reports beside the law.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -32,6 +33,23 @@ pub struct SenderLedger {
     pub reserved_bits: u64,
 }
 
+impl SenderLedger {
+    /// Adds what an earlier run counted of the same stream.
+    fn add(&mut self, earlier: &Self) {
+        let Self { from: _, encapsulation: _, id: _, received, lost, reordered, duplicated, restarts, reserved_bits } =
+            earlier;
+        self.received += received;
+        self.lost = match (self.lost, lost) {
+            (Some(now), Some(before)) => Some(now + before),
+            (now, before) => now.or(*before),
+        };
+        self.reordered += reordered;
+        self.duplicated += duplicated;
+        self.restarts += restarts;
+        self.reserved_bits += reserved_bits;
+    }
+}
+
 /// What is known of all streams. `edition` rises with every change, so that a copy knows whether it is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Senders {
@@ -55,6 +73,22 @@ impl Senders {
     /// The streams of another worker, which are its own, behind those of this one.
     pub fn append(&mut self, other: &Self) {
         self.rows.extend_from_slice(&other.rows);
+    }
+
+    /// Adds what an earlier run of the same session knew: streams that both know go on.
+    pub fn go_on_from(&mut self, earlier: &Self) {
+        if earlier.rows.is_empty() {
+            return;
+        }
+        let place = |row: &SenderLedger| (row.from, row.encapsulation.map(Tunnel::label), row.id);
+        let mut known: HashMap<_, usize> = self.rows.iter().enumerate().map(|(at, row)| (place(row), at)).collect();
+        for row in &earlier.rows {
+            let at = *known.entry(place(row)).or_insert(self.rows.len());
+            match self.rows.get_mut(at) {
+                Some(known) => known.add(row),
+                None => self.rows.push(*row),
+            }
+        }
     }
 
     /// Becomes a copy of `other`, at no cost when it is one already. Allocates only for more rows than ever before.

@@ -2,7 +2,7 @@
 
 use std::ops::{Add, AddAssign};
 
-use super::{DestinationLedger, IcmpReports, KernelDrops, Ledger, Rewritten};
+use super::{DestinationLedger, IcmpReports, KernelDrops, Ledger, Rewritten, Senders};
 
 impl Ledger {
     /// The ledgers of one session's workers together; an empty one when there are none.
@@ -12,6 +12,15 @@ impl Ledger {
             sum
         };
         ledgers.into_iter().reduce(add).unwrap_or_default()
+    }
+
+    /// Adds what an earlier run of the same session counted, which had the same destinations.
+    pub fn go_on_from(&mut self, earlier: &Self) {
+        // Streams that both know are one, where those of two workers are two.
+        let mut senders = std::mem::take(&mut self.senders);
+        senders.go_on_from(&earlier.senders);
+        *self += &Self { senders: Senders::default(), ..earlier.clone() };
+        self.senders = senders;
     }
 }
 
@@ -96,9 +105,10 @@ impl Add for Rewritten {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::DropReason;
+    use super::super::{DropReason, SenderLedger};
     use super::*;
     use crate::quantity::Timestamp;
+    use crate::wire::decapsulate::Tunnel;
 
     /// A ledger that balances, with numbers of its own in every counter.
     fn lawful(seed: &[u64; 16]) -> Ledger {
@@ -146,6 +156,29 @@ mod tests {
             prop_assert_eq!(numbers(&sum), expected);
             prop_assert_eq!(&*sum.destinations[1].to, "pcap:copy.pcap");
         }
+    }
+
+    #[test]
+    fn a_session_that_was_started_again_goes_on_counting() {
+        let stream = |last, received| SenderLedger {
+            from: Some([192, 0, 2, last].into()),
+            encapsulation: Some(Tunnel::Gre),
+            id: Some(7),
+            received,
+            lost: Some(1),
+            reordered: 0,
+            duplicated: 0,
+            restarts: 0,
+            reserved_bits: 0,
+        };
+        let (mut now, mut before) = (lawful(&[3; 16]), lawful(&[5; 16]));
+        now.senders.update(|rows| rows.extend([stream(1, 10), stream(2, 20)]));
+        before.senders.update(|rows| rows.extend([stream(2, 100), stream(3, 300)]));
+        let captured = now.captured + before.captured;
+        now.go_on_from(&before);
+        assert_eq!((now.captured, now.balance()), (captured, Ok(())));
+        let received: Vec<_> = now.senders.rows().iter().map(|row| (row.received, row.lost)).collect();
+        assert_eq!(received, [(10, Some(1)), (120, Some(2)), (300, Some(1))]);
     }
 
     #[test]

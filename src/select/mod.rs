@@ -3,6 +3,7 @@
 //! Filter and direction are asked in the kernel or in libpcap, before a frame is captured. What comes out of a tunnel
 //! meets the filter in its source, which says so with the frame.
 
+pub mod all_tunnels;
 pub mod own_traffic;
 pub mod sample;
 pub mod shed;
@@ -36,7 +37,7 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// A selector that keeps what `sample` says, but never the session's own tunnels.
+    /// A selector that keeps what `sample` says, but never our own tunnels.
     pub fn new(own_traffic: OwnTraffic, sample: SamplePlan) -> Self {
         Self { own_traffic, sample: Sample::of(sample), shed: None }
     }
@@ -49,6 +50,11 @@ impl Selector {
     /// Which flows are left out, if any ever are.
     pub fn shed_mut(&mut self) -> Option<&mut Shed> {
         self.shed.as_mut()
+    }
+
+    /// Learns what changed around the session since the last turn.
+    pub fn catch_up(&mut self) {
+        self.own_traffic.catch_up();
     }
 
     /// Decides about one frame.

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use super::all_tunnels::AllTunnels;
 use crate::quantity::{ErspanSessionId, GreKey};
 use crate::wire::layers::{self, Fragment, Ip, IpVersion, Layers, u16_at};
 use crate::wire::{erspan, gre};
@@ -70,23 +71,41 @@ impl OwnTunnel {
     }
 }
 
-/// Recognises the session's own datagrams, their later fragments, and ICMP errors that quote them.
+/// Recognises our own datagrams, their later fragments, and ICMP errors that quote them.
 #[derive(Debug, Default)]
 pub struct OwnTraffic {
-    tunnels: Vec<Recogniser>,
+    paths: Vec<OwnPath>,
+    all: AllTunnels,
+    /// Which edition of `all` the paths are.
+    edition: u64,
 }
 
 impl OwnTraffic {
     /// Recognises these tunnels; none are a mirror that only writes files.
     pub fn new(tunnels: Vec<OwnTunnel>) -> Self {
-        Self { tunnels: tunnels.into_iter().map(Recogniser::new).collect() }
+        Self { paths: OwnPath::of(tunnels, Vec::new()), ..Self::default() }
+    }
+
+    /// Recognises the tunnels of `all` sessions, also those that come later.
+    pub fn following(all: &AllTunnels) -> Self {
+        let (edition, tunnels) = all.read();
+        Self { paths: OwnPath::of(tunnels, Vec::new()), all: all.clone(), edition }
+    }
+
+    /// Takes note of tunnels that came or went, if any did. For between turns: one atomic load where none did.
+    pub fn catch_up(&mut self) {
+        if self.all.edition() != self.edition {
+            let (edition, tunnels) = self.all.read();
+            self.paths = OwnPath::of(tunnels, std::mem::take(&mut self.paths));
+            self.edition = edition;
+        }
     }
 
     /// Whether `frame` is ours. Asked once for each captured frame, in the order of capture: a first fragment tells
     /// which later ones are ours.
     pub fn is_ours(&mut self, frame: &[u8], layers: &Layers) -> bool {
         let Some(ip) = layers.ip else { return false };
-        self.tunnels.iter_mut().any(|tunnel| tunnel.has_sent(frame, &ip)) || self.is_quoted(frame, &ip)
+        self.paths.iter_mut().any(|path| path.has_sent(frame, &ip)) || self.is_quoted(frame, &ip)
     }
 
     /// Whether an ICMP error to us quotes a datagram of ours: RFC 792 asks for its IP header and eight bytes, RFC 4443
@@ -97,33 +116,54 @@ impl OwnTraffic {
         }
         let Some(quoted) = Ip::parse(frame, ip.transport + ICMP_HEADER_LEN) else { return false };
         let (_, addressee) = ip.addresses(frame);
-        self.tunnels.iter().any(|tunnel| {
-            tunnel.local == addressee && tunnel.is_on_path(frame, &quoted) && tunnel.is_own(frame, &quoted)
-        })
+        self.paths
+            .iter()
+            .any(|path| path.local == addressee && path.is_on_path(frame, &quoted) && path.is_own(frame, &quoted))
     }
 }
 
-/// What one tunnel's packets look like.
+/// What the packets of our tunnels between two addresses look like: hundreds of sessions often have one analyzer, and a
+/// frame that is none of theirs is to be told so at once.
 #[derive(Debug)]
-struct Recogniser {
+struct OwnPath {
     /// As in an IP header: 4 or 16 bytes.
     local: Vec<u8>,
     remote: Vec<u8>,
     /// The last four bytes of `remote`.
     remote_end: [u8; 4],
-    carrier: Carrier,
+    /// UDP or GRE.
+    protocol: u8,
+    carriers: Vec<Carrier>,
     fragments: FragmentIds,
 }
 
-impl Recogniser {
-    fn new(tunnel: OwnTunnel) -> Self {
-        let remote = octets(tunnel.remote);
-        Self {
-            local: octets(tunnel.local),
-            remote_end: remote.last_chunk().copied().unwrap_or_default(),
-            remote,
-            carrier: tunnel.carrier,
-            fragments: FragmentIds::new(),
+impl OwnPath {
+    /// The paths of `tunnels`. What is known of fragments on paths that were there `before` stays known.
+    fn of(tunnels: Vec<OwnTunnel>, mut before: Vec<Self>) -> Vec<Self> {
+        let mut paths = Vec::<Self>::new();
+        for OwnTunnel { local, remote, carrier } in tunnels {
+            let (local, remote, protocol) = (octets(local), octets(remote), carrier.ip_protocol());
+            let is_same = |path: &Self| path.local == local && path.remote == remote && path.protocol == protocol;
+            if let Some(path) = paths.iter_mut().find(|path| is_same(path)) {
+                path.take_up(carrier);
+                continue;
+            }
+            let known = before.iter().position(is_same).map(|at| before.swap_remove(at).fragments);
+            let fragments = known.unwrap_or_else(FragmentIds::new);
+            let remote_end = remote.last_chunk().copied().unwrap_or_default();
+            paths.push(Self { local, remote, remote_end, protocol, carriers: vec![carrier], fragments });
+        }
+        paths
+    }
+
+    /// Adds another tunnel of the path. One to the same port differs in its source ports only.
+    fn take_up(&mut self, carrier: Carrier) {
+        if let Carrier::Udp { sources: more, destination } = &carrier
+            && let Some(sources) = self.carriers.iter_mut().find_map(|known| known.udp_sources_to(*destination))
+        {
+            sources.extend(more);
+        } else if !self.carriers.contains(&carrier) {
+            self.carriers.push(carrier);
         }
     }
 
@@ -147,19 +187,27 @@ impl Recogniser {
         destination.last_chunk() == Some(&self.remote_end)
             && destination == self.remote
             && source == self.local
-            && ip.protocol == self.carrier.ip_protocol()
+            && ip.protocol == self.protocol
     }
 
     /// Whether a packet on our path is ours.
     fn is_own(&self, bytes: &[u8], ip: &Ip) -> bool {
         match ip.fragment {
-            Fragment::Whole | Fragment::First => self.carrier.carries(bytes, ip),
+            Fragment::Whole | Fragment::First => self.carriers.iter().any(|carrier| carrier.carries(bytes, ip)),
             Fragment::Later => fragment_id(bytes, ip).is_some_and(|id| self.fragments.contains(id)),
         }
     }
 }
 
 impl Carrier {
+    /// Our source ports, where UDP goes to this port.
+    fn udp_sources_to(&mut self, port: u16) -> Option<&mut Vec<u16>> {
+        match self {
+            Self::Udp { sources, destination } if *destination == port => Some(sources),
+            _ => None,
+        }
+    }
+
     fn ip_protocol(&self) -> u8 {
         match self {
             Self::Udp { .. } => layers::UDP,
@@ -541,6 +589,31 @@ mod tests {
         }
         assert!(is_ours(&mut own, &gre(ipv4(), &[0x0000_88be])));
         assert!(!is_ours(&mut own, &gre(ipv6(), &[0x0000_88be])));
+    }
+
+    #[test]
+    fn tunnels_of_other_sessions_are_ours_from_the_next_turn_on() {
+        let hosts = ipv4();
+        let tunnel = |carrier| OwnTunnel { local: hosts.local, remote: hosts.remote, carrier };
+        let all = AllTunnels::default();
+        let _first = all.enter(vec![tunnel(vxlan())]);
+        let mut own = OwnTraffic::following(&all);
+        let fragments = fragments(hosts, VXLAN, 77, &[0; 1000]);
+        assert!(is_ours(&mut own, &fragments[0]));
+
+        let other = Carrier::Udp { sources: vec![51_000], destination: 4789 };
+        let second = all.enter(vec![tunnel(other), tunnel(Carrier::Erspan1)]);
+        let theirs = [udp(hosts.local, hosts.remote, 51_000, 4789), gre(hosts, &[0x0000_88be])];
+        assert!(theirs.iter().all(|frame| !is_ours(&mut own, frame)));
+        own.catch_up();
+        assert!(theirs.iter().all(|frame| is_ours(&mut own, frame)));
+        assert!(is_ours(&mut own, &fragments[1]), "what was known of fragments stays known");
+        assert_eq!(own.paths.iter().map(|path| path.carriers.len()).collect::<Vec<_>>(), [1, 1]);
+
+        drop(second);
+        own.catch_up();
+        assert!(theirs.iter().all(|frame| !is_ours(&mut own, frame)));
+        assert!(is_ours(&mut own, &udp(hosts.local, hosts.remote, 50_000, 4789)));
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::stop::Stop;
+use super::window::Window;
 use crate::error::Explain;
 use crate::ledger::Published;
 
@@ -15,6 +16,8 @@ pub(super) struct Contact {
     pub(super) published: Published,
     /// What went wrong in the session.
     pub(super) failures: Failures,
+    /// Which frames are this run's.
+    pub(super) window: Window,
 }
 
 /// What went wrong in a session, each thing once: when an interface goes away, all workers see it.

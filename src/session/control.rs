@@ -14,9 +14,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long a session may take to end before the operator hears why: a pipe that gives or takes nothing blocks it.
 const REMINDER: Duration = Duration::from_secs(1);
 /// How long it may take at all.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// So soon after the first, a second signal is the first one's echo: timeout(1) signals the program, then its group.
-const ECHO: Duration = Duration::from_millis(100);
+pub const ECHO: Duration = Duration::from_millis(100);
 
 /// SIGINT and SIGTERM. From the moment it exists they end nothing but what waits for them.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ impl Signals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn next(&mut self) {
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => (),
             _ = self.terminate.recv() => (),

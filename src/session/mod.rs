@@ -8,13 +8,14 @@ mod running;
 mod stop;
 #[cfg(test)]
 mod testing;
+mod window;
 mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::defaults::MOST_TAP_MTU;
-use crate::config::plan::{DestinationPlan, End, LimitPlan, SessionPlan, SourcePlan};
+use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
 use crate::destination::open_error::CannotOpen;
 use crate::destination::tap::Tap;
@@ -26,6 +27,7 @@ use crate::ledger::{Ledger, Published};
 use crate::normalise::Normaliser;
 use crate::quantity::Mtu;
 use crate::select::Selector;
+use crate::select::all_tunnels::{AllTunnels, Entry};
 use crate::select::own_traffic::{OwnTraffic, OwnTunnel};
 use crate::source::{self, Interface, Progress};
 
@@ -35,6 +37,7 @@ use path::Path;
 use running::Ready;
 pub use running::{Outcome, Running};
 use stop::Stop;
+use window::Window;
 use worker::Worker;
 
 /// A session with everything open and nothing moving yet.
@@ -45,9 +48,20 @@ pub struct Session {
     files: Vec<bool>,
     interfaces: Vec<Interface>,
     progress: Option<Progress>,
-    name: String,
-    limit: LimitPlan,
     governor: Option<governor::Plan>,
+    /// Keeps the session's tunnels among those that no session captures.
+    tunnels: Entry,
+}
+
+/// What a session of the daemon finds there already.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// The tunnels of all sessions, which this one adds its own to.
+    pub all_tunnels: AllTunnels,
+    /// What the session had open in an earlier run, and afterwards what it has open now.
+    pub shared: Option<Shared>,
+    /// What all sessions together use, where that is limited.
+    pub totals: Option<Arc<Totals>>,
 }
 
 /// What keeps an otherwise sound session from starting or from ending well.
@@ -116,6 +130,18 @@ impl Session {
     /// # Errors
     /// Everything that could not be opened.
     pub fn open(plan: &SessionPlan, underlays: &[Option<Arc<Underlay>>]) -> Result<Self, Problems> {
+        Self::open_among(plan, underlays, &mut Surroundings::default())
+    }
+
+    /// The same, in surroundings that are not empty.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_among(
+        plan: &SessionPlan,
+        underlays: &[Option<Arc<Underlay>>],
+        around: &mut Surroundings,
+    ) -> Result<Self, Problems> {
         let opened = source::open(plan)?;
         let (patience, delay) = match &plan.source {
             SourcePlan::Live(live) => (Patience::Drop, live.delay),
@@ -124,9 +150,14 @@ impl Session {
         };
         let names: Vec<String> = opened.interfaces.iter().map(|interface| interface.name.clone()).collect();
         let mtu = mirrored_mtu(plan, opened.interfaces.iter().map(|interface| interface.mtu));
-        let shared = Shared::new(&plan.destinations, 0).of_mtu(mtu);
+        let shared = match around.shared.take() {
+            Some(shared) => shared.for_another_run(&plan.destinations),
+            None => Shared::new(&plan.destinations, 0),
+        };
+        let shared = around.shared.insert(shared.of_mtu(mtu));
         let destinations = open_for_workers(plan, underlays, &names, patience, shared)?;
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
+        let tunnels = around.all_tunnels.enter(own);
 
         let no_resources = |cause: nix::Error| SessionError::Resources { cause: cause.into() };
         let failures = Failures::default();
@@ -135,9 +166,9 @@ impl Session {
             let ledger = Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())));
             let stop = Stop::new().map_err(no_resources)?;
             let published = Published::new(ledger.clone());
-            let contact = Contact { stop, published, failures: failures.clone() };
+            let contact = Contact { stop, published, failures: failures.clone(), window: Window::open() };
             let path = Path {
-                selector: Selector::new(OwnTraffic::new(own.clone()), plan.sample),
+                selector: Selector::new(OwnTraffic::following(&around.all_tunnels), plan.sample),
                 normaliser: Normaliser::new(plan.normalise.truncate),
                 destinations,
                 ledger,
@@ -145,28 +176,23 @@ impl Session {
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
             workers.push(Ready { worker, contact, cpu: plan.cpu(number), priority: plan.priority.clone() });
         }
-        let session = Self {
+        let underlays: Vec<_> = underlays.iter().flatten().cloned().collect();
+        let governor = governor::Plan::of(&plan.name, plan.limit, underlays.clone(), around.totals.clone());
+        if let Some(plan) = &governor {
+            for Ready { worker, .. } in &mut workers {
+                worker.govern(&plan.shared);
+            }
+        }
+        Ok(Self {
             workers,
             failures,
-            underlays: underlays.iter().flatten().cloned().collect(),
+            underlays,
             files: plan.destinations.iter().map(|destination| destination.file().is_some()).collect(),
             interfaces: opened.interfaces,
             progress: opened.progress,
-            name: plan.name.clone(),
-            limit: plan.limit,
-            governor: None,
-        };
-        Ok(session.within(None))
-    }
-
-    /// The same session, which then also keeps to what all sessions of the daemon may use together.
-    #[must_use]
-    pub fn within(mut self, totals: Option<Arc<Totals>>) -> Self {
-        self.governor = governor::Plan::of(&self.name, self.limit, self.underlays.clone(), totals);
-        if let Some(plan) = &self.governor {
-            self.workers.iter_mut().for_each(|ready| ready.worker.govern(&plan.shared));
-        }
-        self
+            governor,
+            tunnels,
+        })
     }
 
     /// The interfaces, or the file, that are mirrored.
@@ -184,7 +210,18 @@ impl Session {
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        Ok(Running::start(self.workers, self.failures, self.underlays, self.files)?.governed_by(self.governor))
+        let running = Running::start(self.workers, self.failures, self.underlays, self.files, Some(self.tunnels))?;
+        Ok(running.governed_by(self.governor))
+    }
+
+    /// Starts the workers, which let every frame pass by until [`Running::begin_at`] says whose the frames are: an earlier
+    /// run of the session still mirrors them. A capture file, which no earlier run has, begins at once.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_waiting(self) -> Result<Running, Problems> {
+        self.workers.iter().for_each(|ready| ready.contact.window.close());
+        self.start()
     }
 
     /// Runs the workers on this thread, one after the other, each to the end of its files. This is the fuzzer's door:
@@ -214,7 +251,7 @@ fn open_for_workers(
     underlays: &[Option<Arc<Underlay>>],
     interfaces: &[String],
     patience: Patience,
-    mut shared: Shared,
+    shared: &mut Shared,
 ) -> Result<Vec<Destinations>, Problems> {
     let workers = plan.workers();
     let open = |number: u8| {
@@ -222,7 +259,7 @@ fn open_for_workers(
             shared.go_on_to(number.into());
         }
         let own: Vec<_> = plan.destinations.iter().map(|plan| plan.of_worker(number.into(), workers)).collect();
-        open_destinations(&own, underlays, interfaces, patience, &mut shared)
+        open_destinations(&own, underlays, interfaces, patience, shared)
     };
     (0..workers.value()).map(open).collect()
 }

@@ -11,13 +11,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::SessionError;
 use super::contact::{Contact, Failures};
-use super::governor::{self, Governor, GovernorView};
+use super::governor::{self, Governor};
 use super::worker::Worker;
 use crate::config::plan::{PriorityPlan, Scheduling};
 use crate::destination::Unwritten;
 use crate::error::{Explain, Problems};
 use crate::kernel::underlay::Underlay;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Published};
+use crate::quantity::Timestamp;
+use crate::select::all_tunnels::Entry;
 use crate::sys::thread as scheduling;
 
 /// A session whose workers run.
@@ -33,6 +35,7 @@ pub struct Running {
     at_work: usize,
     /// For a session with limits.
     governor: Option<Governor>,
+    tunnels: Option<Entry>,
 }
 
 /// How a session ended.
@@ -73,10 +76,12 @@ impl Running {
         failures: Failures,
         underlays: Vec<Arc<Underlay>>,
         files: Vec<bool>,
+        tunnels: Option<Entry>,
     ) -> Result<Self, Problems> {
         let (send, exits) = unbounded_channel();
         let contacts = workers.iter().map(|ready| ready.contact.clone()).collect();
-        let running = Self { contacts, failures, underlays, files, exits, at_work: workers.len(), governor: None };
+        let running =
+            Self { contacts, failures, underlays, files, exits, at_work: workers.len(), governor: None, tunnels };
         for (number, ready) in workers.into_iter().enumerate() {
             if let Err(cause) = start_one(number, ready, send.clone()) {
                 running.stop();
@@ -93,8 +98,8 @@ impl Running {
     }
 
     /// What the governor measures and does; `None` for a session without limits.
-    pub fn governor(&self) -> Option<GovernorView> {
-        self.governor.as_ref().map(Governor::view)
+    pub fn governor(&self) -> Option<governor::Shown> {
+        self.governor.as_ref().map(Governor::shown)
     }
 
     /// Asks the workers to end; [`ended`](Self::ended) tells when they have.
@@ -103,9 +108,32 @@ impl Running {
         self.underlays.iter().for_each(|underlay| underlay.stop_waiting());
     }
 
+    /// From this moment on frames are this run's, if it was started waiting and nobody has said so yet.
+    pub fn begin_at(&self, moment: Timestamp) {
+        self.contacts.iter().for_each(|contact| contact.window.begin_at(moment));
+    }
+
+    /// Asks the workers to end; frames that are captured from this moment on are not theirs any more. It should be some
+    /// milliseconds ahead, so that no worker is past it.
+    pub fn stop_at(&self, moment: Timestamp) {
+        self.contacts.iter().for_each(|contact| contact.window.end_at(moment));
+        self.stop();
+    }
+
     /// The ledger of all workers together, as it was a moment ago.
     pub fn ledger(&self) -> Ledger {
         Ledger::sum(self.contacts.iter().map(|contact| contact.published.read()))
+    }
+
+    /// What each worker shows of itself.
+    pub fn published(&self) -> Vec<Published> {
+        self.contacts.iter().map(|contact| contact.published.clone()).collect()
+    }
+
+    /// What keeps the session's tunnels out of all captures: whoever has it may let it outlive the session, until its last
+    /// datagrams and the answers to them have passed.
+    pub fn take_tunnels(&mut self) -> Option<Entry> {
+        self.tunnels.take()
     }
 
     /// Waits for the end of all workers. Where one ends, the others are asked to: a session without a part of its flows
@@ -133,7 +161,10 @@ impl Running {
 /// Starts one worker thread.
 fn start_one(number: usize, ready: Ready, exits: UnboundedSender<Exit>) -> std::io::Result<()> {
     let Ready { mut worker, contact, cpu, priority } = ready;
+    let session = tracing::Span::current();
     let run = move || {
+        // So that what the worker logs names its session, where there are several.
+        let _session = session.enter();
         // Nothing of a worker that panicked is used again but what it has published.
         let well = catch_unwind(AssertUnwindSafe(|| match settle_down(cpu, &priority) {
             Ok(()) => worker.run(),
@@ -226,7 +257,7 @@ mod tests {
 
     fn outcome(workers: impl FnOnce(&Failures) -> Vec<Ready>) -> Outcome {
         let failures = Failures::default();
-        let mut running = Running::start(workers(&failures), failures, Vec::new(), vec![true]).unwrap();
+        let mut running = Running::start(workers(&failures), failures, Vec::new(), vec![true], None).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(running.ended())
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::contact::{Contact, Failures};
 use super::path::Path;
 use super::stop::Stop;
+use super::window::Window;
 use super::worker::Worker;
 use crate::config::local_end::CaptureFilePlan;
 use crate::config::plan::{FilePath, SamplePlan};
@@ -37,7 +38,7 @@ fn ledger() -> Ledger {
 
 pub(super) fn contact() -> Contact {
     let (stop, published) = (Stop::new().unwrap(), Published::new(ledger()));
-    Contact { stop, published, failures: Failures::default() }
+    Contact { stop, published, failures: Failures::default(), window: Window::open() }
 }
 
 pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Option<u64>) -> Worker {

@@ -29,6 +29,9 @@ const PORTION: u32 = 4;
 const FEW: u64 = 512;
 /// How long a stopped session still takes frames that the kernel had captured before, at least.
 const LEAST_GRACE: Duration = Duration::from_millis(10);
+/// How long it does at most where a run that goes on from a certain moment relies on it: a worker that the host kept from
+/// its processor catches up in that.
+const MOST_GRACE: Duration = Duration::from_secs(2);
 
 /// One worker: owns its sources, its stages and its ledger, shares nothing that a frame touches.
 pub(super) struct Worker {
@@ -114,6 +117,7 @@ impl Worker {
 
             self.follow_window(now);
             let (captured, offered) = (self.path.ledger.captured, self.path.ledger.offered);
+            self.path.selector.catch_up();
             let oldest = self.drain(now, stop_by.is_some());
             self.path.destinations.flush(now, &mut self.path.ledger);
             self.measure(oldest, self.path.ledger.offered - offered);
@@ -126,14 +130,16 @@ impl Worker {
                 // What the kernel captured before still sits in its buffer: give it time to hand that over.
                 stop_by = Some(now + self.grace);
             }
-            if self.has_ended() || stop_by.is_some_and(|by| now >= by) {
+            if self.has_ended() || stop_by.is_some_and(|by| self.may_leave(now, by)) {
                 break;
             }
         }
+        let window = self.contact.window.read();
         for tap in &mut self.taps {
             let Self { path, count, .. } = self;
+            let recorded = tap.source.descriptor().is_none();
             tap.source.finish(&mut |frame| {
-                if path.ledger.captured < *count {
+                if path.ledger.captured < *count && (recorded || window.contains(&frame.timestamp.nanos())) {
                     path.take(frame);
                 }
             });
@@ -201,6 +207,7 @@ impl Worker {
     /// Takes what the sources have, in turn, and says when the oldest of the live frames was captured.
     fn drain(&mut self, now: Instant, stopping: bool) -> Option<Timestamp> {
         let Self { taps, path, contact, count, wake, .. } = self;
+        let window = contact.window.read();
         let mut oldest = None;
         for tap in taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             // A source that fails gives what it still holds, be it over the budget.
@@ -215,10 +222,15 @@ impl Worker {
                 tap.readiness = Readiness::Ended;
                 continue;
             }
-            let mut first = Timestamp::MAX;
+            let (mut first, mut is_over) = (Timestamp::MAX, false);
             let mut take = |frame: &Frame<'_>| {
-                first = first.min(frame.timestamp);
-                path.take(frame);
+                // What a file holds was captured before there was a run.
+                if recorded || window.contains(&frame.timestamp.nanos()) {
+                    first = first.min(frame.timestamp);
+                    path.take(frame);
+                } else {
+                    is_over |= frame.timestamp.nanos() >= window.end;
+                }
             };
             tap.readiness = tap.source.drain(now, budget, &mut take).unwrap_or_else(|failure| {
                 contact.failures.report(failure);
@@ -226,6 +238,10 @@ impl Worker {
                 let _ = tap.source.descriptor().map(|descriptor| wake.delete(descriptor));
                 Readiness::Ended
             });
+            if stopping && is_over {
+                // What comes now is another run's.
+                tap.readiness = Readiness::Waiting;
+            }
             // When a recorded frame was captured says nothing about its way through here.
             if !recorded && first < Timestamp::MAX {
                 oldest = Some(oldest.map_or(first, |oldest: Timestamp| oldest.min(first)));
@@ -248,6 +264,7 @@ impl Worker {
             self.ask_kernel(false);
         }
         debug_assert_eq!(self.path.ledger.balance(), Ok(()));
+        self.contact.published.note_turn(found > 0);
         if is_due(&mut self.published_at, now, PUBLISH_INTERVAL) || found < BUDGET as u64 {
             self.contact.published.update(&self.path.ledger);
         }
@@ -260,6 +277,13 @@ impl Worker {
         }
         self.path.ledger.kernel = self.taps.iter().fold(KernelDrops::default(), |sum, tap| sum + tap.kernel_drops);
         self.path.ledger.senders.update(|all| self.taps.iter_mut().for_each(|tap| tap.source.senders(end, all)));
+    }
+
+    /// Whether a stopped session may leave what its sources still hold. At its time's end it owes nobody a frame; where
+    /// another run goes on from a certain moment, it does until it has seen that moment, or nothing more comes.
+    fn may_leave(&self, now: Instant, by: Instant) -> bool {
+        let owes = self.contact.window.ends() && self.taps.iter().any(|tap| tap.readiness == Readiness::More);
+        now >= by && (!owes || now >= by + MOST_GRACE)
     }
 
     /// Whether there is nothing left to do.

@@ -64,6 +64,18 @@ pub(super) fn check(expression: &str) -> Result<(), SourceError> {
     of_ethernet(expression).map(drop)
 }
 
+/// Whether `expression` can be understood on any kind of link that is captured; if not, why not on Ethernet.
+pub(super) fn check_anywhere(expression: &str) -> Result<(), SourceError> {
+    const OTHERS: [pcap::Linktype; 4] = [
+        pcap::Linktype::LINUX_SLL,
+        pcap::Linktype::LINUX_SLL2,
+        pcap::Linktype::RAW,
+        pcap::Linktype::IEEE802_11_RADIOTAP,
+    ];
+    let understands = |link| Capture::dead(link).is_ok_and(|capture| capture.compile(expression, true).is_ok());
+    check(expression).or_else(|error| if OTHERS.into_iter().any(understands) { Ok(()) } else { Err(error) })
+}
+
 /// A program that asks complete Ethernet frames, tags and all; none when every frame matches.
 pub(super) fn of_ethernet(expression: &str) -> Result<Option<BpfProgram>, SourceError> {
     let bad = |ethernet: &Capture<_>, cause| bad_filter(ethernet, expression, cause);

@@ -33,7 +33,7 @@ use ring::RingCapture;
 
 use crate::config::defaults::{self, LEAST_BUFFER};
 use crate::config::plan::{Engine, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
-use crate::error::{Explain, Problems};
+use crate::error::{ExitCode, Explain, Problems};
 use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::{KernelDrops, SenderLedger};
 use crate::quantity::{Directions, Mtu, Timestamp};
@@ -116,6 +116,35 @@ pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
             Problems::unless_empty(interfaces::meant(&live.interfaces).1).map_err(|found| problems_of(plan, found))
         }
         SourcePlan::File(_) | SourcePlan::Tunnels(_) => Ok(()),
+    }
+}
+
+/// Whether the filter of `plan` can be understood, on some link at least: on which one it captures is known when it is
+/// opened.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_filter(plan: &SessionPlan) -> Result<(), Problems> {
+    filter::check_anywhere(&plan.filter)
+        .map_err(|problem| Problems::from(Misconfigured(problem)).at(&format!("session.{}.select.filter", plan.name)))
+}
+
+/// A mistake in a configuration file that only libpcap finds.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Misconfigured(SourceError);
+
+impl Explain for Misconfigured {
+    fn place(&self) -> Option<String> {
+        self.0.place()
+    }
+
+    fn hint(&self) -> Option<String> {
+        self.0.hint()
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Config
     }
 }
 

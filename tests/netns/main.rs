@@ -16,6 +16,7 @@ mod traffic;
 mod bad_input;
 mod bulk;
 mod captures;
+mod daemon;
 mod encapsulations;
 mod frame_types;
 mod ids;

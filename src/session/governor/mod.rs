@@ -27,7 +27,7 @@ use link_load::LinkLoad;
 pub(super) use meters::{Governed, Shared};
 use meters::{Measures, Meters};
 use regulator::{Regulator, TICK};
-pub use view::{GovernorState, GovernorView, LimitView};
+pub use view::{GovernorState, GovernorView, LimitView, Shown};
 
 /// How long flows are left out before it is said: a burst of a moment is no news.
 const SAYS_AFTER: Duration = Duration::from_secs(1);
@@ -39,16 +39,31 @@ const KEPT_OVER: usize = 20;
 /// What all sessions of a daemon use together. Each session's governor adds to it and keeps within it.
 #[derive(Debug)]
 pub struct Totals {
-    limit: TotalLimitPlan,
+    limit: Mutex<TotalLimitPlan>,
     meters: Meters,
 }
 
 impl Totals {
-    /// Nothing is used yet. `None` when `limit` limits nothing but memory.
-    pub fn of(limit: TotalLimitPlan) -> Option<Arc<Self>> {
-        let TotalLimitPlan { memory: _, bandwidth, rate, cpu } = limit;
-        let is_any = bandwidth.is_some() || rate.is_some() || cpu.is_some();
-        is_any.then(|| Arc::new(Self { limit, meters: Meters::default() }))
+    /// Nothing is used yet.
+    pub fn new(limit: TotalLimitPlan) -> Self {
+        Self { limit: Mutex::new(limit), meters: Meters::default() }
+    }
+
+    /// What all sessions may use from now on; returns what it was before. Sessions that were opened while nothing was limited
+    /// are not kept to it before they start again.
+    pub fn replace(&self, limit: TotalLimitPlan) -> TotalLimitPlan {
+        std::mem::replace(&mut *self.limit.lock().unwrap_or_else(PoisonError::into_inner), limit)
+    }
+
+    /// What all sessions may use.
+    fn limit(&self) -> TotalLimitPlan {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anything but memory is limited.
+    fn is_any(&self) -> bool {
+        let TotalLimitPlan { memory: _, bandwidth, rate, cpu } = self.limit();
+        bandwidth.is_some() || rate.is_some() || cpu.is_some()
     }
 }
 
@@ -63,34 +78,25 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// For a session with this limit, if it has one or `totals` have.
+    /// For a session with this limit, if it has one that leaves flows out or `totals` have.
     pub(super) fn of(
         session: &str,
         limit: LimitPlan,
         underlays: Vec<Arc<Underlay>>,
         totals: Option<Arc<Totals>>,
     ) -> Option<Self> {
-        let shared = Arc::new(Shared::new(allowance(&limit)));
-        (limit.is_any() || totals.is_some()).then(|| Self {
-            session: session.to_owned(),
-            limit,
-            underlays,
-            totals,
-            shared,
+        let totals = totals.filter(|totals| totals.is_any());
+        (limit.is_any() || totals.is_some()).then(|| {
+            let shared = Arc::new(Shared::new(allowance(&limit)));
+            Self { session: session.to_owned(), limit, underlays, totals, shared }
         })
     }
 
     /// Starts to govern. Must be called inside a tokio runtime.
     pub(super) fn start(self) -> Governor {
-        let view = Arc::new(Mutex::new(GovernorView {
-            state: GovernorState::Open,
-            reason: None,
-            kept_fraction: 1.0,
-            admitted_flows: 1.0,
-            limits: Vec::new(),
-        }));
-        let at_work = AtWork::new(self, Arc::clone(&view));
-        Governor { view, task: tokio::spawn(at_work.run()) }
+        let shown = Shown::new();
+        let at_work = AtWork::new(self, shown.clone());
+        Governor { shown, task: tokio::spawn(at_work.run()) }
     }
 }
 
@@ -108,14 +114,14 @@ fn allowance(limit: &LimitPlan) -> [Option<u64>; 3] {
 /// A governor at work; it ends when dropped.
 #[derive(Debug)]
 pub(super) struct Governor {
-    view: Arc<Mutex<GovernorView>>,
+    shown: Shown,
     task: JoinHandle<()>,
 }
 
 impl Governor {
     /// What it measures and does.
-    pub(super) fn view(&self) -> GovernorView {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn shown(&self) -> Shown {
+        self.shown.clone()
     }
 }
 
@@ -129,7 +135,7 @@ impl Drop for Governor {
 #[derive(Debug)]
 struct AtWork {
     plan: Plan,
-    view: Arc<Mutex<GovernorView>>,
+    shown: Shown,
     regulator: Regulator,
     /// When it looked last, and what had been used then: by the session, by all sessions, by the process.
     looked: Looked,
@@ -162,7 +168,7 @@ struct Speech {
 }
 
 impl AtWork {
-    fn new(plan: Plan, view: Arc<Mutex<GovernorView>>) -> Self {
+    fn new(plan: Plan, shown: Shown) -> Self {
         let mut pressure = plan.limit.pressure;
         if let (Some(_), Err(error)) = (pressure, pressure::stalled()) {
             tracing::warn!(
@@ -188,7 +194,7 @@ impl AtWork {
         let (kept, speech) = ([(0, 0); KEPT_OVER], Speech::default());
         Self {
             plan,
-            view,
+            shown,
             regulator: Regulator::default(),
             looked,
             links,
@@ -233,7 +239,7 @@ impl AtWork {
         self.remember(&uses);
         let view = self.show(window);
         self.say(&view, now, own.shed);
-        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
+        self.shown.set(view);
     }
 
     /// Each limit with what it allows and what was used, a second.
@@ -251,12 +257,13 @@ impl AtWork {
         put("limit.rate", rate, a_second(since.frames));
         put("limit.cpu", cores(cpu), a_second(since.cpu) / 1e9);
         if let Some(totals) = &self.plan.totals {
+            let limit = totals.limit();
             totals.meters.add(since);
             let all = totals.meters.read();
             let together = all.since(std::mem::replace(&mut self.looked.all, all));
-            put("total limit.bandwidth", totals.limit.bandwidth, a_second(together.bytes) * 8.0);
-            put("total limit.rate", totals.limit.rate, a_second(together.frames));
-            if let (Some(allowed), Some(process)) = (totals.limit.cpu, process_time()) {
+            put("total limit.bandwidth", limit.bandwidth, a_second(together.bytes) * 8.0);
+            put("total limit.rate", limit.rate, a_second(together.frames));
+            if let (Some(allowed), Some(process)) = (limit.cpu, process_time()) {
                 let before = std::mem::replace(&mut self.looked.process, process);
                 put("total limit.cpu", Some(allowed.cores()), process.saturating_sub(before).as_secs_f64() / seconds);
             }
@@ -275,7 +282,7 @@ impl AtWork {
 
     /// Whether it is CPU time that is limited.
     fn is_short_of_cpu(&self) -> bool {
-        let is_total = self.plan.totals.as_ref().is_some_and(|totals| totals.limit.cpu.is_some());
+        let is_total = self.plan.totals.as_ref().is_some_and(|totals| totals.limit().cpu.is_some());
         is_total || self.plan.limit.cpu.is_some() || self.pressure.is_some()
     }
 
@@ -284,7 +291,7 @@ impl AtWork {
         for &(name, allowed, measured) in uses {
             match self.limits.iter_mut().find(|limit| limit.name == name) {
                 Some(limit) => limit.measured += (measured - limit.measured) * 0.1,
-                None => self.limits.push(LimitView { name, allowed, measured }),
+                None => self.limits.push(LimitView { name: name.into(), allowed, measured }),
             }
         }
     }
@@ -305,7 +312,7 @@ impl AtWork {
         let sheds = matches!(state, GovernorState::Shedding | GovernorState::Exhausted);
         GovernorView {
             state,
-            reason: tightest.filter(|_| sheds).map(|limit| limit.name),
+            reason: tightest.filter(|_| sheds).map(|limit| limit.name.clone()),
             kept_fraction,
             admitted_flows: f64::from(window.open) / f64::from(BUCKETS),
             limits: self.limits.clone(),
@@ -315,7 +322,7 @@ impl AtWork {
     /// Says when flows begin to be left out, once a minute that they still are, and when it is over.
     fn say(&mut self, view: &GovernorView, now: Instant, shed: u64) {
         let session = &self.plan.session;
-        match (view.reason, self.speech.since) {
+        match (&view.reason, self.speech.since) {
             (Some(_), None) => self.speech.since = Some(now),
             (Some(reason), Some(since)) => {
                 let (due, before) = match self.speech.said {

@@ -1,0 +1,279 @@
+//! A reload: from the sessions that run to those of another plan, as a whole or not at all.
+//!
+//! What does not change does not notice. What changes is opened while the old version still runs, and takes over at a
+//! moment that both know; only where both cannot be open at once (a UDP port to receive at, an AF_XDP queue, a file with
+//! other rules) the old version ends before. Until the last moment everything can still be left as it was.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use tokio::sync::oneshot;
+use tracing::{Instrument, info, warn};
+
+use super::manager::{Entry, Manager};
+use super::memory;
+use super::opening::{Common, Kept, Started};
+use super::supervisor::{Order, Replacement, in_one_line};
+use super::view::State;
+use crate::config::change::{Changes, Claim, claims};
+use crate::config::daemon::{DaemonPlan, TotalLimitPlan};
+use crate::config::plan::SessionPlan;
+use crate::error::{Explain, Problems};
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReloadReport {
+    /// Sessions that go on as they were.
+    pub kept: Vec<String>,
+    /// Sessions that have another plan now.
+    pub changed: Vec<String>,
+    /// Sessions that are new.
+    pub added: Vec<String>,
+    /// Sessions that have ended.
+    pub removed: Vec<String>,
+    /// Of the changed and new ones: those that could not be opened, each with the reason. They are tried again.
+    pub not_open: Vec<(String, String)>,
+}
+
+/// A session that is to run under a plan, and how far that is.
+struct Coming {
+    plan: Arc<SessionPlan>,
+    granted: Arc<SessionPlan>,
+    kept: Kept,
+    /// The session that has the name now.
+    before: Option<Before>,
+    outcome: Option<Result<Started, Problems>>,
+}
+
+/// A session as it is before the reload.
+#[derive(Clone)]
+struct Before {
+    plan: Arc<SessionPlan>,
+    granted: Arc<SessionPlan>,
+    kept: Kept,
+    orders: tokio::sync::mpsc::UnboundedSender<Order>,
+    /// Whether it mirrors, so that there is something to lose.
+    is_running: bool,
+}
+
+/// Makes the sessions of `manager` those of `plan`.
+///
+/// # Errors
+/// Why a session that ran could not be opened under its new plan: then everything is as it was.
+pub(super) async fn reload(
+    manager: &Manager,
+    common: &Arc<Common>,
+    plan: &DaemonPlan,
+) -> Result<ReloadReport, Problems> {
+    let before = common.limit(plan.limit);
+    let outcome = change(manager, common, plan).await;
+    if outcome.is_err() {
+        common.limit(before);
+    }
+    outcome
+}
+
+async fn change(manager: &Manager, common: &Arc<Common>, plan: &DaemonPlan) -> Result<ReloadReport, Problems> {
+    let before: Vec<Before> = manager.sessions().iter().map(Before::of).collect();
+    let changes = Changes::between(before.iter().map(|one| &*one.plan), plan.sessions.iter());
+    let mut coming = coming(plan, &before, &changes);
+
+    // Whoever leaves or changes holds what it has until it is told to let go.
+    let leaving: Vec<&Before> = before.iter().filter(|one| !changes.kept.contains(&one.plan.name)).collect();
+    let is_early = |one: &&mut Coming| !leaving.iter().any(|holder| one.is_kept_out_by(holder));
+    open_all(common, coming.iter_mut().filter(is_early).collect()).await;
+    give_up_if_any_failed(&coming)?;
+
+    let is_late = |one: &Coming| one.outcome.is_none();
+    if coming.iter().any(is_late) {
+        let holders: Vec<&Before> = leaving
+            .iter()
+            .copied()
+            .filter(|holder| coming.iter().filter(|one| is_late(one)).any(|one| one.is_kept_out_by(holder)))
+            .collect();
+        join_all(holders.iter().map(|holder| holder.free())).await;
+        open_all(common, coming.iter_mut().filter(|one| is_late(one)).collect()).await;
+        if let Err(problems) = give_up_if_any_failed(&coming) {
+            drop(coming);
+            for holder in holders {
+                holder.go_on_as_before();
+            }
+            return Err(problems);
+        }
+    }
+    let order: Vec<&str> = plan.sessions.iter().map(|plan| plan.name.as_str()).collect();
+    Ok(carry_out(manager, common, changes, coming, &order))
+}
+
+/// The sessions that are new or have another plan, each with the buffers that it gets: what is left by those that go on.
+fn coming(plan: &DaemonPlan, before: &[Before], changes: &Changes) -> Vec<Coming> {
+    let kept = before.iter().filter(|one| changes.kept.contains(&one.plan.name));
+    let taken: u64 = kept.map(|one| one.granted.buffer()).sum();
+    let plans: Vec<Arc<SessionPlan>> = plan
+        .sessions
+        .iter()
+        .filter(|plan| !changes.kept.contains(&plan.name))
+        .map(|plan| Arc::new(plan.clone()))
+        .collect();
+    let left = TotalLimitPlan { memory: plan.limit.memory.saturating_sub(taken), ..plan.limit };
+    let granted = grant(left, &plans);
+    let one = |(plan, granted): (Arc<SessionPlan>, _)| {
+        let before = before.iter().find(|one| one.plan.name == plan.name).cloned();
+        let kept = before.as_ref().map(|before| before.kept.copy()).unwrap_or_default();
+        Coming { plan, granted, kept, before, outcome: None }
+    };
+    plans.into_iter().zip(granted).map(one).collect()
+}
+
+/// The plans with the buffers that `limit` lets them have.
+pub(super) fn grant(limit: TotalLimitPlan, plans: &[Arc<SessionPlan>]) -> Vec<Arc<SessionPlan>> {
+    let wanted: Vec<_> = plans.iter().map(|plan| (plan.buffer(), plan.least_buffer())).collect();
+    let shares = memory::shares(limit.memory, &wanted);
+    let reduced = shares.iter().zip(&wanted).filter(|(share, (wanted, _))| *share < wanted).count();
+    if reduced > 0 {
+        let memory = bytesize::ByteSize::b(limit.memory);
+        info!("{reduced} sessions get smaller capture buffers than they ask for: [limit] memory leaves them {memory}");
+    }
+    let granted = |(plan, share): (&Arc<SessionPlan>, u64)| match plan.buffer() {
+        wanted if wanted == share => Arc::clone(plan),
+        _ => Arc::new(SessionPlan::clone(plan).with_buffer(share)),
+    };
+    plans.iter().zip(shares).map(granted).collect()
+}
+
+/// Opens sessions, all at once; their workers wait for their moment.
+async fn open_all(common: &Arc<Common>, coming: Vec<&mut Coming>) {
+    join_all(coming.into_iter().map(|one| async {
+        let span = tracing::error_span!("session", name = one.plan.name);
+        let opened = async {
+            let opened = common.open(&one.granted, &one.kept).await?;
+            opened.next_hops().await;
+            opened.start(true)
+        };
+        one.outcome = Some(opened.instrument(span).await);
+    }))
+    .await;
+}
+
+/// A session that runs is not given up for one that cannot be opened.
+fn give_up_if_any_failed(coming: &[Coming]) -> Result<(), Problems> {
+    let words =
+        coming.iter().filter(|one| one.before.as_ref().is_some_and(|before| before.is_running)).filter_map(|one| {
+            let problems = one.outcome.as_ref()?.as_ref().err()?;
+            Some(CannotChange { session: one.plan.name.clone(), why: in_one_line(problems) }.into())
+        });
+    Problems::unless_empty(words.collect::<Vec<Box<dyn Explain>>>())
+}
+
+/// Nothing is in the way any more. `order` is that of the configuration.
+fn carry_out(
+    manager: &Manager,
+    common: &Arc<Common>,
+    changes: Changes,
+    coming: Vec<Coming>,
+    order: &[&str],
+) -> ReloadReport {
+    let Changes { kept, changed, added, removed } = changes;
+    let mut report = ReloadReport { kept, changed, added, removed, not_open: Vec::new() };
+    let mut sessions = manager.sessions();
+    for Coming { plan, granted, kept, before, outcome } in coming {
+        let started = match outcome {
+            Some(Ok(started)) => Some(started),
+            Some(Err(problems)) => {
+                report.not_open.push((plan.name.clone(), in_one_line(&problems)));
+                None
+            }
+            None => None,
+        };
+        match sessions.iter_mut().find(|entry| entry.plan.name == plan.name).filter(|_| before.is_some()) {
+            Some(entry) => {
+                (entry.plan, entry.granted, entry.kept) = (Arc::clone(&plan), Arc::clone(&granted), kept.clone());
+                let replacement = Replacement { plan, granted, started, kept, is_same: false };
+                drop(entry.orders.send(Order::Replace(replacement)));
+            }
+            None => sessions.push(manager.spawn(common, plan, granted, kept, started).0),
+        }
+    }
+    let gone = |entry: &mut Entry| report.removed.contains(&entry.plan.name);
+    for entry in sessions.extract_if(.., gone) {
+        drop(entry.orders.send(Order::Stop));
+        // Nobody will ask for its account any more.
+        tokio::spawn(async move {
+            let _ = entry.task.await;
+            info!("session {} has ended: {}", entry.plan.name, entry.shown.ledger().to_json());
+        });
+    }
+    sessions.sort_by_key(|entry| order.iter().position(|name| *name == entry.plan.name));
+    report
+}
+
+impl Before {
+    fn of(entry: &Entry) -> Self {
+        Self {
+            plan: Arc::clone(&entry.plan),
+            granted: Arc::clone(&entry.granted),
+            kept: entry.kept.clone(),
+            orders: entry.orders.clone(),
+            is_running: entry.shown.state() == State::Running,
+        }
+    }
+
+    /// Makes it let go of everything.
+    async fn free(&self) {
+        let (freed, is_free) = oneshot::channel();
+        drop(self.orders.send(Order::Free(freed)));
+        // A task that has ended has let go, too.
+        let _ = is_free.await;
+    }
+
+    /// Lets it go on under the plan that it had.
+    fn go_on_as_before(&self) {
+        let (plan, granted, kept) = (Arc::clone(&self.plan), Arc::clone(&self.granted), self.kept.clone());
+        drop(self.orders.send(Order::Replace(Replacement { plan, granted, started: None, kept, is_same: true })));
+    }
+}
+
+impl Coming {
+    /// Whether it cannot be opened while `holder` is open.
+    fn is_kept_out_by(&self, holder: &Before) -> bool {
+        let own =
+            self.before.as_ref().filter(|before| before.plan.name == holder.plan.name).map(|before| &*before.plan);
+        let held = claims(&holder.plan, None);
+        claims(&self.plan, own).iter().any(|claim: &Claim| held.iter().any(|held| claim.contests(held)))
+    }
+}
+
+/// Why a session keeps its old plan, and with it all the others.
+#[derive(Debug, thiserror::Error)]
+#[error("the session {session} could not be opened under its new plan: {why}")]
+struct CannotChange {
+    session: String,
+    why: String,
+}
+
+impl Explain for CannotChange {
+    fn hint(&self) -> Option<String> {
+        Some("everything runs on as it did".to_owned())
+    }
+}
+
+/// Says what a reload came to.
+pub(super) fn say(outcome: &Result<ReloadReport, Problems>) {
+    match outcome {
+        Ok(report) => {
+            let count = |what: &str, list: &[String]| (!list.is_empty()).then(|| format!("{what} {}", list.join(", ")));
+            let told: Vec<String> =
+                [count("changed", &report.changed), count("added", &report.added), count("removed", &report.removed)]
+                    .into_iter()
+                    .flatten()
+                    .collect();
+            let told = if told.is_empty() { "nothing changed".to_owned() } else { told.join("; ") };
+            info!("reloaded: {told}; {} sessions went on", report.kept.len());
+            for (session, why) in &report.not_open {
+                warn!("session {session} is not open yet: {why}");
+            }
+        }
+        Err(problems) => warn!("not reloaded, everything runs on as it did: {}", in_one_line(problems)),
+    }
+}

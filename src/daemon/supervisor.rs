@@ -1,0 +1,325 @@
+//! One session of the daemon: opened, run, opened again after it failed, until somebody wants something else of it.
+//!
+//! Each session has a task of its own, so that none waits for another one's analyzer, name server or disk.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::backoff::{Backoff, Complaint};
+use super::opening::{Common, Kept, Opened, Started};
+use super::shown::Shown;
+use super::view::State;
+use crate::config::plan::SessionPlan;
+use crate::error::{Explain, Problems};
+use crate::quantity::Timestamp;
+use crate::session::control::PATIENCE;
+use crate::session::{Outcome, SessionError};
+
+/// Links and routes change in bursts: a session that waits is tried again so long after the first change.
+const SETTLE: Duration = Duration::from_millis(50);
+/// However often they change, it is not tried more often than this.
+const LEAST_WAIT: Duration = Duration::from_millis(500);
+/// How far ahead the moment is at which one run ends and another begins: longer than any turn of a worker.
+const AHEAD: Duration = Duration::from_millis(5);
+/// So long a session's tunnels stay known after it ended: what it sent last may still be on its way back.
+const ECHO: Duration = Duration::from_secs(2);
+
+/// What a session can be asked for.
+pub(super) enum Order {
+    /// To end what it has under way, and to wait.
+    Pause,
+    /// To go on after that.
+    Resume,
+    /// To free everything that it has open, to say so, and to wait for what comes next.
+    Free(oneshot::Sender<()>),
+    /// To go on under another plan.
+    Replace(Replacement),
+    /// To end.
+    Stop,
+}
+
+/// The plan that a session gets in a reload.
+pub(super) struct Replacement {
+    /// The plan.
+    pub(super) plan: Arc<SessionPlan>,
+    /// What of it the session opens: the same with the buffers that it is given.
+    pub(super) granted: Arc<SessionPlan>,
+    /// What was opened for it already, and waits for its moment.
+    pub(super) started: Option<Started>,
+    /// What a later run of it can go on with.
+    pub(super) kept: Kept,
+    /// Whether the counters go on, because it is the plan that the session had.
+    pub(super) is_same: bool,
+}
+
+/// One session's task.
+pub(super) struct Supervisor {
+    common: Arc<Common>,
+    shown: Shown,
+    granted: Arc<SessionPlan>,
+    kept: Kept,
+    orders: UnboundedReceiver<Order>,
+    backoff: Backoff,
+    complaint: Complaint,
+    is_paused: bool,
+}
+
+/// What comes next.
+enum Next {
+    Open,
+    Start(Opened),
+    Run(Started),
+    Retry(Duration),
+    /// Nothing, until an order comes.
+    Rest(State),
+    End,
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        common: Arc<Common>,
+        shown: Shown,
+        granted: Arc<SessionPlan>,
+        kept: Kept,
+        orders: UnboundedReceiver<Order>,
+    ) -> Self {
+        let (backoff, complaint) = (Backoff::new(), Complaint::default());
+        Self { common, shown, granted, kept, orders, backoff, complaint, is_paused: false }
+    }
+
+    /// Keeps the session going until it is told to end. `tried` hears when it was opened for the first time, or could not
+    /// be.
+    pub(super) async fn supervise(mut self, tried: oneshot::Sender<()>, started: Option<Started>) {
+        let mut tried = Some(tried);
+        let mut next = match started {
+            Some(started) => {
+                started.running.begin_at(Timestamp::now());
+                Next::Run(started)
+            }
+            None => Next::Open,
+        };
+        loop {
+            next = match next {
+                Next::Open => {
+                    let opened = self.open().await;
+                    // Nobody may be waiting for it.
+                    tried.take().map(|tried| tried.send(()));
+                    opened
+                }
+                Next::Start(opened) => self.start(opened).await,
+                Next::Run(started) => self.run(started).await,
+                Next::Retry(wait) => self.wait(wait).await,
+                Next::Rest(state) => self.rest(state).await,
+                Next::End => break,
+            };
+        }
+    }
+
+    async fn open(&mut self) -> Next {
+        self.shown.set_state(State::Starting);
+        match self.common.open(&self.granted, &self.kept).await {
+            Ok(opened) => Next::Start(opened),
+            Err(problems) => self.fail(problems.iter(), Duration::ZERO),
+        }
+    }
+
+    async fn start(&mut self, opened: Opened) -> Next {
+        self.common.permission().await;
+        tokio::select! {
+            () = opened.next_hops() => {}
+            order = self.orders.recv() => return self.obey(order),
+        }
+        match opened.start(false) {
+            Ok(started) => Next::Run(started),
+            Err(problems) => self.fail(problems.iter(), Duration::ZERO),
+        }
+    }
+
+    async fn run(&mut self, mut started: Started) -> Next {
+        let since = Instant::now();
+        self.shown.set_governor(started.running.governor());
+        self.shown.set_running(started.published(), &started.interfaces, started.ways.clone());
+        let order = tokio::select! {
+            outcome = started.running.ended() => {
+                self.end_run(&mut started, &outcome);
+                return self.ended(&outcome, since.elapsed());
+            }
+            order = self.orders.recv() => order,
+        };
+        match order {
+            // It runs already.
+            Some(Order::Resume) => Next::Run(started),
+            Some(Order::Replace(Replacement { started: Some(next), plan, granted, kept, is_same })) => {
+                let moment = ahead();
+                next.running.begin_at(moment);
+                started.running.stop_at(moment);
+                self.shown.set_state(State::Stopping);
+                let outcome = last_words(&mut started).await;
+                self.end_run(&mut started, &outcome);
+                self.obey(Some(Order::Replace(Replacement { started: Some(next), plan, granted, kept, is_same })))
+            }
+            order => {
+                self.shown.set_state(State::Stopping);
+                started.running.stop();
+                let outcome = last_words(&mut started).await;
+                self.end_run(&mut started, &outcome);
+                if let Some(failure) = outcome.failures.first() {
+                    self.shown.set_error(one_line(&**failure));
+                }
+                self.obey(order)
+            }
+        }
+    }
+
+    /// Takes the account of a run that is over.
+    fn end_run(&self, started: &mut Started, outcome: &Outcome) {
+        self.shown.add_run(outcome.ledger.clone());
+        self.kept.rest(&self.granted);
+        if let Some(tunnels) = started.running.take_tunnels() {
+            tokio::spawn(async move {
+                sleep(ECHO).await;
+                drop(tunnels);
+            });
+        }
+    }
+
+    /// What comes after a run that ended by itself.
+    fn ended(&mut self, outcome: &Outcome, ran: Duration) -> Next {
+        if !outcome.failures.is_empty() {
+            return self.fail(outcome.failures.iter().map(|failure| &**failure), ran);
+        }
+        if self.granted.source.file().is_some() {
+            info!("the capture file has ended");
+            return Next::Rest(State::Ended);
+        }
+        self.fail(std::iter::once(&EndedUnasked as &dyn Explain), ran)
+    }
+
+    /// Takes note of a failure, and says when the session is tried again.
+    fn fail<'a>(&mut self, problems: impl Iterator<Item = &'a dyn Explain>, ran: Duration) -> Next {
+        let words = problems.map(one_line).collect::<Vec<_>>().join("; ");
+        let wait = self.backoff.next(ran);
+        match self.complaint.note(&words, Instant::now()) {
+            Some(0) => warn!("{words}; trying again in {} s and whenever a link or route changes", wait.as_secs()),
+            Some(times) => warn!("{words}; it failed {times} more times since that was last said"),
+            None => {}
+        }
+        self.shown.set_error(words);
+        Next::Retry(wait)
+    }
+
+    /// Waits until it is time to try again.
+    async fn wait(&mut self, wait: Duration) -> Next {
+        self.shown.set_state(State::Retrying { after: wait });
+        let mut topology = self.common.topology();
+        topology.mark_unchanged();
+        let begun = Instant::now();
+        tokio::select! {
+            () = sleep(wait) => {}
+            changed = topology.changed() => {
+                if changed.is_err() {
+                    return Next::End;
+                }
+                sleep(SETTLE.max(LEAST_WAIT.saturating_sub(begun.elapsed()))).await;
+            }
+            order = self.orders.recv() => return self.obey(order),
+        }
+        self.shown.count_restart();
+        Next::Open
+    }
+
+    /// Waits for an order.
+    async fn rest(&mut self, state: State) -> Next {
+        self.shown.set_state(state);
+        match self.orders.recv().await {
+            // One that replays no file any more does not begin it anew because somebody resumes it.
+            Some(Order::Resume) if !self.is_paused => Next::Rest(state),
+            order => self.obey(order),
+        }
+    }
+
+    /// Does what is asked of a session that has nothing under way; a closed channel means that the daemon ends.
+    fn obey(&mut self, order: Option<Order>) -> Next {
+        match order {
+            Some(Order::Pause) => {
+                info!("paused");
+                self.is_paused = true;
+                Next::Rest(State::Paused)
+            }
+            Some(Order::Resume) => {
+                if self.is_paused {
+                    info!("resumed");
+                }
+                self.is_paused = false;
+                Next::Open
+            }
+            Some(Order::Free(freed)) => {
+                // Whoever asked may have given up.
+                let _ = freed.send(());
+                Next::Rest(if self.is_paused { State::Paused } else { State::Starting })
+            }
+            Some(Order::Replace(Replacement { plan, granted, started, kept, is_same })) => {
+                if !is_same {
+                    info!("the account under the former plan: {}", self.shown.ledger().to_json());
+                    self.shown.begin_anew(plan);
+                }
+                (self.granted, self.kept) = (granted, kept);
+                (self.backoff, self.complaint) = (Backoff::new(), Complaint::default());
+                match started {
+                    _ if self.is_paused => Next::Rest(State::Paused),
+                    Some(started) => {
+                        // Where an earlier run ended for it, this is its moment already.
+                        started.running.begin_at(Timestamp::now());
+                        Next::Run(started)
+                    }
+                    None => Next::Open,
+                }
+            }
+            Some(Order::Stop) | None => Next::End,
+        }
+    }
+}
+
+/// The last words of a session that was asked to end. A pipe that gives or takes nothing may keep it from that.
+async fn last_words(started: &mut Started) -> Outcome {
+    match timeout(PATIENCE, started.running.ended()).await {
+        Ok(outcome) => outcome,
+        Err(_) => Outcome { ledger: started.running.ledger(), failures: vec![SessionError::Abandoned.into()] },
+    }
+}
+
+/// A moment that no worker is past yet.
+fn ahead() -> Timestamp {
+    Timestamp::from_nanos(Timestamp::now().nanos().saturating_add(u64::try_from(AHEAD.as_nanos()).unwrap_or(0)))
+}
+
+/// A live session whose workers ended although nothing failed.
+#[derive(Debug, thiserror::Error)]
+#[error("no destination takes frames any more: whoever read them has ended")]
+struct EndedUnasked;
+
+impl Explain for EndedUnasked {}
+
+/// A problem as a log line has it: what, why and where.
+pub(super) fn one_line(problem: &dyn Explain) -> String {
+    let mut words = problem.to_string();
+    let mut cause = problem.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    if let Some(place) = problem.place() {
+        words = format!("{words} ({place})");
+    }
+    words
+}
+
+/// Several problems as a log line has them.
+pub(super) fn in_one_line(problems: &Problems) -> String {
+    problems.iter().map(one_line).collect::<Vec<_>>().join("; ")
+}

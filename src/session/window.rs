@@ -1,0 +1,53 @@
+//! Which frames are a run's own: those that were captured in its time.
+//!
+//! When a reload puts a new run in the place of an old one, both capture for a while. The moment at which the one ends
+//! and the other begins decides, by the kernel's timestamp, whose a frame is: so none is mirrored twice, and none by
+//! nobody.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::quantity::Timestamp;
+
+/// The time of a run, as nanoseconds since 1970. Shared by a worker, which reads it once a turn, and whoever sets it.
+#[derive(Clone, Debug)]
+pub(super) struct Window(Arc<Limits>);
+
+#[derive(Debug)]
+struct Limits {
+    since: AtomicU64,
+    until: AtomicU64,
+}
+
+impl Window {
+    /// From ever, for ever.
+    pub(super) fn open() -> Self {
+        Self(Arc::new(Limits { since: AtomicU64::new(0), until: AtomicU64::new(u64::MAX) }))
+    }
+
+    /// Not before somebody says so.
+    pub(super) fn close(&self) {
+        self.0.since.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Frames from this moment on count, if it is closed: a time that has begun goes on.
+    pub(super) fn begin_at(&self, moment: Timestamp) {
+        let _ = self.0.since.compare_exchange(u64::MAX, moment.nanos(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Frames from this moment on count no more.
+    pub(super) fn end_at(&self, moment: Timestamp) {
+        self.0.until.store(moment.nanos(), Ordering::Relaxed);
+    }
+
+    /// Whether its end is known.
+    pub(super) fn ends(&self) -> bool {
+        self.0.until.load(Ordering::Relaxed) != u64::MAX
+    }
+
+    /// The time as it is set now.
+    pub(super) fn read(&self) -> Range<u64> {
+        self.0.since.load(Ordering::Relaxed)..self.0.until.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,437 @@
+//! `farspan run`: several sessions of one configuration, isolated from each other, changed while they run.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use crate::farspan::{Farspan, Ledger, binary, engine, total};
+use crate::judge::{Capture, KernelVxlan, tshark};
+use crate::lab::{HOST, Lab, Process, await_some, await_that, succeed};
+use crate::traffic;
+
+/// A running `farspan run`, whose configuration is a file in the lab's folder.
+pub struct Daemon {
+    process: Process,
+    ledgers: PathBuf,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts it on the tapped host and waits until it is ready.
+    pub fn start(lab: &Lab, configuration: &str) -> Self {
+        Self::start_with(lab, configuration, &[])
+    }
+
+    /// The same with these environment variables.
+    pub fn start_with(lab: &Lab, configuration: &str, environment: &[(&str, &str)]) -> Self {
+        let (ledgers, log) = (lab.path("ledgers.json"), lab.path("daemon.log"));
+        let mut command = lab.host.command(binary());
+        command
+            .args(["run", "--json", "-C"])
+            .arg(write(lab, configuration))
+            .envs(environment.iter().copied())
+            .stdout(File::create(&ledgers).expect("the folder is writable"))
+            .stderr(File::create(&log).expect("the folder is writable"));
+        let mut daemon = Self { process: Process::start(command), ledgers, log };
+        await_that("the daemon's start line", || {
+            if let Some(status) = daemon.process.ended() {
+                panic!("the daemon ended at once: {status}\n{}", daemon.log());
+            }
+            daemon.log().contains("farspan: running ")
+        });
+        daemon
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What it said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until it has said this.
+    pub fn await_words(&self, words: &str) {
+        let said = || self.log().contains(words);
+        await_that(&format!("the daemon to say \"{words}\" in {}", self.log.display()), said);
+    }
+
+    /// Gives it another configuration and waits for what it says to that.
+    pub fn reload(&self, lab: &Lab, configuration: &str, answer: &str) {
+        write(lab, configuration);
+        let before = self.log().matches(answer).count();
+        self.signal("HUP");
+        await_that(&format!("\"{answer}\" in {}", self.log.display()), || self.log().matches(answer).count() > before);
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: &str) {
+        succeed(Command::new("kill").args([&format!("-{signal}"), &self.id().to_string()]));
+    }
+
+    /// Ends it with SIGTERM and returns the ledger of each session, all of them lawful.
+    pub fn stop(self) -> BTreeMap<String, Ledger> {
+        let log = self.log.clone();
+        let (status, ledgers) = self.stop_anyhow();
+        assert!(status.success(), "the daemon ended with {status}\n{}", fs::read_to_string(log).unwrap_or_default());
+        ledgers
+    }
+
+    fn stop_anyhow(mut self) -> (ExitStatus, BTreeMap<String, Ledger>) {
+        self.signal("TERM");
+        let status = await_some("the daemon to end after SIGTERM", || self.process.ended());
+        let printed = fs::read_to_string(&self.ledgers).unwrap_or_default();
+        let by_session: BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(&printed).unwrap_or_else(|why| panic!("no ledgers: {why}\n{printed}\n{}", self.log()));
+        let lawful = |(name, ledger): (String, serde_json::Value)| (name, Ledger::lawful(&ledger.to_string()));
+        (status, by_session.into_iter().map(lawful).collect())
+    }
+}
+
+fn write(lab: &Lab, configuration: &str) -> PathBuf {
+    let file = lab.path("farspan.toml");
+    // As a careful editor does: nobody reads half a file.
+    fs::rename(lab.write("farspan.toml.new", configuration), &file).expect("the folder is writable");
+    file
+}
+
+/// A session that mirrors `interface` to `to`.
+pub fn session(name: &str, interface: &str, to: &str) -> String {
+    let engine = engine().get(1).map_or_else(String::new, |engine| format!("source.engine = \"{engine}\"\n"));
+    format!("[session.{name}]\nsource.interface = \"{interface}\"\n{engine}destination.ids.to = \"{to}\"\n")
+}
+
+const VXLAN_42: &str = "vxlan://192.0.2.2?vni=42";
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_session_without_its_interface_waits_for_it_and_the_other_does_not_notice() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let delivered = KernelVxlan::start(&lab, 42, false);
+    let late = Capture::start(&lab, &lab.analyzer, "a0", "ip proto 47");
+    let daemon =
+        Daemon::start(&lab, &[session("good", "h0", VXLAN_42), session("late", "late0", "gre://192.0.2.2")].concat());
+    daemon.await_words("there is no interface `late0`");
+    let frames: Vec<_> = (0..500).map(|number| traffic::udp_frame(number, 4, 200)).collect();
+    traffic::send(&lab, &frames, "--pps=2000");
+    await_that("every frame", || traffic::of_stranger(delivered.frames()).len() >= frames.len());
+
+    lab.host.run("ip link add late0 type veth peer name late1");
+    lab.host.run("ip link set late1 addrgenmode none up");
+    lab.host.run("ip link set late0 addrgenmode none up");
+    let one = [traffic::udp_frame(7, 1, 300)];
+    await_that("a frame of the late interface", || {
+        traffic::send_from(&lab, &lab.host, "late1", &one, "--pps=100");
+        !late.frames().is_empty()
+    });
+    let ledgers = daemon.stop();
+    ledgers["good"].assert_lossless();
+    assert!(ledgers["good"].captured >= 500 && ledgers["late"].captured > 0, "{ledgers:#?}");
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn counters_go_on_over_an_interface_that_was_deleted() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "ip proto 47");
+    let daemon = Daemon::start(&lab, &session("dmz", "v0", "gre://192.0.2.2?seq=on"));
+    let frames = |first| (first..first + 100).map(|number| traffic::udp_frame(number, 4, 200)).collect::<Vec<_>>();
+    for round in 0..2 {
+        lab.host.run("ip link add v0 type veth peer name v1");
+        lab.host.run("ip link set v1 addrgenmode none up");
+        lab.host.run("ip link set v0 addrgenmode none up");
+        let before = arriving.frames().len();
+        await_that("the session to run", || {
+            traffic::send_from(&lab, &lab.host, "v1", &frames(1000), "--topspeed");
+            arriving.frames().len() > before
+        });
+        traffic::send_from(&lab, &lab.host, "v1", &frames(2000 + 100 * round), "--pps=1000");
+        let last = format!("udp.dstport == 9 && frame contains {}", hex(2099 + 100 * round));
+        await_that("the last frame", || tshark::count(arriving.file(), &last) == 1);
+        lab.host.run("ip link delete v0");
+    }
+    await_that("the second end to be noticed", || daemon.log().matches("trying again").count() >= 1);
+    let ledgers = daemon.stop();
+    let arrived = arriving.stop();
+    assert_eq!(ledgers["dmz"].only().sent, tshark::count(&arrived, "gre") as u64, "{ledgers:#?}");
+    let numbers: Vec<u64> =
+        tshark::values(&arrived, "gre", "gre.sequence_number").iter().map(|number| number.parse().unwrap()).collect();
+    assert!(numbers.iter().zip(0..).all(|(&number, expected)| number == expected), "one series over both runs");
+}
+
+fn hex(number: u32) -> String {
+    number.to_be_bytes().map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_file_with_a_mistake_changes_nothing_and_every_mistake_is_told() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let delivered = KernelVxlan::start(&lab, 42, false);
+    let good = session("dmz", "h0", VXLAN_42);
+    let daemon = Daemon::start(&lab, &good);
+    let bad = format!("{good}destination.ids.vnii = 4\nselect.filter = \"port banana\"\n[session.two]\n[limits]\n");
+    daemon.reload(&lab, &bad, "not reloaded, everything runs on as it did");
+    let log = daemon.log();
+    assert!(log.contains("there is no key `limits` here"), "{log}");
+    daemon.reload(&lab, &good.replace("ids.to", "ids.vnii = 4\ndestination.ids.to"), "there is no key `vnii` here");
+    let broken = format!("{good}select.filter = \"port banana\"\n");
+    daemon.reload(&lab, &broken, "not reloaded, everything runs on as it did: ");
+    assert!(daemon.log().contains("session.dmz.select.filter"), "{}", daemon.log());
+    let frames: Vec<_> = (0..100).map(|number| traffic::udp_frame(number, 4, 200)).collect();
+    traffic::send(&lab, &frames, "--pps=2000");
+    await_that("every frame", || traffic::of_stranger(delivered.frames()).len() >= frames.len());
+    daemon.reload(&lab, &good, "reloaded: nothing changed; 1 sessions went on");
+    daemon.stop()["dmz"].assert_lossless();
+
+    for (text, code, words) in [
+        ("[session.a]\nsource.interface = \"h0\"\n", 78, "no destination is given"),
+        (
+            "[session.a]\nsource.interface = \"h0\"\nselect.filter = \"prot 7\"\ndestination.x.to = \"pcap:x\"\n",
+            78,
+            "prot",
+        ),
+        ("]", 78, "farspan.toml:1:1"),
+    ] {
+        let output = crate::farspan::run(lab.host.command(binary()).args(["run", "-C"]).arg(write(&lab, text)));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn what_two_sessions_must_not_both_have_is_a_mistake() {
+    let lab = Lab::new();
+    let text = [
+        session("a", "h0", "tap:ids0"),
+        session("b", "u0", "tap:ids0"),
+        session("c", "ids*", "gre://192.0.2.2"),
+        session("d", "h0", &format!("pcap:{}", lab.path("x.pcap").display())),
+        session("e", "u0", &format!("pcap:{}", lab.path("./x.pcap").display())),
+    ]
+    .concat();
+    let said = |command: &str| {
+        let output = crate::farspan::run(lab.host.command(binary()).args([command, "-C"]).arg(write(&lab, &text)));
+        assert_eq!(output.status.code(), Some(78));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for command in ["run", "check"] {
+        let said = said(command);
+        for words in [
+            "the sessions a and b both write to the TAP device ids0",
+            "farspan.toml:6:22, session.b.destination.ids.to",
+            "the session c would mirror the mirror of a: `ids*` captures on its TAP device ids0",
+            "the sessions d and e both write to ",
+        ] {
+            assert!(said.contains(words) || !engine().is_empty(), "{words}\nis missing in\n{said}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn two_sessions_that_capture_the_underlay_do_not_mirror_each_other() {
+    let lab = Lab::new();
+    let seen = Capture::start(&lab, &lab.analyzer, "a0", "");
+    let text = [session("one", "u0", "gre://192.0.2.2?key=1"), session("two", "u0", "gre://192.0.2.2?key=2")].concat();
+    let daemon = Daemon::start(&lab, &text);
+    lab.analyzer.run("ping -q -c 20 -i 0.02 -s 900 192.0.2.1");
+    // A third one, that the others have to learn of.
+    let text = format!("{text}{}", session("three", "u0", "gre://192.0.2.2?key=3"));
+    daemon.reload(&lab, &text, "reloaded: added three; 2 sessions went on");
+    lab.analyzer.run("ping -q -c 20 -i 0.02 -s 901 192.0.2.1");
+    lab.analyzer.run("ping -q -c 1 -s 25 192.0.2.1");
+    await_that("the copies of the last ping", || {
+        tshark::count(seen.file(), "gre && icmp.type == 0 && ip.len == 53") >= 3
+    });
+    let ledgers = daemon.stop();
+    let capture = seen.stop();
+    assert!(ledgers.values().all(|ledger| ledger.dropped["own_traffic"] > 0), "{ledgers:#?}");
+    assert_eq!(tshark::count(&capture, "gre.key#2"), 0, "no mirror is mirrored");
+    for (key, pings) in [(1, 41), (2, 41), (3, 21)] {
+        let requests = format!("gre.key == {key} && icmp.type == 8 && ip.proto#2 == 1");
+        assert_eq!(tshark::count(&capture, &requests), pings, "session {key}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn killed_and_started_again_it_goes_on() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let delivered = KernelVxlan::start(&lab, 42, false);
+    let text = session("dmz", "h0", VXLAN_42);
+    for round in 1..=2 {
+        let daemon = Daemon::start(&lab, &text);
+        let frames: Vec<_> = (0..100).map(|number| traffic::udp_frame(number, 4, 200)).collect();
+        traffic::send(&lab, &frames, "--pps=2000");
+        await_that("every frame", || traffic::of_stranger(delivered.frames()).len() >= round * frames.len());
+        if round == 1 {
+            daemon.signal("KILL");
+        } else {
+            daemon.stop()["dmz"].assert_lossless();
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn systemd_is_told_of_start_reload_life_and_end() {
+    let lab = Lab::new();
+    let socket = UnixDatagram::bind(lab.path("notify")).expect("a socket of the test");
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket has a timeout");
+    let path = lab.path("notify").display().to_string();
+    let environment = [("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "400000")];
+    let text = session("dmz", "h0", VXLAN_42);
+    let daemon = Daemon::start_with(&lab, &text, &environment);
+    let next = |wanted: &str| {
+        let mut buffer = [0; 4096];
+        // The signs of life never end.
+        for _ in 0..100 {
+            let length = socket.recv(&mut buffer).unwrap_or_else(|why| panic!("{wanted}: {why}\n{}", daemon.log()));
+            let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if told.contains(wanted) {
+                return told;
+            }
+        }
+        panic!("nothing says {wanted}\n{}", daemon.log());
+    };
+    assert!(next("READY=1").contains("STATUS=1 session: 1 running"));
+    (0..3).for_each(|_| drop(next("WATCHDOG=1")));
+    daemon.signal("HUP");
+    let reloading = next("RELOADING=1");
+    let told: u64 = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")?.parse().ok()).unwrap();
+    let uptime = fs::read_to_string("/proc/uptime").unwrap();
+    let now: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+    #[allow(clippy::cast_precision_loss, reason = "a test's clock")]
+    let age = now - told as f64 / 1e6;
+    assert!((-1.0..20.0).contains(&age), "MONOTONIC_USEC is this moment: {age}");
+    next("READY=1");
+    daemon.signal("TERM");
+    next("STOPPING=1");
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_changed_file_is_noticed_where_that_is_wanted() {
+    let lab = Lab::new();
+    let text = format!("[reload]\nwatch = true\n{}", session("dmz", "h0", VXLAN_42));
+    let daemon = Daemon::start(&lab, &text);
+    daemon.await_words("for changes");
+    write(&lab, &format!("{text}{}", session("second", "u0", "gre://192.0.2.2")));
+    daemon.await_words("reloaded: added second; 1 sessions went on");
+    fs::create_dir(lab.path("conf.d")).unwrap();
+    lab.write("conf.d/10-less.toml", "session.second.select.filter = \"tcp\"\n");
+    daemon.await_words("reloaded: changed second; 1 sessions went on");
+    assert_eq!(daemon.stop().len(), 2);
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_session_that_hangs_keeps_no_other_from_its_account() {
+    let lab = Lab::new();
+    let pipe = lab.path("pipe");
+    lab.host.run(&format!("mkfifo {}", pipe.display()));
+    // A reader that takes nothing: opened, so that the daemon can open its end.
+    let reader = lab.host.start(&format!("tail -f {}", pipe.display()), &lab.path("tail.log"));
+    let text = [session("stuck", "h0", &format!("pcap:{}", pipe.display())), session("good", "u0", VXLAN_42)].concat();
+    let daemon = Daemon::start(&lab, &text);
+    succeed(Command::new("kill").args(["-STOP", &reader.id().to_string()]));
+    lab.client.run(&format!("ping -q -c 200 -i 0.002 -s 1400 {HOST}"));
+    let id = daemon.id();
+    await_that("the worker to wait for the pipe", || {
+        lab.client.run(&format!("ping -q -c 20 -i 0.002 -s 1400 {HOST}"));
+        fs::read_dir(format!("/proc/{id}/task"))
+            .unwrap()
+            .flatten()
+            .any(|task| fs::read_to_string(task.path().join("wchan")).is_ok_and(|what| what.contains("pipe_write")))
+    });
+    let ledgers = daemon.stop();
+    assert!(ledgers["good"].captured < u64::MAX && total(&ledgers["good"].dropped) <= ledgers["good"].captured);
+    drop(reader);
+}
+
+/// Sends numbered frames, 50,000 a second, while one of two sessions is changed.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_reload_costs_an_unchanged_session_no_frame() {
+    const FRAMES: u32 = 150_000;
+    let lab = Lab::with_underlay_mtu(1600);
+    let arrived = lab.path("arrived.pcap");
+    let to = format!("pcap:{}", arrived.display());
+    let receiver =
+        Farspan::receive(&lab, &lab.analyzer, &["--from", "erspan2://0.0.0.0", "--buffer", "64MiB", "--to", &to]);
+    let session = |name: &str, id: u32, more: &str| {
+        let to = format!("erspan2://192.0.2.2?session={id}");
+        format!("{}source.buffer = \"64MiB\"\nselect.filter = \"udp port 9\"\n{more}", session(name, "h0", &to))
+    };
+    let configuration = |more: &str| [session("kept", 1, ""), session("changed", 2, more)].concat();
+    let daemon = Daemon::start(&lab, &configuration(""));
+    let frames: Vec<_> = (0..FRAMES).map(|number| traffic::udp_frame(number, 16, 100)).collect();
+    let file = lab.write("sent.pcap", traffic::capture_file(&frames));
+    let mut sender =
+        lab.client.start(&format!("tcpreplay -q -i c0 --pps=50000 {}", file.display()), &lab.path("tcpreplay.log"));
+    // A change of what is sent, then one of what is captured.
+    await_that("the traffic to flow", || fs::metadata(&arrived).is_ok_and(|file| file.len() > 1 << 20));
+    daemon.reload(&lab, &configuration("normalise.truncate = 90\n"), "reloaded: changed changed; 1 sessions went on");
+    daemon.reload(&lab, &configuration("source.delay = \"3ms\"\n"), "reloaded: changed changed; 1 sessions went on");
+    assert!(sender.ended().is_none(), "both happened while the traffic flowed");
+    await_that("the end of the traffic", || sender.ended().is_some());
+    await_that("the last frames", || {
+        let size = || fs::metadata(&arrived).map_or(0, |file| file.len());
+        let before = size();
+        std::thread::sleep(Duration::from_millis(300));
+        size() == before
+    });
+    let ledgers = daemon.stop();
+    let account = receiver.stop();
+    ledgers["kept"].assert_lossless();
+    assert_eq!(ledgers["kept"].captured, u64::from(FRAMES), "{ledgers:#?}");
+    let kept = account.senders.iter().find(|sender| sender.id == Some(1)).expect("a stream of the kept session");
+    assert_eq!((kept.received, kept.lost, kept.restarts), (u64::from(FRAMES), Some(0), 0), "{account:#?}");
+
+    // Of the changed one: no frame is lost, and none comes twice, but for those of the very moment of the change.
+    let changed: Vec<_> = account.senders.iter().filter(|sender| sender.id == Some(2)).collect();
+    let came: u64 = changed.iter().map(|sender| sender.received).sum();
+    assert!(came.abs_diff(u64::from(FRAMES)) <= 4, "{account:#?}");
+    assert_eq!(account.kernel_dropped, 0, "{account:#?}");
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_reload_takes_turns_where_both_cannot_be_open() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let one_port = session("dmz", "h0", "vxlan://192.0.2.2?vni=42&ports=50000");
+    let daemon = Daemon::start(&lab, &one_port);
+    let frames: Vec<_> = (0..100).map(|number| traffic::udp_frame(number, 4, 200)).collect();
+    traffic::send(&lab, &frames, "--pps=2000");
+    arriving.await_frames(100);
+    // A session of another name with the same port, and the old one gone.
+    daemon.reload(&lab, &one_port.replace("dmz", "lan"), "reloaded: added lan; removed dmz; 0 sessions went on");
+    await_that("the new session to mirror", || {
+        traffic::send(&lab, &frames[..1], "--pps=2000");
+        arriving.frames().len() > 100
+    });
+    // One that cannot be opened: everything is as before.
+    let broken = one_port.replace("dmz", "lan").replace("vni=42", "vni=42&device=nowhere");
+    daemon.reload(&lab, &broken, "not reloaded, everything runs on as it did: ");
+    let before = arriving.frames().len();
+    await_that("the old session to mirror on", || {
+        traffic::send(&lab, &frames[..1], "--pps=2000");
+        arriving.frames().len() > before
+    });
+    let ledgers = daemon.stop();
+    assert_eq!(ledgers.keys().collect::<Vec<_>>(), ["lan"]);
+    assert_eq!(
+        tshark::count(&arriving.stop(), "udp.srcport == 50000"),
+        tshark::count(&lab.path("a0.pcap"), "udp.dstport == 4789")
+    );
+}
