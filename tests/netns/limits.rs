@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::daemon::{self, Daemon};
 use crate::farspan::{Farspan, Ledger};
 use crate::judge::{Capture, Suricata, tshark};
 use crate::lab::Lab;
@@ -123,15 +124,8 @@ fn a_limit_of_bandwidth_holds_at_the_analyzer_from_the_beginning() {
     arriving.await_frames(usize::try_from(ledger.only().sent).expect("a small number"));
     let capture = arriving.stop();
 
-    let times = tshark::fields(&capture, "vxlan", &["frame.time_relative", "ip.len", "udp.srcport"]);
-    let bits = |from: f64, to: f64| {
-        let of_frame = |fields: &Vec<String>| {
-            let at: f64 = fields[0].parse().expect("a time");
-            let length: f64 = fields[1].split(',').next().and_then(|length| length.parse().ok()).expect("a length");
-            if (from..to).contains(&at) { length * 8.0 } else { 0.0 }
-        };
-        times.iter().map(of_frame).sum::<f64>()
-    };
+    let datagrams = datagrams(&capture);
+    let bits = |from, to| bits(&datagrams, from, to);
     // All of the load would be 5.3 times the limit.
     assert!(bits(0.0, 0.1) < LIMIT * 0.1 * 4.5, "{} bits in the first tenth of a second", bits(0.0, 0.1));
     assert!(bits(0.0, 1.0) < LIMIT * 1.6, "{} bits in the first second", bits(0.0, 1.0));
@@ -151,6 +145,46 @@ fn a_limit_of_bandwidth_holds_at_the_analyzer_from_the_beginning() {
             assert!(at - before < 1.0, "flow {flow} was gone for {} s", at - before);
         }
     }
+}
+
+/// Outer bits of the datagrams that came between two times, in seconds since the first.
+fn bits(datagrams: &[(f64, f64)], from: f64, to: f64) -> f64 {
+    datagrams.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, bits)| bits).sum()
+}
+
+/// When each datagram came, and how many bits its outer packet has.
+fn datagrams(capture: &Path) -> Vec<(f64, f64)> {
+    let read = |fields: Vec<String>| {
+        let length = fields[1].split(',').next().and_then(|length| length.parse::<f64>().ok());
+        (fields[0].parse().expect("a time"), length.expect("a length") * 8.0)
+    };
+    tshark::fields(capture, "vxlan", &["frame.time_relative", "ip.len"]).into_iter().map(read).collect()
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn all_sessions_together_keep_to_the_total_limit() {
+    const LIMIT: f64 = 4e6;
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let configuration = [
+        "[limit]\nbandwidth = \"4 Mbit/s\"\n".to_owned(),
+        daemon::session("one", "h0", "vxlan://192.0.2.2?vni=1"),
+        daemon::session("two", "h0", "vxlan://192.0.2.2?vni=2"),
+    ];
+    let daemon = Daemon::start(&lab, &configuration.concat());
+    let frames: Vec<_> = (0..30_000).map(|number| traffic::udp_frame(number, 500, 500)).collect();
+    while_sending(&lab, &frames, "--pps=5000", || ());
+    let said = daemon.log();
+    for session in ["one", "two"] {
+        assert!(said.contains(&format!("session {session}: `total limit.bandwidth` is reached")), "{said}");
+    }
+    let ledgers = daemon.stop();
+    let sent: u64 = ledgers.values().map(|ledger| ledger.only().sent).sum();
+    arriving.await_frames(usize::try_from(sent).expect("a small number"));
+    let datagrams = datagrams(&arriving.stop());
+    let steady = bits(&datagrams, 1.5, 5.5) / 4.0;
+    assert!((0.5 * LIMIT..1.2 * LIMIT).contains(&steady), "{steady} bit/s");
 }
 
 /// Conversations over HTTP as a client and a server have them, each of ten frames and with a request that a rule looks
@@ -218,12 +252,13 @@ struct Governed {
 
 /// Mirrors conversations with a fifth of the CPU time that it would take. `None` when Suricata lost frames itself.
 fn governed(seconds: u32) -> Option<Governed> {
-    const PPS: u32 = 20_000;
-    let rate = format!("--pps={PPS}");
+    // The more frames a second, the less of the CPU time is for waking up.
+    let frames_a_second = if traffic::full() { 100_000 } else { 20_000 };
+    let rate = format!("--pps={frames_a_second}");
     let lab = Lab::with_underlay_mtu(1600);
     let plain = ["-i", "h0", "-B", "64MiB", "--to", VXLAN, "tcp", "port", "80"];
     let farspan = Farspan::mirror(&lab, &plain);
-    let some = conversations_over_http(PPS / 10 * 4);
+    let some = conversations_over_http(frames_a_second / 10 * 4);
     let unlimited = while_sending(&lab, &some, &rate, || {
         thread::sleep(Duration::from_millis(500));
         cpu_share(farspan.id(), Duration::from_secs(3))
@@ -237,7 +272,7 @@ fn governed(seconds: u32) -> Option<Governed> {
     let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
     let limit = format!("{:.1}% of a core", allowed * 100.0);
     let farspan = Farspan::mirror(&lab, &[&["--limit-cpu", &limit], &plain[..]].concat());
-    let conversations = conversations_over_http(PPS / 10 * seconds);
+    let conversations = conversations_over_http(frames_a_second / 10 * seconds);
     let taken = while_sending(&lab, &conversations, &rate, || {
         thread::sleep(Duration::from_secs(4));
         cpu_share(farspan.id(), Duration::from_secs(u64::from(seconds) - 6))
