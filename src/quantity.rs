@@ -141,6 +141,18 @@ bounded! {
     Nice(u8), 0..=19, "nice value"
 }
 
+bounded! {
+    /// A destination's share of the flows, beside the shares of the others.
+    Weight(u16), 1..=1000, "weight"
+}
+
+impl Default for Weight {
+    /// As much as anybody.
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
 impl Mtu {
     /// What Ethernet has carried since 1980.
     pub const ETHERNET: Self = Self(1500);

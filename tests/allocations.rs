@@ -12,8 +12,8 @@ use farspan::config::endpoint;
 use farspan::config::local_end::{CaptureFilePlan, Rotation, Sync};
 use farspan::config::plan::{
     Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, Fit, Gso, Host, Ids, LimitPlan, NormalisePlan,
-    OuterPackets, PriorityPlan, SamplePlan, SessionPlan, SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan,
-    UdpChecksum,
+    OuterPackets, PriorityPlan, Probe, SamplePlan, SessionPlan, SourcePlan, Spread, Tag, TransmitPlan, TunnelPlan,
+    TunnelsPlan, UdpChecksum,
 };
 use farspan::destination::capture_file::CaptureFile;
 use farspan::destination::tunnel::Tunnel;
@@ -22,7 +22,7 @@ use farspan::flow::FlowHash;
 use farspan::frame::{InterfaceId, WireFrame};
 use farspan::kernel::underlay::{NextHop, Underlay};
 use farspan::ledger::{Ledger, Published};
-use farspan::quantity::{Dscp, Mtu, PortRange, Timestamp, Ttl, Vni};
+use farspan::quantity::{Dscp, Mtu, PortRange, Timestamp, Ttl, Vni, Weight};
 use farspan::source::{self, Source};
 use farspan::wire::layers::Layers;
 use farspan::wire::vxlan::Vxlan;
@@ -67,9 +67,11 @@ fn tunnel(port: u16, fit: Fit) -> Destination {
         udp_checksum: UdpChecksum::Auto,
         gso: Gso::On,
         transmit: TransmitPlan::Socket,
+        probe: Probe::Off,
     };
     let name = String::from("1");
-    let destination = DestinationPlan { name, to: String::from("test"), end: End::Tunnel(plan.clone()) };
+    let destination =
+        DestinationPlan { name, to: String::from("test"), weight: Weight::default(), end: End::Tunnel(plan.clone()) };
     let way = Arc::new(Underlay::new(localhost, localhost, None, Mtu::ETHERNET, NextHop::Usable));
     let interfaces = [String::from("eth0")];
     let shared = &mut Shared::new(&[], 0);
@@ -166,6 +168,7 @@ fn endpoint(port: u16) -> Box<dyn Source> {
         filter: "ip or vlan".into(),
         sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
+        spread: Spread::Replicate,
         destinations: Vec::new(),
         limit: LimitPlan::default(),
         priority: PriorityPlan::default(),

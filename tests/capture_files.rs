@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use farspan::config::local_end::CaptureFilePlan;
 use farspan::config::plan::{
     EndPlan, FilePath, FilePlan, LimitPlan, NormalisePlan, Pace, PriorityPlan, SamplePlan, SessionPlan, SourcePlan,
+    Spread,
 };
 use farspan::destination::Shared;
 use farspan::destination::capture_file::CaptureFile;
@@ -44,6 +45,7 @@ fn plan(path: &Path) -> SessionPlan {
         filter: String::new(),
         sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
+        spread: Spread::Replicate,
         destinations: Vec::new(),
         limit: LimitPlan::default(),
         priority: PriorityPlan::default(),

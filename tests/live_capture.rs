@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use farspan::config::defaults;
 use farspan::config::plan::{
     DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Gso, Host, Ids, LimitPlan, LivePlan, NormalisePlan,
-    PriorityPlan, SamplePlan, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, UdpChecksum,
+    PriorityPlan, Probe, SamplePlan, SessionPlan, SourcePlan, Spread, TransmitPlan, TunnelPlan, UdpChecksum,
 };
 use farspan::error::ExitCode;
 use farspan::frame::{InterfaceId, Offload, Unfinished};
-use farspan::quantity::{Direction, Directions, Dscp, ErspanSessionId, Mtu, PortRange, Ttl};
+use farspan::quantity::{Direction, Directions, Dscp, ErspanSessionId, Mtu, PortRange, Ttl, Weight};
 use farspan::source::{self, Opened, Readiness, Source};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -74,6 +74,7 @@ fn plan(live: LivePlan, filter: &str) -> SessionPlan {
         filter: filter.into(),
         sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
+        spread: Spread::Replicate,
         destinations: Vec::new(),
         limit: LimitPlan::default(),
         priority: PriorityPlan::default(),
@@ -87,6 +88,7 @@ fn erspan3() -> DestinationPlan {
     DestinationPlan {
         name: "1".into(),
         to: "erspan3://192.0.2.1?session=1".into(),
+        weight: Weight::default(),
         end: End::Tunnel(TunnelPlan {
             encapsulation: Encapsulation::Erspan3 { session },
             host: Host::Name("unused".into()),
@@ -100,6 +102,7 @@ fn erspan3() -> DestinationPlan {
             udp_checksum: UdpChecksum::Auto,
             gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
+            probe: Probe::Off,
         }),
     }
 }

@@ -7,12 +7,12 @@ use super::facts::{Facts, Tapped};
 use super::traffic::Traffic;
 use crate::config::plan::{
     DestinationPlan, Encapsulation, End, EndPlan, Engine, Host, Ids, LimitPlan, LivePlan, NormalisePlan, PriorityPlan,
-    SamplePlan, SessionPlan, SourcePlan, TunnelPlan,
+    SamplePlan, SessionPlan, SourcePlan, Spread, TunnelPlan,
 };
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::{Counters, Link};
 use crate::kernel::underlay::{NextHop, Underlay};
-use crate::quantity::{Directions, Ifindex, Mtu, Vni, Workers};
+use crate::quantity::{Directions, Ifindex, Mtu, Vni, Weight, Workers};
 
 pub fn mtu(bytes: u64) -> Mtu {
     Mtu::new(bytes).unwrap()
@@ -43,9 +43,11 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
         filter: String::new(),
         sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
+        spread: Spread::Replicate,
         destinations: vec![DestinationPlan {
             name: "1".to_owned(),
             to: "vxlan://192.0.2.10?vni=42".to_owned(),
+            weight: Weight::default(),
             end: End::Tunnel(tunnel),
         }],
         limit: LimitPlan::default(),

@@ -65,6 +65,12 @@ pub struct DestinationArguments {
     /// UDP source ports [default: 49152-65535]
     #[arg(long, value_name = "FIRST-LAST")]
     ports: Option<String>,
+    /// Share of the flows beside the others' weights, 1 to 1000, with --spread balance [default: 1]
+    #[arg(long, value_name = "N")]
+    weight: Option<String>,
+    /// How the analyzer is asked whether it is there: icmp, tcp:PORT, off [default: off]
+    #[arg(long, value_name = "HOW")]
+    probe: Option<String>,
     /// MTU of a TAP device: the key `mtu` of a URL (--mtu is that of a recorded link) [default: of what is mirrored]
     #[arg(long, value_name = "BYTES")]
     tap_mtu: Option<String>,
@@ -107,6 +113,8 @@ impl DestinationArguments {
             ("udp_checksum", "--udp-checksum", &self.udp_checksum),
             ("gso", "--gso", &self.gso),
             ("ports", "--ports", &self.ports),
+            ("weight", "--weight", &self.weight),
+            ("probe", "--probe", &self.probe),
             ("mtu", "--tap-mtu", &self.tap_mtu),
             ("owner", "--owner", &self.owner),
             ("rotate_size", "--rotate-size", &self.rotate_size),

@@ -32,9 +32,13 @@ pub struct SessionArguments<S: SourceFlags> {
     #[command(flatten)]
     normalise: NormaliseArguments,
     /// Where to: vxlan://HOST?vni=N, geneve://HOST?vni=N, gre://HOST, erspan1://HOST, erspan2://HOST?session=N,
-    /// erspan3://HOST?session=N, tap:NAME, pcap:FILE (.pcapng too), pcap:- (repeatable: each gets every frame)
+    /// erspan3://HOST?session=N, tap:NAME, pcap:FILE (.pcapng too), pcap:- (repeatable: see --spread)
     #[arg(long, value_name = "DEST", help_heading = "Destination")]
     to: Vec<String>,
+    /// Which of several destinations get a frame: replicate (all), balance (the one that its flow belongs to), failover
+    /// (the first that is healthy) [default: replicate]
+    #[arg(long, value_name = "HOW", help_heading = "Destination")]
+    spread: Option<String>,
     #[command(flatten)]
     destination: DestinationArguments,
     #[command(flatten)]
@@ -124,6 +128,9 @@ impl<S: SourceFlags> SessionArguments<S> {
         if !self.filter.is_empty() {
             set(keys, &["select", "filter"], Written::flag("EXPRESSION", &self.filter.join(" ")));
         }
+        if let Some(spread) = &self.spread {
+            set(keys, &["spread"], Written::flag("--spread", spread));
+        }
         write_destinations(&self.to, keys);
         session.for_every_destination = self.destination.table();
         session.end = self.any_source.end();
@@ -163,11 +170,11 @@ mod tests {
     use crate::config::local_end::{CaptureFilePlan, Rotation, Sync, TapPlan};
     use crate::config::plan::{
         Analyzer, DestinationPlan, Encapsulation, End, EndPlan, Engine, FilePath, FilePlan, Fit, Gso, Host, Ids,
-        LimitPlan, LivePlan, NormalisePlan, Pace, PriorityPlan, SampleBy, SamplePlan, Scheduling, SourcePlan,
-        TransmitPlan, TunnelPlan, UdpChecksum,
+        LimitPlan, LivePlan, NormalisePlan, Pace, PriorityPlan, Probe, SampleBy, SamplePlan, Scheduling, SourcePlan,
+        Spread, TransmitPlan, TunnelPlan, UdpChecksum,
     };
     use crate::quantity::{
-        Directions, Dscp, ErspanSessionId, GreKey, Mtu, Nice, PortRange, Rate, Snaplen, Ttl, Vni, Workers,
+        Directions, Dscp, ErspanSessionId, GreKey, Mtu, Nice, PortRange, Rate, Snaplen, Ttl, Vni, Weight, Workers,
     };
 
     #[derive(Debug, Parser)]
@@ -199,6 +206,7 @@ mod tests {
             udp_checksum: UdpChecksum::Auto,
             gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
+            probe: Probe::Off,
         }
     }
 
@@ -222,9 +230,11 @@ mod tests {
                 filter: "not port 22".into(),
                 sample: SamplePlan::default(),
                 normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
+                spread: Spread::Replicate,
                 destinations: vec![DestinationPlan {
                     name: "1".into(),
                     to: to.into(),
+                    weight: Weight::default(),
                     end: End::Tunnel(tunnel(
                         Encapsulation::Vxlan { vni: Ids::all(Vni::new(42).unwrap()), port: 4789 },
                         "192.0.2.10"
@@ -423,7 +433,7 @@ mod tests {
     fn each_key_of_a_destination_is_a_flag_and_the_other_way_round() {
         let names = Line::try_parse_from(
             "farspan --vni 1 --vni-out 1 --key 1 --key-out 1 --session-id 1 --session-id-out 1 --index 1 --seq 1 --fit 1 \
-             --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --gso 1 --ports 1 --tap-mtu 1 \
+             --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --gso 1 --ports 1 --tap-mtu 1 --weight 1 --probe 1 \
              --owner 1 --rotate-size 1 --rotate-time 1 --keep 1 --sync 1"
                 .split_whitespace(),
         );

@@ -42,6 +42,8 @@ pub const MOST_TUNNELS: u8 = 8;
 pub const SOURCE_PORTS: u32 = 16;
 /// Largest MTU of a TAP device.
 pub const MOST_TAP_MTU: Mtu = Mtu::MOST_TAP;
+/// Most destinations that share a session's frames.
+pub const MOST_SHARING: usize = 64;
 /// How long a replay waits for a destination that takes nothing.
 pub const REPLAY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long live frames wait for the next hop's first answer.

@@ -41,6 +41,7 @@ pub(super) fn resolve(one: &One<'_>, used: &mut HashSet<String>, mistakes: &mut 
     let origin = own.origin("to").map(in_url);
     let keys = own.replaced(&table, origin.as_ref());
     only(&keys, url.kind(), mistakes);
+    let weight = keys.read("weight", mistakes, str::parse).unwrap_or_default();
     let name = keys.read("name", mistakes, name).unwrap_or_else(|| one.name.to_owned());
     let end = match url {
         DestinationUrl::Tunnel { scheme, host, port, .. } => {
@@ -49,7 +50,7 @@ pub(super) fn resolve(one: &One<'_>, used: &mut HashSet<String>, mistakes: &mut 
         DestinationUrl::Tap { device, .. } => End::Tap(local_end::tap(&keys, device, mistakes)),
         DestinationUrl::File { file, .. } => End::File(local_end::capture_file(&keys, file, mistakes)),
     };
-    (mistakes.len() == found).then(|| DestinationPlan { name, to: to.to_owned(), end })
+    (mistakes.len() == found).then(|| DestinationPlan { name, to: to.to_owned(), weight, end })
 }
 
 /// The keys of one destination out of their three places. On the command line the URL is more particular than a flag
@@ -136,6 +137,7 @@ fn tunnel(
         udp_checksum,
         gso,
         transmit,
+        probe: keys.read("probe", mistakes, words::probe).unwrap_or_default(),
         encapsulation: encapsulation?,
         host,
     })

@@ -289,7 +289,7 @@ impl Scheme {
 
     /// Every key that means something to it: as URL parameter, in the file, and as a flag.
     pub fn keys(self) -> Vec<&'static str> {
-        const ALL: &[&str] = &["fit", "analyzer", "transmit", "source", "device", "dscp", "ttl"];
+        const ALL: &[&str] = &["fit", "analyzer", "transmit", "source", "device", "dscp", "ttl", "weight", "probe"];
         let own: &[&str] = match self {
             Self::Vxlan | Self::Geneve => &["vni", "vni_out", "udp_checksum", "gso", "ports"],
             Self::Gre => &["key", "key_out", "seq"],
@@ -328,8 +328,8 @@ impl Kind {
     pub fn keys(self) -> Vec<&'static str> {
         match self {
             Self::Tunnel(scheme) => scheme.keys(),
-            Self::Tap => vec!["mtu", "owner"],
-            Self::File => vec!["rotate_size", "rotate_time", "keep", "sync"],
+            Self::Tap => vec!["mtu", "owner", "weight"],
+            Self::File => vec!["rotate_size", "rotate_time", "keep", "sync", "weight"],
         }
     }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use bytesize::ByteSize;
 
+use super::defaults;
 use super::destination_url::{Kind, UrlError};
 use super::endpoint::EndpointError;
 use super::written::{Origin, Place};
@@ -259,6 +260,9 @@ pub enum What {
     /// CPUs for all workers, and one for each.
     #[error("`cpus` and `pin` cannot both be given")]
     CpusAndPin,
+    /// More destinations than can share the frames.
+    #[error("{0} destinations are to share the frames, and {most} can", most = defaults::MOST_SHARING)]
+    TooManyToShare(usize),
     /// A flag behind the filter expression.
     #[error("`{0}` stands behind the first word of the filter, so it would be part of the filter")]
     FlagInFilter(String),
@@ -370,6 +374,7 @@ impl Explain for Mistake {
             What::CpusAndPin => {
                 Some("`pin` keeps each worker on one CPU, `cpus` lets all of them use these: leave one out".to_owned())
             }
+            What::TooManyToShare(_) => Some("share them out over several sessions, with filters".to_owned()),
             What::FlagInFilter(_) => {
                 Some("put every option before the filter expression; an interface is given with -i".to_owned())
             }
@@ -449,7 +454,9 @@ fn example(key: &str, place: &Place) -> String {
         ("enabled", "on", ""),
         ("mtu", "1500", ""),
         ("truncate", "128", ", in bytes, or off"),
-        ("spread", "replicate", ""),
+        ("spread", "balance", ", replicate or failover"),
+        ("weight", "2", ", twice as many flows as one with 1"),
+        ("probe", "icmp", ", tcp:22, or off"),
         ("memory", "256MiB", ""),
         ("watch", "on", ""),
         ("sandbox", "auto", ", or off"),

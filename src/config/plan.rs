@@ -7,13 +7,15 @@ pub use limits::{LimitPlan, PriorityPlan, SampleBy, SamplePlan, Scheduling};
 pub use tunnels::{Decap, EndpointPlan, OuterPackets, Tag, Takes, TunnelsPlan};
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::defaults::LEAST_BUFFER;
 use super::local_end::{CaptureFilePlan, TapPlan};
 use crate::quantity::{
-    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Workers,
+    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Weight,
+    Workers,
 };
 
 /// One session: from sources to destinations.
@@ -29,6 +31,8 @@ pub struct SessionPlan {
     pub sample: SamplePlan,
     /// How frames are made wire-true.
     pub normalise: NormalisePlan,
+    /// Which of the destinations get a frame.
+    pub spread: Spread,
     /// Where they go; at least one. Names are unique.
     pub destinations: Vec<DestinationPlan>,
     /// What it may take from its host.
@@ -194,6 +198,30 @@ pub enum Pace {
     Rate(Rate),
 }
 
+/// Which destinations get a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// All of them.
+    #[default]
+    Replicate,
+    /// One: that of the frame's flow, both directions together, among those that are healthy.
+    Balance,
+    /// One: the first that is healthy, in the order of the plan.
+    Failover,
+}
+
+/// How a tunnel's destination is asked whether it is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Probe {
+    /// Not at all: what the kernel and the network say by themselves decides.
+    #[default]
+    Off,
+    /// By ICMP echo.
+    Icmp,
+    /// By a TCP connection to this port.
+    Tcp(NonZeroU16),
+}
+
 /// How frames are made wire-true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormalisePlan {
@@ -221,6 +249,8 @@ pub struct DestinationPlan {
     pub name: String,
     /// As the operator wrote it.
     pub to: String,
+    /// Its share of the flows beside the other destinations' weights, with [`Spread::Balance`].
+    pub weight: Weight,
     /// What it is.
     pub end: End,
 }
@@ -305,6 +335,8 @@ pub struct TunnelPlan {
     pub gso: Gso,
     /// How datagrams leave.
     pub transmit: TransmitPlan,
+    /// How the analyzer is asked whether it is there.
+    pub probe: Probe,
 }
 
 impl TunnelPlan {
@@ -331,6 +363,7 @@ impl TunnelPlan {
             udp_checksum: UdpChecksum::Auto,
             gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
+            probe: Probe::Off,
         }
     }
 }

@@ -14,7 +14,9 @@ use super::destination::{self, One};
 use super::keys::{Keys, Mistakes};
 use super::load::SessionWritten;
 use super::mistake::{Mistake, What};
-use super::plan::{DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
+use super::plan::{
+    DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, Spread,
+};
 use super::written::Value;
 use super::{limits, tunnels, words};
 use crate::error::Problems;
@@ -36,8 +38,11 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
     let filter = select.word("filter", &mut mistakes).unwrap_or_default().trim().to_owned();
     let sample = limits::sample(&select, &mut mistakes);
     let normalise = normalise(&keys, source.as_ref(), &mut mistakes);
-    keys.read("spread", &mut mistakes, words::spread);
+    let spread = keys.read("spread", &mut mistakes, words::spread).unwrap_or_default();
     let destinations = all_destinations(&keys, written, source.as_ref(), &mut mistakes);
+    if spread != Spread::Replicate && destinations.len() > defaults::MOST_SHARING {
+        mistakes.push(keys.mistake("spread", What::TooManyToShare(destinations.len())));
+    }
     match (source, Problems::unless_empty(mistakes)) {
         (Some(source), Ok(())) => Ok(SessionPlan {
             name: written.name.clone().unwrap_or_else(|| defaults::SESSION.to_owned()),
@@ -45,6 +50,7 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
             filter,
             sample,
             normalise,
+            spread,
             destinations,
             limit,
             priority,

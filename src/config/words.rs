@@ -9,7 +9,8 @@ use bytesize::ByteSize;
 use super::defaults;
 use super::local_end::Sync;
 use super::plan::{
-    Analyzer, Decap, Engine, FilePath, Fit, Gso, Pace, SampleBy, Scheduling, Tag, TransmitPlan, UdpChecksum,
+    Analyzer, Decap, Engine, FilePath, Fit, Gso, Pace, Probe, SampleBy, Scheduling, Spread, Tag, TransmitPlan,
+    UdpChecksum,
 };
 use super::privileges::Sandbox;
 use crate::quantity::{Mtu, QuantityError, Rate, Snaplen};
@@ -135,11 +136,24 @@ pub(super) fn reorder(text: &str) -> Result<Option<Duration>, QuantityError> {
 }
 
 /// How several destinations share the frames.
-pub(super) fn spread(text: &str) -> Result<(), QuantityError> {
+pub(super) fn spread(text: &str) -> Result<Spread, QuantityError> {
     match text {
-        "replicate" => Ok(()),
-        _ => Err(unreadable("way to spread", text, "replicate")),
+        "replicate" => Ok(Spread::Replicate),
+        "balance" => Ok(Spread::Balance),
+        "failover" => Ok(Spread::Failover),
+        _ => Err(unreadable("way to spread", text, "replicate, balance or failover")),
     }
+}
+
+/// How an analyzer is asked whether it is there.
+pub(super) fn probe(text: &str) -> Result<Probe, QuantityError> {
+    let port = |port: &str| port.parse().ok().map(Probe::Tcp);
+    match text {
+        "off" => Some(Probe::Off),
+        "icmp" => Some(Probe::Icmp),
+        _ => text.strip_prefix("tcp:").and_then(port),
+    }
+    .ok_or_else(|| unreadable("probe", text, "icmp, tcp:PORT or off"))
 }
 
 /// A switch, as people write it.

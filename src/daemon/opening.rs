@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::config::daemon::TotalLimitPlan;
 use crate::config::plan::{DestinationPlan, End, SessionPlan};
 use crate::destination::Shared;
+use crate::destination::health::Health;
 use crate::error::Problems;
 use crate::kernel::resolve::Kernel;
 use crate::kernel::underlay::{NextHop, Underlay};
@@ -61,6 +62,7 @@ pub(super) struct Started {
     pub(super) running: Running,
     pub(super) ways: Vec<Option<Arc<Underlay>>>,
     pub(super) interfaces: Vec<Interface>,
+    pub(super) health: Health,
 }
 
 impl Common {
@@ -169,9 +171,9 @@ impl Opened {
     /// # Errors
     /// When the kernel gives no thread.
     pub(super) fn start(self, waiting: bool) -> Result<Started, Problems> {
-        let interfaces = self.session.interfaces().to_vec();
+        let (interfaces, health) = (self.session.interfaces().to_vec(), self.session.health().clone());
         let running = if waiting { self.session.start_waiting() } else { self.session.start() }?;
-        Ok(Started { running, ways: self.ways, interfaces })
+        Ok(Started { running, ways: self.ways, interfaces, health })
     }
 }
 

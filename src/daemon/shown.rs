@@ -7,9 +7,10 @@ use tokio::sync::watch;
 
 use super::view::{DestinationView, InterfaceView, SessionView, State};
 use crate::config::plan::{DestinationPlan, SessionPlan};
+use crate::destination::health::{Complaint, Health};
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::ledger::{Ledger, Published};
-use crate::session::governor;
+use crate::session::{empty_ledger, governor};
 use crate::source::Interface;
 
 /// A worker that has done no turn for so long is stuck. A replay waits 30 seconds for room within one.
@@ -32,6 +33,8 @@ struct Inner {
     interfaces: Vec<InterfaceView>,
     /// The ways of the destinations while the session runs, in their order.
     underlays: Vec<Option<Arc<Underlay>>>,
+    /// Which of them can be given frames, where they are watched for it.
+    health: Health,
     workers: Vec<Pulse>,
     governor: Option<governor::Shown>,
     /// The sum of the runs that are over.
@@ -51,13 +54,14 @@ struct Pulse {
 impl Shown {
     pub(super) fn new(plan: Arc<SessionPlan>, changes: watch::Sender<u64>) -> Self {
         let inner = Inner {
-            finished: empty(&plan),
+            finished: empty_ledger(&plan),
             plan,
             state: State::Starting,
             since: SystemTime::now(),
             restarts: 0,
             interfaces: Vec::new(),
             underlays: Vec::new(),
+            health: Health::new(),
             workers: Vec::new(),
             governor: None,
             last_frame: None,
@@ -78,12 +82,19 @@ impl Shown {
     }
 
     /// The workers have started.
-    pub(super) fn set_running(&self, run: Vec<Published>, interfaces: &[Interface], ways: Vec<Option<Arc<Underlay>>>) {
+    pub(super) fn set_running(
+        &self,
+        run: Vec<Published>,
+        interfaces: &[Interface],
+        ways: Vec<Option<Arc<Underlay>>>,
+        health: &Health,
+    ) {
         let mut inner = self.lock();
         let now = Instant::now();
         inner.workers = run.into_iter().map(|published| Pulse { published, turns: 0, since: now }).collect();
         inner.interfaces = interfaces.iter().map(Into::into).collect();
         inner.underlays = ways;
+        inner.health = health.clone();
         drop(inner);
         self.set_state(State::Running);
     }
@@ -100,6 +111,7 @@ impl Shown {
         inner.workers.clear();
         inner.governor = None;
         inner.underlays.clear();
+        inner.health = Health::new();
         ledger.go_on_from(&inner.finished);
         inner.finished = ledger;
     }
@@ -107,7 +119,7 @@ impl Shown {
     /// The session has another plan from now on: it counts from zero.
     pub(super) fn begin_anew(&self, plan: Arc<SessionPlan>) {
         let mut inner = self.lock();
-        inner.finished = empty(&plan);
+        inner.finished = empty_ledger(&plan);
         inner.restarts = 0;
         inner.last_error = None;
         inner.plan = plan;
@@ -163,7 +175,10 @@ impl Shown {
             last_frame: inner.last_frame(),
             last_error: inner.last_error.clone(),
             governor: inner.governor.as_ref().map(governor::Shown::view),
-            destinations: inner.plan.destinations.iter().zip(ways).map(|(plan, way)| destination(plan, way)).collect(),
+            destinations: (0..)
+                .zip(inner.plan.destinations.iter().zip(ways))
+                .map(|(number, (plan, way))| destination(plan, way, inner.health.complaint(number)))
+                .collect(),
         }
     }
 
@@ -188,17 +203,15 @@ impl Inner {
     }
 }
 
-fn empty(plan: &SessionPlan) -> Ledger {
-    Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())))
-}
-
-fn destination(plan: &DestinationPlan, way: Option<&Underlay>) -> DestinationView {
-    let is_healthy = way.is_none_or(|way| way.next_hop() != NextHop::Failed);
+fn destination(plan: &DestinationPlan, way: Option<&Underlay>, complaint: Option<Complaint>) -> DestinationView {
+    // Those that nothing depends on are not watched; what is known of the next hop is known all the same.
+    let has_failed = way.is_some_and(|way| way.next_hop() == NextHop::Failed);
+    let complaint = complaint.or(has_failed.then_some(Complaint::NextHop));
     DestinationView {
         name: plan.name.as_str().into(),
         to: plan.to.as_str().into(),
-        is_healthy,
-        why_unhealthy: (!is_healthy).then(|| "there is no route, or the next hop does not answer".to_owned()),
+        is_healthy: complaint.is_none(),
+        why_unhealthy: complaint.map(|complaint| complaint.to_string()),
         mtu: way.map(|way| way.mtu().value()),
         last_error: None,
     }
@@ -209,9 +222,9 @@ mod tests {
     use super::*;
     use crate::config::local_end::CaptureFilePlan;
     use crate::config::plan::{
-        End, EndPlan, FilePath, FilePlan, LimitPlan, NormalisePlan, Pace, PriorityPlan, SamplePlan, SourcePlan,
+        End, EndPlan, FilePath, FilePlan, LimitPlan, NormalisePlan, Pace, PriorityPlan, SamplePlan, SourcePlan, Spread,
     };
-    use crate::quantity::Mtu;
+    use crate::quantity::{Mtu, Weight};
 
     fn plan() -> Arc<SessionPlan> {
         let file = || FilePath::Path("x".into());
@@ -224,23 +237,25 @@ mod tests {
             destinations: vec![DestinationPlan {
                 name: "1".into(),
                 to: "pcap:x".into(),
+                weight: Weight::default(),
                 end: End::File(CaptureFilePlan::plain(file())),
             }],
             limit: LimitPlan::default(),
             priority: PriorityPlan::default(),
+            spread: Spread::Replicate,
             end: EndPlan::default(),
         })
     }
 
     fn counted(captured: u64) -> Ledger {
-        Ledger { captured, ..empty(&plan()) }
+        Ledger { captured, ..empty_ledger(&plan()) }
     }
 
     #[test]
     fn counters_never_fall_while_the_plan_is_the_same() {
         let shown = Shown::new(plan(), watch::channel(0).0);
         let worker = Published::new(counted(5));
-        shown.set_running(vec![worker.clone(), Published::new(counted(2))], &[], vec![None]);
+        shown.set_running(vec![worker.clone(), Published::new(counted(2))], &[], vec![None], &Health::new());
         assert_eq!(shown.view().ledger.captured, 7);
         worker.update(&counted(10));
         worker.note_turn(true);
@@ -250,7 +265,7 @@ mod tests {
         let view = shown.view();
         assert_eq!((view.ledger.captured, view.last_frame.is_some()), (13, true));
         shown.count_restart();
-        shown.set_running(vec![Published::new(counted(1))], &[], vec![None]);
+        shown.set_running(vec![Published::new(counted(1))], &[], vec![None], &Health::new());
         let view = shown.view();
         assert_eq!((view.ledger.captured, view.restarts, view.state), (14, 1, State::Running));
         assert_eq!((view.destinations.len(), view.destinations[0].is_healthy), (1, true));
@@ -264,7 +279,7 @@ mod tests {
     fn a_worker_that_does_no_turn_for_a_minute_is_stuck() {
         let shown = Shown::new(plan(), watch::channel(0).0);
         let worker = Published::new(counted(0));
-        shown.set_running(vec![worker.clone()], &[], vec![None]);
+        shown.set_running(vec![worker.clone()], &[], vec![None], &Health::new());
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(shown.is_alive(at(0)));

@@ -30,6 +30,7 @@ const AHEAD: Duration = Duration::from_millis(5);
 const ECHO: Duration = Duration::from_secs(2);
 
 /// What a session can be asked for.
+#[allow(clippy::large_enum_variant, reason = "an order comes once in a while")]
 pub(super) enum Order {
     /// To end what it has under way, and to wait.
     Pause,
@@ -143,7 +144,7 @@ impl Supervisor {
     async fn run(&mut self, mut started: Started) -> Next {
         let since = Instant::now();
         self.shown.set_governor(started.running.governor());
-        self.shown.set_running(started.published(), &started.interfaces, started.ways.clone());
+        self.shown.set_running(started.published(), &started.interfaces, started.ways.clone(), &started.health);
         let order = tokio::select! {
             outcome = started.running.ended() => {
                 self.end_run(&mut started, &outcome);

@@ -8,6 +8,7 @@ pub mod dry_run;
 pub mod encapsulate;
 mod file_series;
 pub mod fit;
+pub mod health;
 mod next_hop;
 mod notices;
 pub mod open_error;
@@ -20,6 +21,7 @@ mod shared;
 pub mod shared_file;
 mod socket;
 mod socket_bank;
+pub mod spread;
 pub mod tap;
 pub mod tap_device;
 pub mod transmit;
@@ -41,6 +43,7 @@ use crate::ledger::{DestinationLedger, DropReason, Ledger};
 use crate::select::own_traffic::OwnTunnel;
 use capture_file::CaptureFile;
 pub use shared::Shared;
+use spread::{Choice, Spread};
 use tap::Tap;
 use tunnel::Tunnel;
 
@@ -65,9 +68,12 @@ pub enum Destination {
     File(CaptureFile),
 }
 
-/// All destinations of a session: each gets every frame (`spread = "replicate"`).
+/// All destinations of a session, and who of them gets a frame.
 #[derive(Debug)]
-pub struct Destinations(Vec<Destination>);
+pub struct Destinations {
+    all: Vec<Destination>,
+    spread: Spread,
+}
 
 /// A capture file without all its frames.
 #[derive(Debug, thiserror::Error)]
@@ -91,23 +97,50 @@ impl Unwritten {
     }
 }
 
+impl Destination {
+    fn offer(&mut self, frame: &WireFrame<'_>, account: &mut DestinationLedger) {
+        account.assigned += 1;
+        match self {
+            Self::Tunnel(tunnel) => tunnel.offer(frame, account),
+            Self::Tap(tap) => tap.offer(frame, account),
+            Self::File(file) => file.offer(frame, account),
+        }
+    }
+}
+
 impl Destinations {
-    /// In the order of the plan, which is the order of the ledger's accounts.
+    /// In the order of the plan, which is the order of the ledger's accounts. Each gets every frame.
     pub fn new(destinations: Vec<Destination>) -> Self {
-        Self(destinations)
+        Self { all: destinations, spread: Spread::replicate() }
     }
 
-    /// Gives `frame` to every destination. What does not leave at once is in flight until the next flush.
+    /// The same, of which each frame goes where `spread` says.
+    #[must_use]
+    pub fn spread_by(self, spread: Spread) -> Self {
+        Self { spread, ..self }
+    }
+
+    /// Gives `frame` to those destinations that are to have it. What does not leave at once is in flight until the next
+    /// flush.
     pub fn offer(&mut self, frame: &WireFrame<'_>, ledger: &mut Ledger) {
         ledger.offered += 1;
-        for (destination, account) in self.0.iter_mut().zip(&mut ledger.destinations) {
-            account.assigned += 1;
-            match destination {
-                Destination::Tunnel(tunnel) => tunnel.offer(frame, account),
-                Destination::Tap(tap) => tap.offer(frame, account),
-                Destination::File(file) => file.offer(frame, account),
+        match self.spread.of(frame.flow) {
+            Choice::Every => {
+                for (destination, account) in self.all.iter_mut().zip(&mut ledger.destinations) {
+                    destination.offer(frame, account);
+                }
             }
+            Choice::One(chosen) => match (self.all.get_mut(chosen), ledger.destinations.get_mut(chosen)) {
+                (Some(destination), Some(account)) => destination.offer(frame, account),
+                _ => ledger.not_assigned[DropReason::NoDestination] += 1,
+            },
+            Choice::Nobody => ledger.not_assigned[DropReason::NoDestination] += 1,
         }
+    }
+
+    /// Takes note of who is healthy now. Called before every turn: what is offered then goes to nobody who is not.
+    pub fn look(&mut self) {
+        self.spread.look();
     }
 
     /// Sends what is in flight. Called after every turn, and on every error path.
@@ -131,7 +164,7 @@ impl Destinations {
 
     /// Whether nobody can take another frame: every destination is a pipe whose reader has ended.
     pub fn are_gone(&self) -> bool {
-        self.0.iter().all(|destination| match destination {
+        self.all.iter().all(|destination| match destination {
             Destination::Tunnel(tunnel) => tunnel.is_closed(),
             Destination::Tap(_) => false,
             Destination::File(file) => file.is_closed(),
@@ -140,7 +173,7 @@ impl Destinations {
 
     /// What the session's own datagrams look like on the underlay.
     pub fn own_tunnels(&self) -> Vec<OwnTunnel> {
-        self.0
+        self.all
             .iter()
             .filter_map(|destination| match destination {
                 Destination::Tunnel(tunnel) => tunnel.own_tunnel().cloned(),
@@ -151,7 +184,7 @@ impl Destinations {
 
     /// When a frame in flight must be looked at again, if any.
     pub fn deadline(&self) -> Option<Instant> {
-        self.0
+        self.all
             .iter()
             .filter_map(|destination| match destination {
                 Destination::Tunnel(tunnel) => tunnel.deadline(),
@@ -162,7 +195,7 @@ impl Destinations {
     }
 
     fn each(&mut self, ledger: &mut Ledger, mut act: impl FnMut(&mut Destination, &mut DestinationLedger)) {
-        for (destination, account) in self.0.iter_mut().zip(&mut ledger.destinations) {
+        for (destination, account) in self.all.iter_mut().zip(&mut ledger.destinations) {
             act(destination, account);
         }
     }

@@ -239,7 +239,10 @@ impl Errors {
 pub(super) fn take_reports(socket: &mut impl DatagramSocket, underlay: &Underlay, icmp: &mut IcmpReports) {
     socket.reports(&mut |report| match report {
         Report::PortUnreachable => icmp.port_unreachable += 1,
-        Report::HostUnreachable => icmp.host_unreachable += 1,
+        Report::HostUnreachable => {
+            icmp.host_unreachable += 1;
+            underlay.note_unreachable();
+        }
         Report::Other => icmp.other += 1,
         Report::TooBig(mtu) => {
             icmp.too_big += 1;

@@ -9,7 +9,7 @@ use crate::flow::FlowHash;
 use crate::frame::{InterfaceId, WireFrame};
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::ledger::Ledger;
-use crate::quantity::{ErspanIndex, ErspanSessionId, GreKey, Mtu, Timestamp, Vni};
+use crate::quantity::{ErspanIndex, ErspanSessionId, GreKey, Mtu, Timestamp, Vni, Weight};
 use crate::wire::layers::Layers;
 
 /// A whole, untouched frame of these bytes.
@@ -46,7 +46,12 @@ pub fn vxlan(port: u16) -> Encapsulation {
 /// A destination through sockets with every default.
 pub fn plan(encapsulation: Encapsulation, remote: IpAddr, fit: Fit) -> (DestinationPlan, TunnelPlan) {
     let tunnel = TunnelPlan { fit, ..TunnelPlan::with_defaults(encapsulation, Host::Address(remote)) };
-    let destination = DestinationPlan { name: "1".into(), to: "test".into(), end: End::Tunnel(tunnel.clone()) };
+    let destination = DestinationPlan {
+        name: "1".into(),
+        to: "test".into(),
+        weight: Weight::default(),
+        end: End::Tunnel(tunnel.clone()),
+    };
     (destination, tunnel)
 }
 

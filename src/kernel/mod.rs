@@ -4,7 +4,9 @@
 //! The netlink crates change their interface often, so none of their types leaves this module.
 
 pub mod capabilities;
+pub mod echo;
 pub mod error_queue;
+pub mod knock;
 pub mod links;
 #[cfg(test)]
 pub(crate) mod namespace;

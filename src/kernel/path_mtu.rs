@@ -48,7 +48,7 @@ fn udp_socket(family_of: IpAddr) -> io::Result<Socket> {
 }
 
 /// Link-local IPv6 addresses mean nothing without the interface they are on.
-fn scoped(address: IpAddr, port: u16, device: Option<Ifindex>) -> SockAddr {
+pub(super) fn scoped(address: IpAddr, port: u16, device: Option<Ifindex>) -> SockAddr {
     match (address, device) {
         (IpAddr::V6(v6), Some(device)) if v6.is_unicast_link_local() => {
             SocketAddrV6::new(v6, port, 0, device.value()).into()

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
     use crate::config::plan::{Encapsulation, FilePath, Ids};
     use crate::error::ExitCode;
-    use crate::quantity::Vni;
+    use crate::quantity::{Vni, Weight};
 
     fn tunnel_to(host: &str) -> TunnelPlan {
         let host = host.parse().map_or_else(|_| Host::Name(host.to_owned()), Host::Address);
@@ -240,7 +240,12 @@ mod tests {
     }
 
     fn destination(tunnel: TunnelPlan) -> DestinationPlan {
-        DestinationPlan { name: "1".to_owned(), to: "vxlan://…?vni=7".to_owned(), end: End::Tunnel(tunnel) }
+        DestinationPlan {
+            name: "1".to_owned(),
+            to: "vxlan://…?vni=7".to_owned(),
+            weight: Weight::default(),
+            end: End::Tunnel(tunnel),
+        }
     }
 
     fn resolve_in(namespace: &Namespace, tunnels: Vec<TunnelPlan>) -> Result<Vec<Arc<Underlay>>, Problems> {

@@ -43,6 +43,8 @@ pub struct Underlay {
     changed: Condvar,
     /// The session is to end: nobody waits any longer.
     hurried: AtomicBool,
+    /// ICMP reports that host or network cannot be reached, so far.
+    unreachable_reports: AtomicU64,
 }
 
 /// MAC addresses for examples (RFC 9542 section 2.1.4): they stand where the real ones are not known.
@@ -64,6 +66,7 @@ impl Underlay {
             next_hop: Mutex::new(next_hop),
             changed: Condvar::new(),
             hurried: AtomicBool::new(false),
+            unreachable_reports: AtomicU64::new(0),
         }
     }
 
@@ -173,6 +176,16 @@ impl Underlay {
     pub fn set_next_hop(&self, state: NextHop) {
         *self.next_hop.lock().unwrap_or_else(PoisonError::into_inner) = state;
         self.changed.notify_all();
+    }
+
+    /// Takes note of an ICMP report that host or network cannot be reached.
+    pub fn note_unreachable(&self) {
+        self.unreachable_reports.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many such reports there have been. They only rise.
+    pub fn unreachable_reports(&self) -> u64 {
+        self.unreachable_reports.load(Ordering::Relaxed)
     }
 
     /// Waits until the next hop is usable, `patience` at most and not when the session is to end, and says what it is

@@ -1,6 +1,6 @@
 //! The law of accounting, as equations that must hold after every flush.
 
-use super::{DestinationLedger, Ledger};
+use super::{Assignment, DestinationLedger, Ledger};
 
 /// An equation that does not hold: a defect of farspan, never of the network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +27,15 @@ impl Ledger {
             selected + self.segments_added,
             self.not_normalised.total() + self.offered,
         )?;
+        if self.assignment == Assignment::One {
+            let assigned: u64 = self.destinations.iter().map(|destination| destination.assigned).sum();
+            let right = assigned + self.not_assigned.total();
+            equal("offered = sum of assigned + dropped for want of a destination", self.offered, right)?;
+        }
         for destination in &self.destinations {
-            equal_at(destination, "offered = assigned", self.offered, destination.assigned)?;
+            if self.assignment == Assignment::Each {
+                equal_at(destination, "offered = assigned", self.offered, destination.assigned)?;
+            }
             equal_at(
                 destination,
                 "assigned + split added = sent + in flight + dropped",
@@ -73,6 +80,18 @@ mod tests {
     #[test]
     fn a_whole_ledger_balances() {
         assert_eq!(balanced().balance(), Ok(()));
+    }
+
+    #[test]
+    fn where_one_destination_gets_a_frame_the_sum_of_them_has_all() {
+        let mut ledger = balanced().assigning(Assignment::One);
+        assert_eq!(ledger.balance(), Ok(()));
+        ledger.offered += 2;
+        ledger.segments_added += 2;
+        ledger.not_assigned[DropReason::NoDestination] = 2;
+        assert_eq!((ledger.balance(), ledger.dropped().total()), (Ok(()), 5));
+        ledger.not_assigned[DropReason::NoDestination] = 1;
+        assert_eq!(ledger.balance().unwrap_err().left, 13);
     }
 
     #[test]

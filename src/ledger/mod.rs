@@ -33,8 +33,12 @@ pub struct Ledger {
     pub not_normalised: Drops,
     /// Extra frames that segmenting made out of super-frames: a super-frame of n segments adds n − 1.
     pub segments_added: u64,
-    /// Wire frames that were offered to every destination.
+    /// Wire frames that were offered to the destinations.
     pub offered: u64,
+    /// Whether every destination was assigned an offered frame, or one of them.
+    pub assignment: Assignment,
+    /// Offered frames that no destination was assigned.
+    pub not_assigned: Drops,
     /// The destinations' own accounts, in the order of the plan.
     pub destinations: Vec<DestinationLedger>,
     /// What the kernel dropped before we saw it.
@@ -45,6 +49,25 @@ pub struct Ledger {
     pub senders: Senders,
     /// How long live frames took.
     pub delays: Delays,
+}
+
+/// How many destinations get an offered frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Assignment {
+    /// All of them.
+    #[default]
+    Each,
+    /// One, or none where none is healthy.
+    One,
+}
+
+impl Assignment {
+    /// Whether it is what nobody has to say.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference to the field")]
+    pub(super) fn is_each(&self) -> bool {
+        *self == Self::Each
+    }
 }
 
 /// One destination's account. Its fields are keys of the JSON object, in this order: [`Ledger::to_json`].
@@ -120,9 +143,15 @@ impl Ledger {
         Self { destinations, ..Self::default() }
     }
 
-    /// What ended before any destination: in select or in normalise.
+    /// The same, with another number of destinations that a frame is assigned.
+    #[must_use]
+    pub fn assigning(self, assignment: Assignment) -> Self {
+        Self { assignment, ..self }
+    }
+
+    /// What ended before any destination: in select, in normalise, or because there was none for it.
     pub fn dropped(&self) -> Drops {
-        &self.not_selected + &self.not_normalised
+        &(&self.not_selected + &self.not_normalised) + &self.not_assigned
     }
 
     /// ICMP reports of all destinations together.

@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::{Delays, DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten, SenderLedger};
+use super::{
+    Assignment, Delays, DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten, SenderLedger,
+};
 
 impl Ledger {
     /// One JSON object in one line. Its keys are a contract: scripts read them.
@@ -36,6 +38,9 @@ struct Json<'a> {
     kernel_dropped: u64,
     segments_added: u64,
     dropped: Drops,
+    /// Only where not every destination gets every frame.
+    #[serde(skip_serializing_if = "Assignment::is_each")]
+    assignment: Assignment,
     rewritten: Rewritten,
     icmp: IcmpReports,
     destinations: &'a [DestinationLedger],
@@ -52,6 +57,7 @@ impl<'a> Json<'a> {
             kernel_dropped: ledger.kernel.buffer_full + ledger.kernel.interface,
             segments_added: ledger.segments_added,
             dropped: ledger.dropped(),
+            assignment: ledger.assignment,
             rewritten: ledger.rewritten,
             icmp: ledger.icmp(),
             destinations: &ledger.destinations,

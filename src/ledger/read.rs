@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use super::{Delays, DestinationLedger, DropReason, Drops, KernelDrops, Ledger, Rewritten, SenderLedger};
+use super::{Assignment, Delays, DestinationLedger, DropReason, Drops, KernelDrops, Ledger, Rewritten, SenderLedger};
 use crate::wire::decapsulate::Tunnel;
 
 /// The object of [`Ledger::to_json`].
@@ -17,6 +17,7 @@ struct Json {
     kernel_dropped: u64,
     segments_added: u64,
     dropped: Drops,
+    assignment: Assignment,
     rewritten: Rewritten,
     destinations: Vec<DestinationLedger>,
     senders: Vec<SenderLedger>,
@@ -32,6 +33,7 @@ impl<'de> Deserialize<'de> for Ledger {
             captured: json.captured,
             not_selected: json.dropped,
             segments_added: json.segments_added,
+            assignment: json.assignment,
             offered: (json.captured + json.segments_added).saturating_sub(json.dropped.total()),
             destinations: json.destinations,
             kernel: KernelDrops { buffer_full: json.kernel_dropped, interface: 0 },

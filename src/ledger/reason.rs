@@ -105,6 +105,9 @@ reasons! {
     Unreachable, "unreachable", Loss,
         "there is no route to the destination, or its next hop does not answer",
         "check `ip route get` and `ip neigh` for the destination";
+    NoDestination, "no_destination", Loss,
+        "no destination was healthy",
+        "look at the analyzers and the ways to them: `farspan status` says what speaks against each";
     InterfaceDown, "interface_down", Loss,
         "the underlay interface or the TAP device is down or gone",
         "check `ip link`";

@@ -35,6 +35,8 @@ impl AddAssign<&Self> for Ledger {
             not_normalised,
             segments_added,
             offered,
+            assignment: _,
+            not_assigned,
             destinations,
             kernel,
             rewritten,
@@ -46,6 +48,7 @@ impl AddAssign<&Self> for Ledger {
         self.not_normalised = &self.not_normalised + not_normalised;
         self.segments_added += segments_added;
         self.offered += offered;
+        self.not_assigned = &self.not_assigned + not_assigned;
         self.destinations.iter_mut().zip(destinations).for_each(|(sum, destination)| *sum += destination);
         self.kernel = self.kernel + *kernel;
         self.rewritten = self.rewritten + *rewritten;

@@ -3,6 +3,7 @@
 mod contact;
 pub mod control;
 pub mod governor;
+mod observe;
 mod path;
 mod running;
 mod stop;
@@ -15,15 +16,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::defaults::MOST_TAP_MTU;
-use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
+use crate::config::plan::{self, DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
+use crate::destination::health::Health;
 use crate::destination::open_error::CannotOpen;
+use crate::destination::spread::Spread;
 use crate::destination::tap::Tap;
 use crate::destination::tunnel::Tunnel;
 use crate::destination::{Destination, Destinations, Patience, Shared};
 use crate::error::{Explain, Problems};
 use crate::kernel::underlay::Underlay;
-use crate::ledger::{Ledger, Published};
+use crate::ledger::{Assignment, Ledger, Published};
 use crate::normalise::Normaliser;
 use crate::quantity::Mtu;
 use crate::select::Selector;
@@ -33,6 +36,7 @@ use crate::source::{self, Interface, Progress};
 
 use contact::{Contact, Failures};
 use governor::Totals;
+use observe::Observer;
 use path::Path;
 use running::Ready;
 pub use running::{Outcome, Running};
@@ -49,6 +53,8 @@ pub struct Session {
     interfaces: Vec<Interface>,
     progress: Option<Progress>,
     governor: Option<governor::Plan>,
+    health: Health,
+    observer: Option<Observer>,
     /// Keeps the session's tunnels among those that no session captures.
     tunnels: Entry,
 }
@@ -156,6 +162,8 @@ impl Session {
         };
         let shared = around.shared.insert(shared.of_mtu(mtu));
         let destinations = open_for_workers(plan, underlays, &names, patience, shared)?;
+        let health = Health::new();
+        let observer = Observer::open(plan, underlays, health.clone())?;
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
         let tunnels = around.all_tunnels.enter(own);
 
@@ -163,14 +171,15 @@ impl Session {
         let failures = Failures::default();
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
-            let ledger = Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str())));
+            let ledger = empty_ledger(plan);
+            let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let stop = Stop::new().map_err(no_resources)?;
             let published = Published::new(ledger.clone());
             let contact = Contact { stop, published, failures: failures.clone(), window: Window::open() };
             let path = Path {
                 selector: Selector::new(OwnTraffic::following(&around.all_tunnels), plan.sample),
                 normaliser: Normaliser::new(plan.normalise.truncate),
-                destinations,
+                destinations: destinations.spread_by(spread),
                 ledger,
             };
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
@@ -191,6 +200,8 @@ impl Session {
             interfaces: opened.interfaces,
             progress: opened.progress,
             governor,
+            health,
+            observer,
             tunnels,
         })
     }
@@ -205,12 +216,20 @@ impl Session {
         self.progress.as_ref()
     }
 
+    /// Which of its destinations can be given frames, as far as they are watched.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
     /// Starts the workers, and the governor of a session with limits: inside a tokio runtime.
     ///
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        let running = Running::start(self.workers, self.failures, self.underlays, self.files, Some(self.tunnels))?;
+        let mut running = Running::start(self.workers, self.failures, self.underlays, self.files, Some(self.tunnels))?;
+        if let Some(observer) = self.observer {
+            running.observe(observer);
+        }
         Ok(running.governed_by(self.governor))
     }
 
@@ -233,6 +252,15 @@ impl Session {
             contact.published.read()
         }))
     }
+}
+
+/// An account for the destinations of `plan`, before the first frame.
+pub fn empty_ledger(plan: &SessionPlan) -> Ledger {
+    let assignment = match plan.spread {
+        plan::Spread::Replicate => Assignment::Each,
+        plan::Spread::Balance | plan::Spread::Failover => Assignment::One,
+    };
+    Ledger::new(plan.destinations.iter().map(|plan| (plan.name.as_str(), plan.to.as_str()))).assigning(assignment)
 }
 
 /// The largest MTU of what `plan` mirrors, as far as a TAP device can have it; `interfaces` are those of its interfaces,

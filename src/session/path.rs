@@ -61,7 +61,7 @@ mod tests {
     use crate::frame::{At, InterfaceId, Offload, Unfinished};
     use crate::kernel::underlay::{NextHop, Underlay};
     use crate::ledger::DropReason;
-    use crate::quantity::{Direction, Mtu, Snaplen, Timestamp, Vni};
+    use crate::quantity::{Direction, Mtu, Snaplen, Timestamp, Vni, Weight};
     use crate::select::own_traffic::OwnTraffic;
 
     /// A frame as a source might lend it: anything from noise to a super-frame, with any claim about its offloads.
@@ -152,7 +152,7 @@ mod tests {
             ];
             let plans: Vec<_> = (1..)
                 .zip(ends)
-                .map(|(number, end)| DestinationPlan { name: number.to_string(), to: "test".into(), end })
+                .map(|(number, end)| DestinationPlan { name: number.to_string(), to: "test".into(), weight: Weight::default(), end })
                 .collect();
             let way = || Arc::new(Underlay::new([192, 0, 2, 1].into(), [192, 0, 2, 2].into(), None, Mtu::ETHERNET, NextHop::Usable));
             let ways: Vec<_> = plans.iter().map(|plan| matches!(plan.end, End::Tunnel(_)).then(way)).collect();

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::SessionError;
 use super::contact::{Contact, Failures};
 use super::governor::{self, Governor};
+use super::observe::{Observer, Observing};
 use super::worker::Worker;
 use crate::config::plan::{PriorityPlan, Scheduling};
 use crate::destination::Unwritten;
@@ -35,6 +36,7 @@ pub struct Running {
     at_work: usize,
     /// For a session with limits.
     governor: Option<Governor>,
+    observing: Option<Observing>,
     tunnels: Option<Entry>,
 }
 
@@ -80,8 +82,9 @@ impl Running {
     ) -> Result<Self, Problems> {
         let (send, exits) = unbounded_channel();
         let contacts = workers.iter().map(|ready| ready.contact.clone()).collect();
+        let at_work = workers.len();
         let running =
-            Self { contacts, failures, underlays, files, exits, at_work: workers.len(), governor: None, tunnels };
+            Self { contacts, failures, underlays, files, exits, at_work, governor: None, observing: None, tunnels };
         for (number, ready) in workers.into_iter().enumerate() {
             if let Err(cause) = start_one(number, ready, send.clone()) {
                 running.stop();
@@ -100,6 +103,11 @@ impl Running {
     /// What the governor measures and does; `None` for a session without limits.
     pub fn governor(&self) -> Option<governor::Shown> {
         self.governor.as_ref().map(Governor::shown)
+    }
+
+    /// Has the destinations watched, until this is dropped.
+    pub(super) fn observe(&mut self, observer: Observer) {
+        self.observing = Some(observer.start());
     }
 
     /// Asks the workers to end; [`ended`](Self::ended) tells when they have.

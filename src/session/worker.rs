@@ -118,6 +118,7 @@ impl Worker {
             self.follow_window(now);
             let (captured, offered) = (self.path.ledger.captured, self.path.ledger.offered);
             self.path.selector.catch_up();
+            self.path.destinations.look();
             let oldest = self.drain(now, stop_by.is_some());
             self.path.destinations.flush(now, &mut self.path.ledger);
             self.measure(oldest, self.path.ledger.offered - offered);

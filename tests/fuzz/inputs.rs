@@ -11,8 +11,8 @@ use farspan::config::endpoint;
 use farspan::config::local_end::CaptureFilePlan;
 use farspan::config::plan::{
     Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, FilePlan, Fit, Gso, Host, Ids, LimitPlan,
-    NormalisePlan, OuterPackets, Pace, PriorityPlan, SamplePlan, SessionPlan, SourcePlan, Tag, TransmitPlan,
-    TunnelPlan, TunnelsPlan, UdpChecksum,
+    NormalisePlan, OuterPackets, Pace, PriorityPlan, Probe, SamplePlan, SessionPlan, SourcePlan, Spread, Tag,
+    TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
 };
 use farspan::error::Explain;
 use farspan::flow::FlowHash;
@@ -20,7 +20,7 @@ use farspan::frame::{Frame, InterfaceId, Offload};
 use farspan::kernel::underlay::{NextHop, Underlay};
 use farspan::ledger::{KernelDrops, Rewritten};
 use farspan::normalise::Normaliser;
-use farspan::quantity::{Dscp, Mtu, PortRange, Snaplen, Timestamp, Ttl, Vni};
+use farspan::quantity::{Dscp, Mtu, PortRange, Snaplen, Timestamp, Ttl, Vni, Weight};
 use farspan::session::Session;
 use farspan::source::{self, Readiness, Source};
 use farspan::wire::decapsulate::{DecapsulateError, Decapsulated, Rules};
@@ -147,8 +147,14 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
         udp_checksum: UdpChecksum::Auto,
         gso: Gso::Off,
         transmit: TransmitPlan::CaptureFile(null()),
+        probe: Probe::Off,
     };
-    let destination = |name: &str, end| DestinationPlan { name: name.to_owned(), to: name.to_owned(), end };
+    let destination = |name: &str, end| DestinationPlan {
+        name: name.to_owned(),
+        to: name.to_owned(),
+        weight: Weight::default(),
+        end,
+    };
     SessionPlan {
         name: "fuzz".into(),
         source: SourcePlan::Tunnels(tunnels),
@@ -159,6 +165,7 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
             mtu: Mtu::ETHERNET,
             truncate: asks(7).then(|| Snaplen::new(96).unwrap()),
         },
+        spread: Spread::Replicate,
         destinations: vec![
             destination("file", End::File(CaptureFilePlan::plain(null()))),
             destination("relay", End::Tunnel(relay)),

@@ -29,5 +29,6 @@ mod receive;
 mod recording;
 mod resources;
 mod settings;
+mod spread;
 mod tap;
 mod workers;

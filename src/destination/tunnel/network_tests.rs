@@ -14,7 +14,7 @@ use crate::config::plan::{End, FilePath, Gso, UdpChecksum};
 use crate::kernel::namespace::Namespace;
 use crate::kernel::resolve::locate;
 use crate::kernel::underlay::NextHop;
-use crate::quantity::{Dscp, Ttl};
+use crate::quantity::{Dscp, Ttl, Weight};
 use crate::wire::layers::{Fragment, GRE, IpVersion, Layers, UDP};
 
 const NEAR: &str = "192.0.2.1";
@@ -29,7 +29,8 @@ fn open(namespace: &Namespace, remote: &'static str, encapsulation: Encapsulatio
 fn open_planned(namespace: &Namespace, plan: TunnelPlan, way: Arc<Underlay>, patience: Patience) -> Tunnel {
     namespace.run(move || {
         let to = "test".to_owned();
-        let destination = DestinationPlan { name: "1".to_owned(), to, end: End::Tunnel(plan.clone()) };
+        let destination =
+            DestinationPlan { name: "1".to_owned(), to, weight: Weight::default(), end: End::Tunnel(plan.clone()) };
         Tunnel::open(&destination, &plan, &way, &["eth0".into()], patience, &mut Shared::new(&[], 0)).unwrap()
     })
 }

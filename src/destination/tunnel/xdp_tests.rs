@@ -12,7 +12,7 @@ use crate::error::Explain as _;
 use crate::kernel::namespace::Namespace;
 use crate::kernel::resolve::resolve;
 use crate::ledger::Ledger;
-use crate::quantity::{Dscp, Ttl};
+use crate::quantity::{Dscp, Ttl, Weight};
 
 const COPIED: TransmitPlan = TransmitPlan::Xdp { zero_copy: false };
 /// What a veth does not offer: frames are copied all the same.
@@ -23,7 +23,7 @@ fn by_xdp(encapsulation: Encapsulation, remote: &str, change: impl FnOnce(&mut T
     let (_, mut plan) = plan(encapsulation, remote.parse().unwrap(), Fit::Split);
     plan.transmit = COPIED;
     change(&mut plan);
-    DestinationPlan { name: "1".to_owned(), to: "test".to_owned(), end: End::Tunnel(plan) }
+    DestinationPlan { name: "1".to_owned(), to: "test".to_owned(), weight: Weight::default(), end: End::Tunnel(plan) }
 }
 
 /// Finds the ways and opens the tunnels in `namespace`, as a session does.
