@@ -169,7 +169,7 @@ const WRONG_FILES: &[(&str, &[&str])] = &[
         &["no key `spred`", "f.toml:6:9, session.a.spred", "did you mean `spread`?"],
     ),
     ("[session.a]\nspread = \"fair\"\n", &["not a way to spread", "replicate"]),
-    ("[session.a.select]\nsample = \"1/10\"\n", &["no key `sample`", "there are filter"]),
+    ("[session.a.select]\nsamples = \"1/10\"\n", &["no key `samples`", "there are filter"]),
     ("[session.a.select]\nfilter = [\"tcp\"]\n", &["`filter` must be one value", "not port 22"]),
     ("[session.a.normalise]\nenabled = 3\n", &["`3` is not a switch", "enabled = \"on\""]),
     ("[session.a.normalise]\ntruncate = true\n", &["not a snaplen", "truncate = 128, in bytes, or off"]),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use farspan::config::defaults;
 use farspan::config::plan::{
-    DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Gso, Host, Ids, LivePlan, NormalisePlan, Probe,
-    SessionPlan, SourcePlan, Spread, TransmitPlan, TunnelPlan, UdpChecksum,
+    DestinationPlan, Encapsulation, End, EndPlan, Engine, Fit, Gso, Host, Ids, LimitPlan, LivePlan, NormalisePlan,
+    PriorityPlan, Probe, SamplePlan, SessionPlan, SourcePlan, Spread, TransmitPlan, TunnelPlan, UdpChecksum,
 };
 use farspan::error::ExitCode;
 use farspan::frame::{InterfaceId, Offload, Unfinished};
@@ -73,9 +73,12 @@ fn plan(live: LivePlan, filter: &str) -> SessionPlan {
         name: "test".into(),
         source: SourcePlan::Live(live),
         filter: filter.into(),
+        sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
         spread: Spread::Replicate,
         destinations: Vec::new(),
+        limit: LimitPlan::default(),
+        priority: PriorityPlan::default(),
         end: EndPlan::default(),
     }
 }

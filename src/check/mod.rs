@@ -9,6 +9,7 @@ pub mod capture;
 pub mod facts;
 pub mod finding;
 pub mod gso;
+pub mod limits;
 pub mod local_ends;
 pub mod mtu;
 pub mod network;
@@ -64,9 +65,10 @@ fn open_sources(plan: &SessionPlan) -> Result<Vec<String>, Problems> {
 
 /// What there is to say about `plan` on a host with these facts.
 fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
-    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 9] = [
+    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 10] = [
         capture::findings,
         workers::findings,
+        limits::findings,
         mtu::findings,
         network::findings,
         gso::findings,

@@ -21,6 +21,7 @@ mod contest;
 mod destination;
 mod file;
 mod keys;
+mod limits;
 mod tunnels;
 mod words;
 

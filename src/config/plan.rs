@@ -1,7 +1,9 @@
 //! A session as it is meant: every value checked, every default filled in, nothing left to interpret.
 
+mod limits;
 mod tunnels;
 
+pub use limits::{LimitPlan, PriorityPlan, SampleBy, SamplePlan, Scheduling};
 pub use tunnels::{Decap, EndpointPlan, OuterPackets, Tag, Takes, TunnelsPlan};
 
 use std::net::IpAddr;
@@ -26,12 +28,18 @@ pub struct SessionPlan {
     pub source: SourcePlan,
     /// A BPF expression in the syntax of pcap-filter(7); empty keeps everything.
     pub filter: String,
+    /// Which of them.
+    pub sample: SamplePlan,
     /// How frames are made wire-true.
     pub normalise: NormalisePlan,
     /// Which of the destinations get a frame.
     pub spread: Spread,
     /// Where they go; at least one. Names are unique.
     pub destinations: Vec<DestinationPlan>,
+    /// What it may take from its host.
+    pub limit: LimitPlan,
+    /// How its workers stand back behind other programs.
+    pub priority: PriorityPlan,
     /// When the session ends by itself.
     pub end: EndPlan,
 }
@@ -110,6 +118,15 @@ pub enum SourcePlan {
 }
 
 impl SourcePlan {
+    /// The memory of all capture or receive buffers together, in bytes, where there are some.
+    pub fn buffer_mut(&mut self) -> Option<&mut u64> {
+        match self {
+            Self::Live(live) => Some(&mut live.buffer),
+            Self::Tunnels(TunnelsPlan { outer: OuterPackets::Sockets { buffer }, .. }) => Some(buffer),
+            Self::Tunnels(_) | Self::File(_) => None,
+        }
+    }
+
     /// The capture file that is read, if one is: of frames, or of outer packets.
     pub fn file(&self) -> Option<&FilePlan> {
         match self {

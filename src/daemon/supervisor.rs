@@ -144,6 +144,7 @@ impl Supervisor {
 
     async fn run(&mut self, mut started: Started) -> Next {
         let since = Instant::now();
+        self.shown.set_governor(started.running.governor());
         self.shown.set_running(started.published(), &started.interfaces, started.ways.clone(), &started.health);
         let order = tokio::select! {
             outcome = started.running.ended() => {

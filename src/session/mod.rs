@@ -3,6 +3,7 @@
 mod contact;
 pub mod control;
 mod follow;
+pub mod governor;
 mod observe;
 mod orders;
 mod path;
@@ -40,6 +41,7 @@ use crate::source::{self, Interface, Progress};
 
 use contact::{Contact, Failures};
 use follow::Follower;
+use governor::Totals;
 use observe::Observer;
 use orders::Orders;
 use path::Path;
@@ -57,6 +59,7 @@ pub struct Session {
     files: Vec<bool>,
     interfaces: Vec<Interface>,
     progress: Option<Progress>,
+    governor: Option<governor::Plan>,
     health: Health,
     observer: Option<Observer>,
     follower: Option<Follower>,
@@ -73,6 +76,8 @@ pub struct Surroundings {
     pub shared: Option<Shared>,
     /// Whether it stays when its interfaces have gone, and waits for those that are not there yet.
     pub stays: bool,
+    /// What all sessions together use, where that is limited.
+    pub totals: Option<Arc<Totals>>,
 }
 
 /// What keeps an otherwise sound session from starting or from ending well.
@@ -106,6 +111,13 @@ pub enum SessionError {
         #[source]
         cause: nix::Error,
     },
+    /// The kernel does not let the worker stand back as planned.
+    #[error("worker cannot have the priority that `priority` gives it")]
+    NoPriority {
+        /// The kernel's words.
+        #[source]
+        cause: std::io::Error,
+    },
     /// The worker did not end in time, or a second signal did not want to wait for it.
     #[error("ended while a pipe gave or took no frame; what the session held then is not in the ledger")]
     Abandoned,
@@ -119,6 +131,9 @@ impl Explain for SessionError {
                 Some("this is a defect of farspan: please report it with the message above".into())
             }
             Self::NotPinned { .. } => Some("`pin` names the CPUs; lscpu shows which are online".into()),
+            Self::NoPriority { .. } => Some(
+                "a lower nice value than farspan was started with needs CAP_SYS_NICE; `lscpu` shows the CPUs".into(),
+            ),
             Self::Abandoned => None,
         }
     }
@@ -188,21 +203,29 @@ impl Session {
             let window = Window::open();
             let contact = Contact { stop, published, failures: failures.clone(), window, orders, returns };
             let path = Path {
-                selector: Selector::new(OwnTraffic::following(&around.all_tunnels)),
+                selector: Selector::new(OwnTraffic::following(&around.all_tunnels), plan.sample),
                 normaliser: Normaliser::new(plan.normalise.truncate),
                 destinations: destinations.spread_by(spread),
                 ledger,
             };
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
-            workers.push(Ready { worker, contact, cpu: plan.cpu(number) });
+            workers.push(Ready { worker, contact, cpu: plan.cpu(number), priority: plan.priority.clone() });
+        }
+        let underlays: Vec<_> = underlays.iter().flatten().cloned().collect();
+        let governor = governor::Plan::of(&plan.name, plan.limit, underlays.clone(), around.totals.clone());
+        if let Some(plan) = &governor {
+            for Ready { worker, .. } in &mut workers {
+                worker.govern(&plan.shared);
+            }
         }
         Ok(Self {
             workers,
             failures,
-            underlays: underlays.iter().flatten().cloned().collect(),
+            underlays,
             files: plan.destinations.iter().map(|destination| destination.file().is_some()).collect(),
             interfaces: opened.interfaces,
             progress: opened.progress,
+            governor,
             health,
             observer,
             tunnels,
@@ -225,7 +248,7 @@ impl Session {
         &self.health
     }
 
-    /// Starts the workers.
+    /// Starts the workers, and the governor of a session with limits: inside a tokio runtime.
     ///
     /// # Errors
     /// When the kernel gives no thread.
@@ -236,7 +259,7 @@ impl Session {
         if let Some(observer) = observer {
             running.observe(observer);
         }
-        Ok(running)
+        Ok(running.governed_by(self.governor))
     }
 
     /// Starts the workers, which let every frame pass by until [`Running::begin_at`] says whose the frames are: an earlier

@@ -1,6 +1,7 @@
 //! A running session: its worker threads, seen as one.
 
 use std::future::pending;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -12,8 +13,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::SessionError;
 use super::contact::{Contact, Failures};
 use super::follow::Follower;
+use super::governor::{self, Governor};
 use super::observe::{Observer, Observing};
 use super::worker::Worker;
+use crate::config::plan::{PriorityPlan, Scheduling};
 use crate::destination::Unwritten;
 use crate::error::{Explain, Problems};
 use crate::kernel::link_events::Links;
@@ -22,6 +25,7 @@ use crate::ledger::{Ledger, Published};
 use crate::quantity::Timestamp;
 use crate::select::all_tunnels::Entry;
 use crate::source::Interface;
+use crate::sys::thread as scheduling;
 
 /// A session whose workers run.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub struct Running {
     /// What is captured, unless interfaces are followed.
     interfaces: Vec<Interface>,
     follower: Option<Box<Follower>>,
+    /// For a session with limits.
+    governor: Option<Governor>,
     observing: Option<Observing>,
     tunnels: Option<Entry>,
 }
@@ -69,6 +75,8 @@ pub(super) struct Ready {
     pub(super) contact: Contact,
     /// The CPU that it stays on.
     pub(super) cpu: Option<usize>,
+    /// How it stands back behind other programs.
+    pub(super) priority: PriorityPlan,
 }
 
 /// A worker's last word.
@@ -99,6 +107,7 @@ impl Running {
             at_work,
             interfaces,
             follower,
+            governor: None,
             observing: None,
             tunnels,
         };
@@ -109,6 +118,17 @@ impl Running {
             }
         }
         Ok(running)
+    }
+
+    /// Has a governor keep the workers within their limits. Must be called inside a tokio runtime if there is one.
+    pub(super) fn governed_by(mut self, plan: Option<governor::Plan>) -> Self {
+        self.governor = plan.map(governor::Plan::start);
+        self
+    }
+
+    /// What the governor measures and does; `None` for a session without limits.
+    pub fn governor(&self) -> Option<governor::Shown> {
+        self.governor.as_ref().map(Governor::shown)
     }
 
     /// Has the destinations watched, until this is dropped.
@@ -208,15 +228,15 @@ impl Drop for Running {
 
 /// Starts one worker thread.
 fn start_one(number: usize, ready: Ready, exits: UnboundedSender<Exit>) -> std::io::Result<()> {
-    let Ready { mut worker, contact, cpu } = ready;
+    let Ready { mut worker, contact, cpu, priority } = ready;
     let session = tracing::Span::current();
     let run = move || {
         // So that what the worker logs names its session, where there are several.
         let _session = session.enter();
         // Nothing of a worker that panicked is used again but what it has published.
-        let well = catch_unwind(AssertUnwindSafe(|| match cpu.map(|cpu| (cpu, pin(cpu))) {
-            Some((cpu, Err(cause))) => contact.failures.report(SessionError::NotPinned { cpu, cause }.into()),
-            _ => worker.run(),
+        let well = catch_unwind(AssertUnwindSafe(|| match settle_down(cpu, &priority) {
+            Ok(()) => worker.run(),
+            Err(cannot) => contact.failures.report(cannot.into()),
         }));
         // The last word first: to close many captures takes the kernel seconds. Where nobody waits for it any more, the
         // process is ending.
@@ -225,10 +245,31 @@ fn start_one(number: usize, ready: Ready, exits: UnboundedSender<Exit>) -> std::
     thread::Builder::new().name(format!("worker-{number}")).spawn(run).map(drop)
 }
 
-/// Keeps this thread on one CPU.
-fn pin(cpu: usize) -> nix::Result<()> {
+/// Puts this thread where and behind whom it is to run.
+fn settle_down(cpu: Option<usize>, priority: &PriorityPlan) -> Result<(), SessionError> {
+    if let Some(cpu) = cpu {
+        pin(&[cpu]).map_err(|cause| SessionError::NotPinned { cpu, cause })?;
+    }
+    stand_back(priority).map_err(|cause| SessionError::NoPriority { cause })
+}
+
+fn stand_back(priority: &PriorityPlan) -> io::Result<()> {
+    let PriorityPlan { nice, scheduling: way, cpus } = priority;
+    if !cpus.is_empty() {
+        pin(cpus)?;
+    }
+    nice.map_or(Ok(()), |nice| scheduling::set_nice(nice.value()))?;
+    match way {
+        Scheduling::Other => Ok(()),
+        Scheduling::Batch => scheduling::schedule_as_batch(),
+        Scheduling::Idle => scheduling::schedule_as_idle(),
+    }
+}
+
+/// Keeps this thread on these CPUs.
+fn pin(cpus: &[usize]) -> nix::Result<()> {
     let mut only = CpuSet::new();
-    only.set(cpu)?;
+    cpus.iter().try_for_each(|&cpu| only.set(cpu))?;
     sched_setaffinity(Pid::from_raw(0), &only)
 }
 
@@ -279,7 +320,7 @@ mod tests {
     fn ready(failures: &Failures, then: Option<End>, cpu: Option<usize>) -> Ready {
         let contact = Contact { failures: failures.clone(), ..testing::contact() };
         let worker = testing::worker(vec![Box::new(Then { gave: false, then })], &contact, None);
-        Ready { worker, contact, cpu }
+        Ready { worker, contact, cpu, priority: PriorityPlan::default() }
     }
 
     fn outcome(workers: impl FnOnce(&Failures) -> Vec<Ready>) -> Outcome {
@@ -326,7 +367,7 @@ mod tests {
         let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
         let cpu = (0..CpuSet::count()).rfind(|&cpu| allowed.is_set(cpu).unwrap()).unwrap();
         let seen = thread::spawn(move || {
-            pin(cpu).unwrap();
+            pin(&[cpu]).unwrap();
             sched_getaffinity(Pid::from_raw(0)).unwrap()
         });
         let seen = seen.join().unwrap();

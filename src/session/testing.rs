@@ -9,7 +9,7 @@ use super::stop::Stop;
 use super::window::Window;
 use super::worker::Worker;
 use crate::config::local_end::CaptureFilePlan;
-use crate::config::plan::FilePath;
+use crate::config::plan::{FilePath, SamplePlan};
 use crate::destination::Shared;
 use crate::destination::capture_file::CaptureFile;
 use crate::destination::{Destination, Destinations};
@@ -47,7 +47,7 @@ pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Op
     let plan = CaptureFilePlan::plain(FilePath::Path("/dev/null".into()));
     let nowhere = CaptureFile::open(&plan, &[], &mut Shared::new(&[], 0)).unwrap();
     let path = Path {
-        selector: Selector::new(OwnTraffic::default()),
+        selector: Selector::new(OwnTraffic::default(), SamplePlan::default()),
         normaliser: Normaliser::new(None),
         destinations: Destinations::new(vec![Destination::File(nowhere)]),
         ledger: ledger(),

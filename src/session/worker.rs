@@ -2,12 +2,14 @@
 //!
 //! No async, channel, lock, allocation, clock reading or log line for a frame; those are for the turn around many.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::SessionError;
 use super::contact::Contact;
+use super::governor::{Governed, Shared};
 use super::orders::{Attachment, LetGo, Order};
 use super::path::Path;
 use crate::error::Explain;
@@ -28,7 +30,12 @@ const IDLE_TURN: Duration = Duration::from_secs(1);
 const KERNEL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the ledger is shown to the control plane when a turn leaves frames behind.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a stopped session still takes what the kernel captured before at most, where a run that goes on from a certain moment relies on it: a worker that the host kept from
+/// How many times `delay` frames come together where CPU time is short.
+const PORTION: u32 = 4;
+/// Frames of a turn that are few, so that those of several turns fit into any buffer.
+const FEW: u64 = 512;
+/// How long a stopped session still takes what the kernel captured before at most, where a run that goes on from a certain
+/// moment relies on it: a worker that the host kept from
 /// its processor catches up in that.
 const MOST_GRACE: Duration = Duration::from_secs(2);
 
@@ -46,6 +53,12 @@ pub(super) struct Worker {
     grace: Duration,
     /// What the kernel dropped before sources that were let go: totals only rise.
     dropped_before: KernelDrops,
+    /// How long frames come together where CPU time is short.
+    portion: Duration,
+    /// How many frames the latest turn found.
+    found: u64,
+    /// For a session with limits.
+    governed: Option<Governed>,
 }
 
 /// A source with what the worker remembers about it.
@@ -100,7 +113,16 @@ impl Worker {
             count: count.unwrap_or(u64::MAX),
             grace: source::grace(delay),
             dropped_before: KernelDrops::default(),
+            portion: PORTION * delay,
+            found: 0,
+            governed: None,
         })
+    }
+
+    /// Has this worker keep within what its governor allows.
+    pub(super) fn govern(&mut self, shared: &Arc<Shared>) {
+        self.path.selector.limit();
+        self.governed = Some(Governed::new(Arc::clone(shared), Instant::now()));
     }
 
     /// Mirrors until the sources end, the count is reached or the session is stopped. Then every frame has its fate, and
@@ -115,6 +137,7 @@ impl Worker {
                 self.carry_out(now);
             }
 
+            self.follow_window(now);
             let (captured, offered) = (self.path.ledger.captured, self.path.ledger.offered);
             self.path.selector.catch_up();
             self.path.destinations.look();
@@ -122,7 +145,9 @@ impl Worker {
             self.let_go();
             self.path.destinations.flush(now, &mut self.path.ledger);
             self.measure(oldest, self.path.ledger.offered - offered);
-            self.settle(now, self.path.ledger.captured - captured);
+            self.found = self.path.ledger.captured - captured;
+            self.settle(now, self.found);
+            self.tell_use(now);
 
             if self.contact.stop.is_requested() && stop_by.is_none() {
                 self.contact.stop.acknowledge();
@@ -146,6 +171,20 @@ impl Worker {
         self.path.destinations.finish(now, &mut self.path.ledger);
         self.ask_kernel(true);
         self.contact.published.update(&self.path.ledger);
+    }
+
+    /// Follows the window that the governor has set.
+    fn follow_window(&mut self, now: Instant) {
+        if let (Some(governed), Some(shed)) = (&mut self.governed, self.path.selector.shed_mut()) {
+            governed.follow(now, shed);
+        }
+    }
+
+    /// Tells the governor what the turn used.
+    fn tell_use(&mut self, now: Instant) {
+        if let (Some(governed), Some(shed)) = (&mut self.governed, self.path.selector.shed_mut()) {
+            governed.tell(now, &self.path.ledger, shed);
+        }
     }
 
     /// Sleeps until a source has frames, a deadline comes or the session is stopped.
@@ -177,6 +216,16 @@ impl Worker {
             let timeout = EpollTimeout::try_from(patience).unwrap_or(EpollTimeout::ZERO);
             // An interrupted or failed wait only makes this turn come early.
             let _ = self.wake.wait(&mut [EpollEvent::empty(); 1], timeout);
+        }
+        self.let_come_together();
+    }
+
+    /// Lets more frames come where CPU time is short, so that they cost one turn together, as long as there are few of them:
+    /// the buffer holds many times as many.
+    fn let_come_together(&mut self) {
+        let in_portions = self.path.selector.shed_mut().is_some_and(|shed| shed.window().in_portions);
+        if in_portions && self.found < FEW && !self.contact.stop.is_requested() {
+            std::thread::sleep(self.portion);
         }
     }
 
@@ -337,7 +386,6 @@ fn is_due(last: &mut Option<Instant>, now: Instant, interval: Duration) -> bool 
 mod tests {
     use std::io::{self, PipeReader, Write as _};
     use std::os::fd::{AsFd as _, BorrowedFd};
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::super::testing;

@@ -22,6 +22,7 @@ mod frame_types;
 mod hotplug;
 mod ids;
 mod law;
+mod limits;
 mod many_sessions;
 mod outside;
 mod own_traffic;
