@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::config::daemon::DaemonPlan;
 use crate::config::netns::Netns;
 use crate::config::plan::{
-    DestinationPlan, End, FilePath, OuterPackets, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, TunnelsPlan,
+    DestinationPlan, End, FilePath, OuterPackets, Probe, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, TunnelsPlan,
 };
 use crate::destination::encapsulate::udp_port;
 use crate::kernel::capabilities::{Capabilities, Capability};
@@ -53,6 +53,8 @@ pub enum Reason {
     ForeignProcess,
     /// Raw sockets of GRE and ERSPAN, after a failure.
     RawSockets,
+    /// Sockets of ICMP probes, after a failure.
+    Probes,
     /// Receive buffers beyond `net.core.rmem_max`, after a failure.
     ReceiveBuffers,
     /// Endpoints at ports below 1024, after a failure.
@@ -73,11 +75,12 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason there is: the documentation has a row for each.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Interfaces,
         Self::Namespace,
         Self::ForeignProcess,
         Self::RawSockets,
+        Self::Probes,
         Self::ReceiveBuffers,
         Self::LowPorts,
         Self::XdpSocket,
@@ -96,6 +99,7 @@ impl fmt::Display for Reason {
             Self::Namespace => "another network namespace, for interfaces there",
             Self::ForeignProcess => "the network namespace of a process or container",
             Self::RawSockets => "raw sockets that are opened again",
+            Self::Probes => "ICMP probes that are opened again",
             Self::ReceiveBuffers => "receive buffers beyond net.core.rmem_max, when an endpoint is opened again",
             Self::LowPorts => "a port below 1024 that is bound again",
             Self::XdpSocket => "AF_XDP on an output interface that comes back",
@@ -222,6 +226,9 @@ impl Needs {
     }
 
     fn tunnel(&mut self, tunnel: &TunnelPlan, stays: bool) {
+        if stays && tunnel.probe == Probe::Icmp {
+            self.capability(Capability::CAP_NET_RAW, Reason::Probes);
+        }
         match tunnel.transmit {
             TransmitPlan::Xdp { zero_copy } => {
                 self.capability(Capability::CAP_NET_RAW, Reason::XdpSocket);
@@ -298,6 +305,11 @@ mod tests {
             (received("vxlan://0.0.0.0:79"), "", "NET_BIND_SERVICE NET_ADMIN"),
             (received("erspan://0.0.0.0"), "", "NET_ADMIN NET_RAW"),
             ("source.file = \"a.pcap\"\ndestination.b.to = \"gre://192.0.2.10\"\n".to_owned(), "", "NET_RAW"),
+            (
+                "source.file = \"a.pcap\"\ndestination.b.to = \"vxlan://192.0.2.10?vni=1&probe=icmp\"\n".to_owned(),
+                "",
+                "NET_RAW",
+            ),
             ("source.file = \"a.pcap\"\ndestination.b.to = \"pcap:b.pcap\"\n".to_owned(), "", ""),
         ] {
             assert_eq!(capabilities(&keys, Life::Once), once, "in the foreground: {keys}");
