@@ -72,6 +72,7 @@ pub(super) struct Supervisor {
 }
 
 /// What comes next.
+#[allow(clippy::large_enum_variant, reason = "a session has one at a time")]
 enum Next {
     Open,
     Start(Opened),

@@ -118,7 +118,7 @@ impl Needs {
         let mut needs = Self::default();
         let stays = life == Life::Stays;
         match &plan.source {
-            SourcePlan::Live(live) if stays || live.has_patterns() => needs.interfaces(live.netns.as_ref()),
+            SourcePlan::Live(source) if stays || source.has_patterns() => needs.interfaces(source.netns.as_ref()),
             SourcePlan::Tunnels(tunnels) if stays => needs.endpoints(tunnels, receive_buffer),
             SourcePlan::Live(_) | SourcePlan::Tunnels(_) | SourcePlan::File(_) => {}
         }
