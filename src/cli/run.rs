@@ -47,6 +47,10 @@ pub fn run(arguments: &RunArguments, quiet: bool) -> Result<(), Problems> {
     let plan = load(&arguments.config)?;
     if let Some(user) = &plan.privileges.user {
         become_user(user)?;
+        if let Err(error) = std::fs::File::open(&arguments.config) {
+            let (file, user) = (arguments.config.display(), &user.name);
+            tracing::warn!("user {user} cannot read {file}, so that no reload will: {error}; chgrp {user} {file}");
+        }
     }
     for session in &plan.sessions {
         output::check_reader(&session.destinations)?;

@@ -110,3 +110,57 @@ impl Claim {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::daemon;
+    use super::super::file::File;
+    use super::super::load::Layers;
+    use super::super::resolve;
+    use super::*;
+
+    fn sessions(text: &str) -> Vec<SessionPlan> {
+        let file = File::parse(Path::new("test.toml"), text).unwrap();
+        let layers = Layers::of(vec![file], std::iter::empty()).unwrap();
+        daemon::resolve(layers, |written| resolve::session(&written)).unwrap().sessions
+    }
+
+    fn session(name: &str, rest: &str) -> String {
+        format!("[session.{name}]\nsource.interface = \"eth0\"\n{rest}\n")
+    }
+
+    #[test]
+    fn a_session_is_known_by_its_name_and_changed_by_its_plan() {
+        let to = |host: u8| format!("destination.ids.to = \"gre://192.0.2.{host}\"");
+        let before = sessions(&[session("a", &to(1)), session("b", &to(2)), session("c", &to(3))].concat());
+        let after = sessions(&[session("d", &to(4)), session("c", &to(3)), session("a", &to(9))].concat());
+        let changes = Changes::between(&before, &after);
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let expected =
+            Changes { kept: names(&["c"]), changed: names(&["a"]), added: names(&["d"]), removed: names(&["b"]) };
+        assert_eq!(changes, expected);
+        assert!(!changes.is_nothing());
+        assert!(Changes::between(&after, &after).is_nothing());
+    }
+
+    #[test]
+    fn an_unchanged_end_is_handed_on_and_sockets_are_not() {
+        let plan = |ids: &str, keep: u8| {
+            let file = format!("destination.b.to = \"pcap:x-{{number}}?rotate_size=1MiB&keep={keep}\"");
+            let rest = format!("destination.a.to = \"tap:ids0\"\n{file}\ndestination.c.to = \"{ids}\"");
+            sessions(&session("dmz", &rest)).remove(0)
+        };
+        let (port, queue) = ("vxlan://192.0.2.1?vni=1&ports=50000", "gre://192.0.2.1?transmit=xdp");
+        let file = || Claim::File("x-{number}".into());
+        let before = plan(port, 2);
+        assert_eq!(claims(&before, None), [Claim::Tap("ids0".into()), file(), Claim::SourcePorts(50000, 50000)]);
+        assert_eq!(claims(&before, Some(&before)), [Claim::SourcePorts(50000, 50000)]);
+        assert_eq!(claims(&plan(queue, 3), Some(&before)), [file(), Claim::Queues]);
+        assert_eq!(claims(&plan("vxlan://192.0.2.1?vni=1", 2), Some(&before)), []);
+        assert!(Claim::SourcePorts(1, 5).contests(&Claim::SourcePorts(5, 9)));
+        assert!(!Claim::SourcePorts(1, 5).contests(&Claim::SourcePorts(6, 9)));
+        assert!(file().contests(&file()) && !file().contests(&Claim::Queues));
+    }
+}

@@ -32,13 +32,14 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tracing::{info, warn};
 
 use crate::config::daemon::DaemonPlan;
 use crate::config::plan::{DestinationPlan, SessionPlan};
 use crate::error::Problems;
 use crate::ledger::Ledger;
 use crate::privilege;
-use crate::privilege::needs::Needs;
+use crate::privilege::needs::{Needs, largest_receive_buffer};
 use crate::session::control::{ECHO, PATIENCE, Signals};
 use manager::Request;
 use opening::{Common, Kept};
@@ -99,6 +100,7 @@ pub async fn run(configuration: Configuration, ready: impl FnOnce(&Manager)) -> 
     // Everything is open that takes privileges, or has been tried; the threads that come now have what is left.
     let needs = |plan: &DaemonPlan, file: &Path| Needs::of_daemon(plan, file, largest_receive_buffer());
     let kept = privilege::drop(&needs(&plan, &file), plan.privileges.sandbox)?;
+    info!("privileges: {kept}");
     may_start.send_replace(true);
     // The first frames wait for next hops that the kernel does not know yet.
     if !signalled {
@@ -120,12 +122,6 @@ pub async fn run(configuration: Configuration, ready: impl FnOnce(&Manager)) -> 
     reloader.abort();
     stop(&manager, &mut signals).await;
     Ok(last_accounts(&manager))
-}
-
-/// `net.core.rmem_max` in bytes: what a receive buffer may be without a privilege.
-fn largest_receive_buffer() -> u64 {
-    let read = std::fs::read_to_string("/proc/sys/net/core/rmem_max");
-    read.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Starts the task of each session, and returns what waits for all of them to be opened.
@@ -187,6 +183,9 @@ async fn keep_reloading(
                     if new.reload != plan.reload {
                         watcher.take().inspect(JoinHandle::abort);
                         watcher = watching(&new);
+                    }
+                    if new.privileges != plan.privileges {
+                        warn!("what changed below [privileges] takes effect when farspan is started again");
                     }
                     plan = new;
                     Ok(report)

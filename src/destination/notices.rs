@@ -12,6 +12,8 @@ pub(super) struct Notices {
     /// The analyzer's command that silences port or protocol unreachable.
     firewall_line: String,
     next_look: Option<Instant>,
+    /// How much had been sent at the last look, and when it last was more than before.
+    sent: (u64, Option<Instant>),
     said_port_unreachable: bool,
     host_unreachable: Rising,
     unreachable: Rising,
@@ -20,12 +22,17 @@ pub(super) struct Notices {
 
 /// Between two looks at the counters, and at the sockets' error queues.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long after the last datagram an answer to it may still come: a router asks for a silent host for seconds before it
+/// says that it is not there. A session without traffic has sixteen queues that are looked at for nothing.
+const ECHO: Duration = Duration::from_secs(30);
+
 impl Notices {
     /// `firewall_line` is what an operator runs on the analyzer to silence its port or protocol unreachables.
     pub(super) fn new(firewall_line: String) -> Self {
         Self {
             firewall_line,
             next_look: None,
+            sent: (0, None),
             said_port_unreachable: false,
             host_unreachable: Rising::default(),
             unreachable: Rising::default(),
@@ -40,6 +47,15 @@ impl Notices {
             self.next_look = Some(now + LOOK);
         }
         due
+    }
+
+    /// Whether anything can have come back: something has been sent lately, or something is wrong that is to be said.
+    pub(super) fn expects_reports(&mut self, now: Instant, account: &DestinationLedger) -> bool {
+        let touched = account.datagrams + account.dropped.total();
+        if self.sent.0 != touched {
+            self.sent = (touched, Some(now));
+        }
+        self.sent.1.is_some_and(|last| now.duration_since(last) < ECHO)
     }
 
     /// Says what is new in `account`. `failure` is the last error that made a datagram `write_failed`.

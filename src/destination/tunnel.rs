@@ -100,7 +100,7 @@ impl Tunnel {
         self.outbox.engine.settle(now, account);
         self.outbox.release(Some(now), account);
         self.outbox.unsettled_until = self.outbox.engine.is_unsettled().then(|| now + SETTLE);
-        if self.notices.is_due(now) {
+        if self.notices.is_due(now) && self.notices.expects_reports(now, account) {
             let failure = self.outbox.engine.collect_reports(account);
             self.notices.say(now, account, failure);
         }

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -28,7 +29,7 @@ pub(super) fn open(
     let (mut sockets, mut sources) = (Vec::new(), Vec::new());
     // The next one: where many sessions share a range, most of its ports are refused.
     let mut unbound = None;
-    for source in ports(plan.ports) {
+    for source in ports_to_try(plan.ports) {
         if sockets.len() == SOURCE_PORTS as usize {
             break;
         }
@@ -48,10 +49,24 @@ pub(super) fn open(
             Err(cause) => return Err(OpenError::Socket { doing: "bind", cause }),
         }
     }
+    if let Some(&last) = sources.last() {
+        NEXT_PORT.store(last.saturating_add(1), Ordering::Relaxed);
+    }
     if sockets.is_empty() {
         return Err(OpenError::NoFreePort { range: plan.ports, address: underlay.local() });
     }
     Ok((sockets, sources))
+}
+
+/// The port behind those that this process took last: where several sessions share a range, the first ports of it are
+/// theirs already, and to be refused each of them costs the more the more sessions there are.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// The ports of a range: the first one, then those behind the last that were taken, and the rest.
+fn ports_to_try(range: PortRange) -> impl Iterator<Item = u16> {
+    let next = NEXT_PORT.load(Ordering::Relaxed);
+    let (before, behind): (Vec<u16>, Vec<u16>) = ports(range).skip(1).partition(|&port| port < next);
+    ports(range).take(1).chain(behind).chain(before)
 }
 
 /// The ports of a range, in order.

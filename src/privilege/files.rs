@@ -30,8 +30,8 @@ const READ_BY_ALL: [&str; 12] = [
     "/run/connman",
 ];
 
-/// Where the package keeps captures: a reload may name files there that were unknown at the start.
-pub const STATE: &str = "/var/lib/farspan";
+/// Where the package keeps captures and the control socket: a reload may name files there that were unknown at the start.
+const OWN_PLACES: [&str; 2] = ["/var/lib/farspan", "/run/farspan"];
 
 /// The newest rights that are asked for; an older kernel leaves out those that it does not know.
 const RIGHTS: ABI = ABI::V5;
@@ -40,7 +40,7 @@ const RIGHTS: ABI = ABI::V5;
 /// it may write then; `None`: everywhere, because the kernel has no Landlock.
 pub fn confine(needs: &Needs) -> Option<Vec<PathBuf>> {
     let mut writes: Vec<PathBuf> = needs.files.iter().map(|file| place_of(file)).collect();
-    writes.extend(needs.writes.iter().cloned().chain([STATE.into()]));
+    writes.extend(needs.writes.iter().cloned().chain(OWN_PLACES.map(PathBuf::from)));
     writes.retain_mut(|place| place.canonicalize().map(|real| *place = real).is_ok());
     let reads: Vec<PathBuf> = READ_BY_ALL.iter().map(PathBuf::from).chain(needs.reads.iter().cloned()).collect();
     match restrict(&reads, &writes) {

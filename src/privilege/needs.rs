@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::daemon::DaemonPlan;
 use crate::config::plan::{
-    DestinationPlan, End, FilePath, OuterPackets, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, TunnelsPlan,
+    DestinationPlan, End, FilePath, OuterPackets, Probe, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, TunnelsPlan,
 };
 use crate::destination::encapsulate::udp_port;
 use crate::kernel::capabilities::{Capabilities, Capability};
@@ -15,6 +15,9 @@ use crate::sys::tun;
 
 /// The first port that everybody may bind (`net.ipv4.ip_unprivileged_port_start`).
 const FIRST_FREE_PORT: u16 = 1024;
+
+/// Where TAP devices come from, and what keeps this host out of them: a device's own settings are not there yet.
+const TAP_PLACES: [&str; 3] = [tun::CLONE_DEVICE, "/proc/sys/net/ipv4/conf", "/proc/sys/net/ipv6/conf"];
 
 /// What a process goes on to need after everything is open. Everything else is given up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub enum Reason {
     Interfaces,
     /// Raw sockets of GRE and ERSPAN, after a failure.
     RawSockets,
+    /// Sockets of ICMP probes, after a failure.
+    Probes,
     /// Receive buffers beyond `net.core.rmem_max`, after a failure.
     ReceiveBuffers,
     /// Endpoints at ports below 1024, after a failure.
@@ -65,9 +70,10 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason there is: the documentation has a row for each.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Interfaces,
         Self::RawSockets,
+        Self::Probes,
         Self::ReceiveBuffers,
         Self::LowPorts,
         Self::XdpSocket,
@@ -84,6 +90,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::Interfaces => "interfaces that come new or come back",
             Self::RawSockets => "raw sockets that are opened again",
+            Self::Probes => "ICMP probes that are opened again",
             Self::ReceiveBuffers => "receive buffers beyond net.core.rmem_max, when an endpoint is opened again",
             Self::LowPorts => "a port below 1024 that is bound again",
             Self::XdpSocket => "AF_XDP on an output interface that comes back",
@@ -125,6 +132,9 @@ impl Needs {
         }
         for &capability in &plan.privileges.capabilities {
             needs.capability(capability, Reason::Asked);
+            if capability == Capability::CAP_NET_ADMIN {
+                needs.writes.extend(TAP_PLACES.map(PathBuf::from));
+            }
         }
         needs.reads.insert(directory_of(file));
         needs
@@ -181,9 +191,7 @@ impl Needs {
             End::File(_) => {}
             End::Tap(_) => {
                 self.capability(Capability::CAP_NET_ADMIN, Reason::Tap);
-                self.writes.insert(tun::CLONE_DEVICE.into());
-                // To keep this host out of the device. Its own settings are not there yet.
-                self.writes.extend(["/proc/sys/net/ipv4/conf".into(), "/proc/sys/net/ipv6/conf".into()]);
+                self.writes.extend(TAP_PLACES.map(PathBuf::from));
             }
         }
         if let Some(FilePath::Path(path)) = destination.file() {
@@ -192,6 +200,9 @@ impl Needs {
     }
 
     fn tunnel(&mut self, tunnel: &TunnelPlan, stays: bool) {
+        if stays && tunnel.probe == Probe::Icmp {
+            self.capability(Capability::CAP_NET_RAW, Reason::Probes);
+        }
         match tunnel.transmit {
             TransmitPlan::Xdp { zero_copy } => {
                 self.capability(Capability::CAP_NET_RAW, Reason::XdpSocket);
@@ -207,6 +218,12 @@ impl Needs {
             TransmitPlan::Socket | TransmitPlan::CaptureFile(_) => {}
         }
     }
+}
+
+/// `net.core.rmem_max`, in bytes: the largest receive buffer without `CAP_NET_ADMIN`.
+pub fn largest_receive_buffer() -> u64 {
+    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max");
+    limit.ok().and_then(|limit| limit.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The directory that `path` is in.
@@ -262,6 +279,11 @@ mod tests {
             (received("vxlan://0.0.0.0:79"), "", "NET_BIND_SERVICE NET_ADMIN"),
             (received("erspan://0.0.0.0"), "", "NET_ADMIN NET_RAW"),
             ("source.file = \"a.pcap\"\ndestination.b.to = \"gre://192.0.2.10\"\n".to_owned(), "", "NET_RAW"),
+            (
+                "source.file = \"a.pcap\"\ndestination.b.to = \"vxlan://192.0.2.10?vni=1&probe=icmp\"\n".to_owned(),
+                "",
+                "NET_RAW",
+            ),
             ("source.file = \"a.pcap\"\ndestination.b.to = \"pcap:b.pcap\"\n".to_owned(), "", ""),
         ] {
             assert_eq!(capabilities(&keys, Life::Once), once, "in the foreground: {keys}");

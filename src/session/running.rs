@@ -166,6 +166,13 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// Nobody will ask for the workers any more: a run that was prepared, and then not wanted.
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// Starts one worker thread.
 fn start_one(number: usize, ready: Ready, exits: UnboundedSender<Exit>) -> std::io::Result<()> {
     let Ready { mut worker, contact, cpu, priority } = ready;

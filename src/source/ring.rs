@@ -8,8 +8,6 @@ use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
 use socket2::{SockFilter, SockRef};
 
 use super::block::{self, Captured, Cursor};
@@ -21,6 +19,7 @@ use crate::error::Explain;
 use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::KernelDrops;
 use crate::quantity::{Directions, Ifindex, Mtu, Workers};
+use crate::sys;
 use crate::sys::packet_socket::{PacketSocket, RingShape};
 use crate::sys::tpacket::Ring;
 
@@ -82,7 +81,7 @@ impl RingCapture {
         filter::apply(&mut judge, &session.filter)?;
         // A loopback interface receives whatever it sends: once is enough.
         let directions = match plan.directions {
-            Directions::InOut if is_loopback(name) => Directions::In,
+            Directions::InOut if is_loopback(judge.as_fd(), name) => Directions::In,
             directions => directions,
         };
         let program = match (directions, session.filter.as_str()) {
@@ -207,10 +206,8 @@ fn index_of(name: &str) -> io::Result<Ifindex> {
     Ifindex::new(u64::from(index)).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
 }
 
-fn is_loopback(name: &str) -> bool {
-    getifaddrs().is_ok_and(|mut interfaces| {
-        interfaces.any(|one| one.interface_name == name && one.flags.contains(InterfaceFlags::IFF_LOOPBACK))
-    })
+fn is_loopback(socket: BorrowedFd<'_>, name: &str) -> bool {
+    sys::interface::flags(socket, name).is_ok_and(|flags| flags & libc::IFF_LOOPBACK != 0)
 }
 
 fn shape(buffer: u64, plan: &LivePlan) -> RingShape {

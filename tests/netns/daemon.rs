@@ -27,12 +27,15 @@ impl Daemon {
 
     /// The same with these environment variables.
     pub fn start_with(lab: &Lab, configuration: &str, environment: &[(&str, &str)]) -> Self {
-        let (ledgers, log) = (lab.path("ledgers.json"), lab.path("daemon.log"));
         let mut command = lab.host.command(binary());
+        command.args(["run", "--json", "-C"]).arg(write(lab, configuration)).envs(environment.iter().copied());
+        Self::start_command(lab, command)
+    }
+
+    /// Starts a command that becomes `farspan run --json`, and waits until it is ready.
+    pub fn start_command(lab: &Lab, mut command: Command) -> Self {
+        let (ledgers, log) = (lab.path("ledgers.json"), lab.path("daemon.log"));
         command
-            .args(["run", "--json", "-C"])
-            .arg(write(lab, configuration))
-            .envs(environment.iter().copied())
             .stdout(File::create(&ledgers).expect("the folder is writable"))
             .stderr(File::create(&log).expect("the folder is writable"));
         let mut daemon = Self { process: Process::start(command), ledgers, log };
@@ -93,7 +96,30 @@ impl Daemon {
     }
 }
 
-fn write(lab: &Lab, configuration: &str) -> PathBuf {
+/// A socket in systemd's place, and its path for `NOTIFY_SOCKET`.
+pub fn systemd(lab: &Lab) -> (UnixDatagram, String) {
+    let path = lab.path("notify").display().to_string();
+    let socket = UnixDatagram::bind(&path).expect("a socket of the test");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket has a timeout");
+    (socket, path)
+}
+
+/// The next thing that systemd is told and that contains `wanted`.
+pub fn told(socket: &UnixDatagram, wanted: &str) -> String {
+    let mut buffer = [0; 4096];
+    // The signs of life never end.
+    for _ in 0..100 {
+        let length = socket.recv(&mut buffer).unwrap_or_else(|why| panic!("nothing says {wanted}: {why}"));
+        let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if told.contains(wanted) {
+            return told;
+        }
+    }
+    panic!("nothing says {wanted}");
+}
+
+/// Writes the configuration of a lab's daemon.
+pub fn write(lab: &Lab, configuration: &str) -> PathBuf {
     let file = lab.path("farspan.toml");
     // As a careful editor does: nobody reads half a file.
     fs::rename(lab.write("farspan.toml.new", configuration), &file).expect("the folder is writable");
@@ -284,24 +310,11 @@ fn killed_and_started_again_it_goes_on() {
 #[ignore = "needs root: run scripts/test"]
 fn systemd_is_told_of_start_reload_life_and_end() {
     let lab = Lab::new();
-    let socket = UnixDatagram::bind(lab.path("notify")).expect("a socket of the test");
-    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket has a timeout");
-    let path = lab.path("notify").display().to_string();
+    let (socket, path) = systemd(&lab);
     let environment = [("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "400000")];
     let text = session("dmz", "h0", VXLAN_42);
     let daemon = Daemon::start_with(&lab, &text, &environment);
-    let next = |wanted: &str| {
-        let mut buffer = [0; 4096];
-        // The signs of life never end.
-        for _ in 0..100 {
-            let length = socket.recv(&mut buffer).unwrap_or_else(|why| panic!("{wanted}: {why}\n{}", daemon.log()));
-            let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if told.contains(wanted) {
-                return told;
-            }
-        }
-        panic!("nothing says {wanted}\n{}", daemon.log());
-    };
+    let next = |wanted: &str| told(&socket, wanted);
     assert!(next("READY=1").contains("STATUS=1 session: 1 running"));
     (0..3).for_each(|_| drop(next("WATCHDOG=1")));
     daemon.signal("HUP");
@@ -404,6 +417,15 @@ fn a_reload_costs_an_unchanged_session_no_frame() {
     assert_eq!(account.kernel_dropped, 0, "{account:#?}");
 }
 
+/// How many worker threads the process has.
+fn workers(process: u32) -> usize {
+    let names = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    names
+        .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
+        .filter(|name| name.starts_with("worker-"))
+        .count()
+}
+
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_reload_takes_turns_where_both_cannot_be_open() {
@@ -428,8 +450,16 @@ fn a_reload_takes_turns_where_both_cannot_be_open() {
         traffic::send(&lab, &frames[..1], "--pps=2000");
         arriving.frames().len() > before
     });
+    // What had been opened for another session by then is closed again.
+    let both = format!("{one_port}{}", session("other", "u0", "gre://192.0.2.2")).replace("dmz", "lan");
+    daemon.reload(&lab, &both, "reloaded: added other; 1 sessions went on");
+    await_that("a worker for each", || workers(daemon.id()) == 2);
+    let broken =
+        both.replace("gre://192.0.2.2", "gre://192.0.2.2?device=nowhere").replace("ids.to = \"vxlan", "b.to = \"vxlan");
+    daemon.reload(&lab, &broken, "could not be opened under its new plan");
+    await_that("no worker but the old ones", || workers(daemon.id()) == 2);
     let ledgers = daemon.stop();
-    assert_eq!(ledgers.keys().collect::<Vec<_>>(), ["lan"]);
+    assert_eq!(ledgers.keys().collect::<Vec<_>>(), ["lan", "other"]);
     assert_eq!(
         tshark::count(&arriving.stop(), "udp.srcport == 50000"),
         tshark::count(&lab.path("a0.pcap"), "udp.dstport == 4789")

@@ -22,6 +22,7 @@ mod frame_types;
 mod ids;
 mod law;
 mod limits;
+mod many_sessions;
 mod own_traffic;
 mod pipes;
 mod privileges;

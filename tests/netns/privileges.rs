@@ -6,8 +6,9 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::daemon::{Daemon, session, write};
 use crate::farspan::{Farspan, binary, run};
-use crate::judge::Capture;
+use crate::judge::{Capture, KernelVxlan};
 use crate::lab::{Lab, await_that, succeed};
 use crate::traffic;
 
@@ -24,21 +25,19 @@ const BPF: u64 = 1 << 39;
 /// The lines of every thread's `status` that speak of privileges.
 fn threads(process: u32) -> Vec<BTreeMap<String, String>> {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("farspan runs");
+    // One that opened something may end meanwhile.
     let status = |task: fs::DirEntry| {
-        let text = fs::read_to_string(task.path().join("status")).expect("the thread lives");
-        text.lines()
-            .filter_map(|line| line.split_once(":\t"))
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect()
+        let text = fs::read_to_string(task.path().join("status")).ok()?;
+        let lines = text.lines().filter_map(|line| line.split_once(":\t"));
+        Some(lines.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     };
-    tasks.map(|task| status(task.expect("a thread"))).collect()
+    tasks.filter_map(|task| status(task.expect("a thread"))).collect()
 }
 
-/// That every thread of `farspan` has exactly these capabilities, can get no others, and is filtered or not.
-fn assert_has_exactly(farspan: &Farspan, capabilities: u64, filtered: bool, what: &str) {
-    let threads = threads(farspan.id());
-    assert!(threads.len() > 1, "{what}: a worker runs beside the control plane");
-    for thread in threads {
+/// That every thread of the process has exactly these capabilities, can get no others, and is filtered or not.
+fn assert_has_exactly(process: u32, capabilities: u64, filtered: bool, what: &str) {
+    await_that("a worker beside the control plane", || threads(process).len() > 1);
+    for thread in threads(process) {
         let mask = |key: &str| u64::from_str_radix(&thread[key], 16).expect("a mask");
         for (set, expected) in
             [("CapPrm", capabilities), ("CapEff", capabilities), ("CapInh", 0), ("CapAmb", 0), ("CapBnd", 0)]
@@ -65,15 +64,15 @@ fn root_keeps_exactly_what_the_plan_goes_on_to_need() {
     ] {
         let arguments = [&["-i", "h0"], arguments].concat();
         let farspan = Farspan::mirror_as_told(&lab, &arguments);
-        assert_has_exactly(&farspan, capabilities, true, &arguments.join(" "));
+        assert_has_exactly(farspan.id(), capabilities, true, &arguments.join(" "));
         traffic::send(&lab, &[traffic::udp_frame(0, 1, 100)], "--pps=1000");
         farspan.stop().assert_lossless();
     }
     let farspan = Farspan::mirror_as_told(&lab, &["-i", "h0", "--to", vxlan, "--sandbox", "off"]);
-    assert_has_exactly(&farspan, 0, false, "--sandbox off");
+    assert_has_exactly(farspan.id(), 0, false, "--sandbox off");
     farspan.stop();
     let farspan = Farspan::receive(&lab, &lab.analyzer, &["--from", "gre://0.0.0.0", "--to", "pcap:/dev/null"]);
-    assert_has_exactly(&farspan, 0, true, "receive");
+    assert_has_exactly(farspan.id(), 0, true, "receive");
     farspan.stop();
 }
 
@@ -88,7 +87,7 @@ fn the_next_capture_file_is_begun_in_the_directory_of_another_user() {
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).expect("it is ours");
         let to = format!("pcap:{}/{{number}}.pcap?rotate_size=64KiB", directory.display());
         let farspan = Farspan::mirror_as_told(&lab, &["-i", "h0", "--to", &to]);
-        assert_has_exactly(&farspan, capabilities, true, &to);
+        assert_has_exactly(farspan.id(), capabilities, true, &to);
         let frames: Vec<_> = (0..200).map(|number| traffic::udp_frame(number, 4, 1400)).collect();
         traffic::send(&lab, &frames, "--pps=5000");
         await_that("several files", || fs::read_dir(&directory).expect("it is there").count() > 3);
@@ -180,4 +179,114 @@ fn a_file_that_permits_more_than_its_container_has_runs_with_what_there_is() {
     let refused = contained("-all", &mirror);
     assert_eq!(refused.status.code(), Some(77), "{}", String::from_utf8_lossy(&refused.stderr));
     assert!(contained("-all", &["generate", "config"]).status.success());
+}
+
+const VXLAN_42: &str = "vxlan://192.0.2.2?vni=42";
+
+/// Ten frames from the client, and all of them at the analyzer.
+fn assert_mirrors(lab: &Lab, delivered: &Capture, from: u32) {
+    let before = traffic::of_stranger(delivered.frames()).len();
+    let frames: Vec<_> = (from..from + 10).map(|number| traffic::udp_frame(number, 2, 200)).collect();
+    traffic::send(lab, &frames, "--pps=1000");
+    await_that("every frame", || traffic::of_stranger(delivered.frames()).len() >= before + frames.len());
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn the_daemon_keeps_what_its_sessions_need_and_refuses_a_reload_that_needs_more() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let delivered = KernelVxlan::start(&lab, 42, false);
+    let one = session("one", "h0", VXLAN_42);
+    let two = session("two", "h0", "tap:ids0");
+    let daemon = Daemon::start(&lab, &one);
+    assert_has_exactly(daemon.id(), NET_RAW, true, "one session");
+    daemon.reload(&lab, &[one.as_str(), &two].concat(), "not reloaded, everything runs on as it did");
+    daemon.await_words("needs CAP_NET_ADMIN (a TAP device that is made again when somebody deletes it)");
+    assert_mirrors(&lab, &delivered, 0);
+    let file = session("two", "h0", "pcap:/usr/copy.pcap");
+    daemon.reload(&lab, &[one.as_str(), &file].concat(), "not reloaded, everything runs on as it did");
+    daemon.await_words("writes to /usr, where farspan may not write any more");
+    daemon.stop();
+
+    let asked = "[privileges]\ncapabilities = [\"CAP_NET_ADMIN\"]\n";
+    let daemon = Daemon::start(&lab, &[asked, one.as_str()].concat());
+    assert_has_exactly(daemon.id(), NET_RAW | NET_ADMIN, true, "one session and what was asked for");
+    daemon.reload(&lab, &[asked, one.as_str(), &two].concat(), "reloaded: added two");
+    await_that("the device", || lab.host.run("ip -o link").contains(" ids0: "));
+    assert_mirrors(&lab, &delivered, 100);
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_daemon_of_root_becomes_its_user_and_reads_and_writes_as_that_one() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let delivered = KernelVxlan::start(&lab, 42, false);
+    let captures = lab.path("captures");
+    fs::create_dir(&captures).expect("the folder is writable");
+    chown(&captures, Some(NOBODY), Some(NOBODY)).expect("root may give it away");
+    let folder = captures.parent().expect("the lab's folder");
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("the folder is ours");
+    let record = format!("destination.file.to = \"pcap:{}/{{number}}.pcap?rotate_size=64KiB\"\n", captures.display());
+    let user = "[privileges]\nuser = \"nobody\"\n";
+    let daemon = Daemon::start(&lab, &[user, &session("one", "h0", VXLAN_42), &record].concat());
+    assert_has_exactly(daemon.id(), NET_RAW, true, "as nobody");
+    for thread in threads(daemon.id()) {
+        assert_eq!(thread["Uid"], [NOBODY.to_string().as_str(); 4].join("\t"));
+        assert_eq!(thread["Groups"].trim(), "");
+    }
+    let frames: Vec<_> = (0..200).map(|number| traffic::udp_frame(number, 4, 1400)).collect();
+    traffic::send(&lab, &frames, "--pps=5000");
+    await_that("several files", || fs::read_dir(&captures).expect("it is there").count() > 3);
+    let changed = session("other", "h0", "vxlan://192.0.2.2?vni=42&dscp=8");
+    daemon.reload(&lab, &[user, &changed].concat(), "reloaded: added other; removed one");
+    assert_mirrors(&lab, &delivered, 1000);
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn nobody_with_the_unit_s_capabilities_runs_the_daemon_with_all_it_does() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let delivered = KernelVxlan::start(&lab, 42, false);
+    let both = [session("one", "h*", VXLAN_42), session("two", "h0", "tap:ids0")].concat();
+    let file = write(&lab, &both);
+    let arguments = ["run", "--json", "-C", file.to_str().expect("a plain name")];
+    let daemon = Daemon::start_command(&lab, as_nobody(&lab, "net_raw net_admin", &arguments));
+    let mask = |key: &str| u64::from_str_radix(&threads(daemon.id())[0][key], 16).expect("a mask");
+    assert_eq!([mask("CapEff"), mask("CapPrm")], [NET_RAW | NET_ADMIN; 2]);
+    assert_mirrors(&lab, &delivered, 0);
+    assert!(lab.host.run("ip -o link").contains(" ids0: "));
+
+    let third = session("three", "late0", "gre://192.0.2.2");
+    daemon.reload(&lab, &[both.as_str(), &third].concat(), "reloaded: added three");
+    let late = Capture::start(&lab, &lab.analyzer, "a0", "ip proto 47");
+    lab.host.run("ip link add late0 type veth peer name late1");
+    lab.host.run("ip link set late1 addrgenmode none up");
+    lab.host.run("ip link set late0 addrgenmode none up");
+    await_that("a frame of the new interface", || {
+        traffic::send_from(&lab, &lab.host, "late1", &[traffic::udp_frame(7, 1, 300)], "--pps=100");
+        !late.frames().is_empty()
+    });
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_configuration_that_others_may_write_is_refused() {
+    let lab = Lab::new();
+    let file = write(&lab, &session("one", "h0", "pcap:/dev/null"));
+    let runs = || {
+        let refused = run(lab.host.command(binary()).args(["run", "-C"]).arg(&file));
+        (refused.status.code(), String::from_utf8_lossy(&refused.stderr).into_owned())
+    };
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).expect("the file is ours");
+    let (code, said) = runs();
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("everybody may write") && said.contains("sudo chmod o-w "), "{said}");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("the file is ours");
+    chown(&file, Some(NOBODY), None).expect("root may give it away");
+    let (code, said) = runs();
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("belongs to nobody") && said.contains("sudo chown root "), "{said}");
 }
