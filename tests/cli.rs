@@ -163,7 +163,7 @@ const DESTINATION: &str = "[session.a.destination.ids]\nto = \"vxlan://192.0.2.1
 /// Additions to a sound file, the exit code, and the essential words of message and hint.
 const WRONG_FILES: &[(&str, &[&str])] = &[
     ("[session.a.source\n", &["where: f.toml:5:"]),
-    ("[metrics]\nlisten = \"127.0.0.1:9469\"\n", &["no key `metrics` here", "f.toml:6:10", "there are session"]),
+    ("[telemetry]\nlisten = \"127.0.0.1:9469\"\n", &["no key `telemetry` here", "f.toml:6:10", "there are session"]),
     (
         "[session.a]\nspred = \"replicate\"\n",
         &["no key `spred`", "f.toml:6:9, session.a.spred", "did you mean `spread`?"],

@@ -189,8 +189,8 @@ impl Needs {
         self.capability(Capability::CAP_SYS_ADMIN, Reason::Namespace);
         match netns {
             Netns::Name(_) => {}
-            Netns::Path(path) => drop(self.reads.insert(directory_of(path))),
-            Netns::Process(_) | Netns::Container(_) => {
+            Netns::Path(path) if !path.starts_with("/proc") => drop(self.reads.insert(directory_of(path))),
+            Netns::Path(_) | Netns::Process(_) | Netns::Container(_) => {
                 self.capability(Capability::CAP_SYS_PTRACE, Reason::ForeignProcess);
             }
         }
