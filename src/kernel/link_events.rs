@@ -212,7 +212,7 @@ mod tests {
             let mut links = Links::follow(&Namespace::own()).unwrap();
             let mut told = 0;
             for (command, name, up) in [
-                ("link add f0 type dummy", "f0", Some(false)),
+                ("link add f0 type veth peer name p0", "f0", Some(false)),
                 ("link set f0 up", "f0", Some(true)),
                 ("link set f0 down name f1", "f1", Some(false)),
                 ("link delete f1", "f1", None),
@@ -226,7 +226,8 @@ mod tests {
                 }
                 assert!(started.elapsed() < Duration::from_secs(20));
             }
-            assert!(told <= 5, "told {told} times");
+            // The other end changes, too.
+            assert!(told <= 8, "told {told} times");
         });
     }
 }

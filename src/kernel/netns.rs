@@ -315,7 +315,7 @@ mod tests {
     #[ignore = "needs root: run scripts/test"]
     fn work_is_done_inside_and_a_namespace_that_has_gone_is_noticed() {
         let other = TestNamespace::new();
-        other.ip("link add inside7 type dummy");
+        other.ip("link add inside7 type veth peer name inside8");
         let path = other.run(|| fs::canonicalize("/proc/thread-self").unwrap().join("ns/net"));
         let netns: Netns = path.to_str().unwrap().parse().unwrap();
         let mut namespace = Namespace::find(Some(&netns)).unwrap();
