@@ -9,6 +9,7 @@ pub mod capture;
 pub mod facts;
 pub mod finding;
 pub mod gso;
+pub mod limits;
 pub mod local_ends;
 pub mod mtu;
 pub mod network;
@@ -23,9 +24,8 @@ pub mod xdp;
 
 use std::os::unix::fs::FileTypeExt as _;
 
-use crate::config::plan::{DestinationPlan, End, FilePath, SessionPlan};
-use crate::destination::encapsulate::Encapsulator;
-use crate::destination::open_error::CannotOpen;
+use crate::config::plan::{FilePath, SessionPlan};
+use crate::destination::missing_ids;
 use crate::error::{Explain, Problems};
 use crate::source;
 use facts::Facts;
@@ -40,7 +40,7 @@ pub async fn check(plan: &SessionPlan) -> (Report, Vec<Box<dyn Explain>>) {
         Ok(interfaces) => (interfaces, Vec::new()),
         Err(problems) => (Vec::new(), problems.into_iter().collect()),
     };
-    problems.extend(missing_ids(plan, &interfaces));
+    problems.extend(missing_ids(&plan.destinations, &interfaces));
     let (facts, unreachable) = Facts::gather(plan).await;
     problems.extend(unreachable);
     problems.extend(privileges::problems(plan, &facts));
@@ -63,21 +63,12 @@ fn open_sources(plan: &SessionPlan) -> Result<Vec<String>, Problems> {
     Ok(opened.interfaces.into_iter().map(|interface| interface.name).collect())
 }
 
-/// Destinations whose ids go by interface and leave one of `interfaces` out.
-fn missing_ids(plan: &SessionPlan, interfaces: &[String]) -> Vec<Box<dyn Explain>> {
-    let missing = |destination: &DestinationPlan| -> Option<Box<dyn Explain>> {
-        let End::Tunnel(tunnel) = &destination.end else { return None };
-        let error = Encapsulator::new(&tunnel.encapsulation, interfaces).err()?;
-        Some(CannotOpen { destination: destination.place(), error }.into())
-    };
-    plan.destinations.iter().filter_map(missing).collect()
-}
-
 /// What there is to say about `plan` on a host with these facts.
 fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
-    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 9] = [
+    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 10] = [
         capture::findings,
         workers::findings,
+        limits::findings,
         mtu::findings,
         network::findings,
         gso::findings,

@@ -5,6 +5,7 @@ mod compare;
 mod daemon_socket;
 mod destination_arguments;
 mod generate;
+mod limit_arguments;
 mod log;
 mod mirror;
 mod orders;

@@ -10,6 +10,7 @@ use super::plan::SessionPlan;
 use super::privileges::{self, PrivilegesPlan};
 use super::{contest, defaults, monitoring, words};
 use crate::error::{Explain, Problems};
+use crate::quantity::CpuShare;
 
 /// The tables that may stand at the top of a configuration. `farspan mirror` takes its session out of the same file and
 /// leaves the other tables to the daemon.
@@ -35,10 +36,16 @@ pub struct DaemonPlan {
 }
 
 /// `[limit]`: what all sessions together may take from the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TotalLimitPlan {
     /// Memory of all capture buffers, in bytes. Where the sessions' `source.buffer` come to more, each gets its share.
     pub memory: u64,
+    /// Bits a second of what all destinations send or write.
+    pub bandwidth: Option<f64>,
+    /// Frames a second that go on to destinations.
+    pub rate: Option<f64>,
+    /// CPU time of the whole process.
+    pub cpu: Option<CpuShare>,
 }
 
 /// `[reload]`: when the configuration is read again, beside SIGHUP and `farspan reload`.
@@ -86,8 +93,13 @@ pub fn resolve(
 
 fn limit(top: &Keys<'_>, mistakes: &mut Mistakes) -> TotalLimitPlan {
     let keys = top.table("limit", mistakes);
-    keys.only(&["memory"], mistakes);
-    TotalLimitPlan { memory: keys.read("memory", mistakes, words::memory).unwrap_or(defaults::TOTAL_MEMORY) }
+    keys.only(&["memory", "bandwidth", "rate", "cpu"], mistakes);
+    TotalLimitPlan {
+        memory: keys.read("memory", mistakes, words::memory).unwrap_or(defaults::TOTAL_MEMORY),
+        bandwidth: keys.read("bandwidth", mistakes, words::bandwidth),
+        rate: keys.read("rate", mistakes, words::frames_a_second),
+        cpu: keys.read("cpu", mistakes, str::parse),
+    }
 }
 
 /// Why `limit` does not suffice for the least buffers of `sessions`.

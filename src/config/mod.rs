@@ -4,6 +4,7 @@ pub mod change;
 pub mod daemon;
 pub mod load;
 pub mod local_end;
+pub mod netns;
 pub mod plan;
 pub mod privileges;
 pub mod resolve;
@@ -20,6 +21,7 @@ mod contest;
 mod destination;
 mod file;
 mod keys;
+mod limits;
 mod tunnels;
 mod words;
 

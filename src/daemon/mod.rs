@@ -91,7 +91,7 @@ pub async fn run(configuration: Configuration, ready: impl FnOnce(&Manager)) -> 
     let mut signals = Signals::listen().map_err(NoSignals)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(NoSignals)?;
     let (may_start, permission) = watch::channel(false);
-    let common = Arc::new(Common::new(permission));
+    let common = Arc::new(Common::new(permission, plan.limit));
     let (manager, requests) = Manager::new();
 
     let mut doors = Doors::default();

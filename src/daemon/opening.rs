@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use crate::config::plan::{DestinationPlan, End, SessionPlan};
+use crate::config::daemon::TotalLimitPlan;
+use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::Shared;
 use crate::destination::health::Health;
 use crate::error::Problems;
@@ -20,6 +21,7 @@ use crate::kernel::underlay_error::UnderlayError;
 use crate::kernel::watch::Watcher;
 use crate::ledger::Published;
 use crate::select::all_tunnels::AllTunnels;
+use crate::session::governor::Totals;
 use crate::session::{Running, Session, SessionError, Surroundings};
 use crate::source::Interface;
 
@@ -39,6 +41,8 @@ pub(super) struct Common {
     watcher: Watcher,
     kernel: tokio::sync::Mutex<Option<(Instant, Arc<Kernel>)>>,
     openings: Semaphore,
+    /// What all sessions together use.
+    totals: Arc<Totals>,
     /// Whether workers may start: everything that takes privileges has been tried once, and they have been given up.
     may_start: watch::Receiver<bool>,
 }
@@ -63,14 +67,20 @@ pub(super) struct Started {
 
 impl Common {
     /// Starts to watch the ways. Workers start when `may_start` becomes true.
-    pub(super) fn new(may_start: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(may_start: watch::Receiver<bool>, limit: TotalLimitPlan) -> Self {
         Self {
             all_tunnels: AllTunnels::default(),
             watcher: Watcher::start(),
             kernel: tokio::sync::Mutex::default(),
             openings: Semaphore::new(AT_A_TIME),
+            totals: Arc::new(Totals::new(limit)),
             may_start,
         }
+    }
+
+    /// What all sessions together may use from now on; returns what it was before.
+    pub(super) fn limit(&self, limit: TotalLimitPlan) -> TotalLimitPlan {
+        self.totals.replace(limit)
     }
 
     /// Changes whenever a link, an address or a route of the host has.
@@ -93,7 +103,14 @@ impl Common {
 
         // Nobody closes the semaphore.
         let _turn = self.openings.acquire().await;
-        let mut around = Surroundings { all_tunnels: self.all_tunnels.clone(), shared: kept.take() };
+        // What is named is missed where it is not there; a pattern means what comes, too.
+        let stays = matches!(&plan.source, SourcePlan::Live(live) if live.has_patterns());
+        let mut around = Surroundings {
+            all_tunnels: self.all_tunnels.clone(),
+            shared: kept.take(),
+            stays,
+            totals: Some(Arc::clone(&self.totals)),
+        };
         let (send, receive) = oneshot::channel();
         let work = {
             let (plan, ways, span) = (Arc::clone(plan), ways.clone(), tracing::Span::current());

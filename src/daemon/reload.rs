@@ -66,6 +66,15 @@ pub(super) async fn reload(
     common: &Arc<Common>,
     plan: &DaemonPlan,
 ) -> Result<ReloadReport, Problems> {
+    let before = common.limit(plan.limit);
+    let outcome = change(manager, common, plan).await;
+    if outcome.is_err() {
+        common.limit(before);
+    }
+    outcome
+}
+
+async fn change(manager: &Manager, common: &Arc<Common>, plan: &DaemonPlan) -> Result<ReloadReport, Problems> {
     let before: Vec<Before> = manager.sessions().iter().map(Before::of).collect();
     let changes = Changes::between(before.iter().map(|one| &*one.plan), plan.sessions.iter());
     let mut coming = coming(plan, &before, &changes);
@@ -107,7 +116,7 @@ fn coming(plan: &DaemonPlan, before: &[Before], changes: &Changes) -> Vec<Coming
         .filter(|plan| !changes.kept.contains(&plan.name))
         .map(|plan| Arc::new(plan.clone()))
         .collect();
-    let left = TotalLimitPlan { memory: plan.limit.memory.saturating_sub(taken) };
+    let left = TotalLimitPlan { memory: plan.limit.memory.saturating_sub(taken), ..plan.limit };
     let granted = grant(left, &plans);
     let one = |(plan, granted): (Arc<SessionPlan>, _)| {
         let before = before.iter().find(|one| one.plan.name == plan.name).cloned();

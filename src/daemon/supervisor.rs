@@ -72,6 +72,7 @@ pub(super) struct Supervisor {
 }
 
 /// What comes next.
+#[allow(clippy::large_enum_variant, reason = "a session has one at a time")]
 enum Next {
     Open,
     Start(Opened),
@@ -144,6 +145,7 @@ impl Supervisor {
 
     async fn run(&mut self, mut started: Started) -> Next {
         let since = Instant::now();
+        self.shown.set_governor(started.running.governor());
         self.shown.set_running(started.published(), &started.interfaces, started.ways.clone(), &started.health);
         let order = tokio::select! {
             outcome = started.running.ended() => {

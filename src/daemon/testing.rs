@@ -53,6 +53,7 @@ fn dmz(started: SystemTime) -> SessionView {
         ledger,
         last_frame: Some(started + Duration::from_hours(72)),
         last_error: None,
+        governor: None,
         destinations: vec![ids1, archive],
     }
 }
@@ -83,6 +84,7 @@ fn relay(started: SystemTime) -> SessionView {
         ledger,
         last_frame: None,
         last_error: Some("UDP port 4789 is taken".into()),
+        governor: None,
         destinations: vec![DestinationView {
             name: "file".into(),
             to: "pcap:relay.pcap".into(),

@@ -6,7 +6,7 @@ use super::Shared;
 use super::records::About;
 use super::shared_file::{CannotCreate, SharedFile};
 use crate::config::local_end::CaptureFilePlan;
-use crate::frame::WireFrame;
+use crate::frame::{InterfaceId, WireFrame};
 use crate::ledger::{DestinationLedger, DropReason};
 use crate::wire::pcapng::Interface;
 
@@ -17,7 +17,7 @@ use crate::wire::pcapng::Interface;
 pub struct CaptureFile {
     file: SharedFile,
     /// By what number the file knows each of the session's interfaces.
-    interfaces: Vec<u32>,
+    interfaces: Vec<Option<u32>>,
     records: Vec<u8>,
     /// What every further frame is dropped for, once nothing can be written any more.
     closed: Option<DropReason>,
@@ -35,11 +35,23 @@ impl CaptureFile {
     pub fn open(plan: &CaptureFilePlan, interfaces: &[String], shared: &mut Shared) -> Result<Self, CannotCreate> {
         let file = shared.file(plan)?;
         let number_of = |name: &String| file.number_of(Interface { name: name.clone(), comment: None });
-        let interfaces = interfaces.iter().map(number_of).collect::<Result<_, _>>()?;
-        Ok(Self::writing(file, interfaces))
+        let numbers = interfaces.iter().map(number_of).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::writing(file, numbers.into_iter().map(Some).collect()))
     }
 
-    fn writing(file: SharedFile, interfaces: Vec<u32>) -> Self {
+    /// Lets the file know an interface of this name, which frames call `interface` from now on.
+    pub fn learn_interface(&mut self, interface: InterfaceId, name: &str) {
+        let at = usize::from(interface.0);
+        if self.interfaces.len() <= at {
+            self.interfaces.resize(at + 1, None);
+        }
+        let number = self.file.number_of_another(Interface { name: name.to_owned(), comment: None });
+        if let Some(before) = self.interfaces[at].replace(number) {
+            self.file.release(before);
+        }
+    }
+
+    fn writing(file: SharedFile, interfaces: Vec<Option<u32>>) -> Self {
         Self { file, interfaces, records: Vec::with_capacity(Self::BUFFER), closed: None }
     }
 
@@ -60,7 +72,7 @@ impl CaptureFile {
         let about = About {
             timestamp: frame.timestamp,
             wire_len: frame.wire_len,
-            interface: self.interfaces.get(usize::from(frame.interface.0)).copied().unwrap_or(0),
+            interface: self.interfaces.get(usize::from(frame.interface.0)).copied().flatten().unwrap_or(0),
             direction: frame.direction,
         };
         about.write(self.file.format, [frame.head, frame.body], &mut self.records);
@@ -102,6 +114,12 @@ impl CaptureFile {
     }
 }
 
+impl Drop for CaptureFile {
+    fn drop(&mut self) {
+        self.interfaces.iter().flatten().for_each(|&number| self.file.release(number));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{File, OpenOptions};
@@ -111,7 +129,6 @@ mod tests {
     use crate::config::plan::FilePath;
     use crate::error::Explain as _;
     use crate::flow::FlowHash;
-    use crate::frame::InterfaceId;
     use crate::quantity::Timestamp;
     use crate::wire::layers::Layers;
 
@@ -133,7 +150,7 @@ mod tests {
 
     /// A destination that writes to `file`, which cannot be cut.
     fn writing_to(file: File) -> CaptureFile {
-        CaptureFile::writing(SharedFile::writing_to(file), vec![0])
+        CaptureFile::writing(SharedFile::writing_to(file), vec![Some(0)])
     }
 
     #[test]

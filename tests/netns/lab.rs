@@ -118,6 +118,16 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// An empty one whose name begins so: for a test that needs another than the lab's three.
+    pub fn named(beginning: &str) -> Self {
+        Self::new(format!("{beginning}{}", std::process::id()))
+    }
+
+    /// What `ip netns` calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn new(name: String) -> Self {
         succeed(Command::new("ip").args(["netns", "add", &name]));
         let namespace = Self { name };
@@ -160,7 +170,8 @@ impl Namespace {
         thread::scope(|scope| scope.spawn(inside).join().expect("the work succeeds"))
     }
 
-    fn link_up(&self, link: &str, mtu: u32, addresses: &[&str]) {
+    /// Brings an interface up, with this MTU and these addresses.
+    pub fn link_up(&self, link: &str, mtu: u32, addresses: &[&str]) {
         // No link-local address: it would add router solicitations and MLD reports to the test's traffic.
         self.run(&format!("ip link set {link} mtu {mtu} addrgenmode none up"));
         for address in addresses {
@@ -177,7 +188,7 @@ impl Drop for Namespace {
 }
 
 /// A veth with a queue for each of several workers: AF_XDP takes one.
-fn wire(left: &Namespace, left_link: &str, right: &Namespace, right_link: &str) {
+pub fn wire(left: &Namespace, left_link: &str, right: &Namespace, right_link: &str) {
     let mut command = Command::new("ip");
     let queues = ["numtxqueues", "4", "numrxqueues", "4"];
     command.args(["link", "add", left_link, "netns", &left.name]).args(queues);

@@ -133,3 +133,54 @@ fn a_next_file_that_cannot_be_begun_is_tried_again() {
     assert_eq!(file.append(&two), all(two.len()));
     assert_eq!(files(&folder).len(), 2);
 }
+
+/// The names of the interfaces that frames were captured on, as libpcap's section has them. Reads the blocks themselves:
+/// (interface of the section, frame's first byte).
+fn packets_by_name(bytes: &[u8]) -> Vec<(String, u8)> {
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let (mut at, mut names, mut packets) = (0, Vec::new(), Vec::new());
+    while at < bytes.len() {
+        match word(at) {
+            0x0a0d_0d0a => names.clear(),
+            1 => {
+                // The first option is the name.
+                let len = usize::from(u16::from_le_bytes([bytes[at + 18], bytes[at + 19]]));
+                names.push(String::from_utf8(bytes[at + 20..at + 20 + len].to_vec()).unwrap());
+            }
+            _ => packets.push((names[word(at + 8) as usize].clone(), bytes[at + 28])),
+        }
+        at += word(at + 4) as usize;
+    }
+    packets
+}
+
+#[test]
+fn interfaces_that_come_and_go_for_years_do_not_make_a_file_begin_with_all_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("years.pcapng");
+    let file = SharedFile::create(&CaptureFilePlan::plain(FilePath::Path(path.clone()))).unwrap();
+    let interface = |name: &str| Interface { name: name.to_owned(), comment: None };
+    let record = |interface: u32, byte: u8| {
+        let about = About { timestamp: Timestamp::default(), wire_len: 60, interface, direction: None };
+        let mut record = Vec::new();
+        about.write(Format::Pcapng, [&[], &[byte; 60]], &mut record);
+        record
+    };
+    let stays = file.number_of(interface("eth0")).unwrap();
+    for number in 0..1000_u32 {
+        let name = format!("veth{number}");
+        let comes = file.number_of_another(interface(&name));
+        let byte = u8::try_from(number % 251).unwrap();
+        file.append(&record(comes, byte));
+        file.append(&record(stays, 255));
+        file.release(comes);
+    }
+    assert!(file.output().interfaces.len() <= MOST_UNUSED + 3);
+    assert!(file.output().header().len() < 20_000);
+    file.finish();
+
+    let expected = (0..1000_u32)
+        .flat_map(|number| [(format!("veth{number}"), u8::try_from(number % 251).unwrap()), ("eth0".to_owned(), 255)]);
+    assert_eq!(packets_by_name(&fs::read(&path).unwrap()), expected.collect::<Vec<_>>());
+    assert_eq!(files(directory.path())[0].1.len(), 2000, "libpcap reads every section");
+}
