@@ -9,6 +9,7 @@ use super::daemon_socket::DaemonSocket;
 use super::output;
 use crate::daemon::view::{DestinationView, InterfaceView, SessionView, State, View};
 use crate::error::{Explain, Problems};
+use crate::session::governor::{GovernorState, GovernorView};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -107,6 +108,9 @@ impl Table<'_> {
         if let Some(error) = &session.last_error {
             row(f, "last error", error)?;
         }
+        if let Some(governor) = &session.governor {
+            row(f, "limits", &governor_words(governor))?;
+        }
         for destination in &session.destinations {
             row(f, &format!("to {}", destination.name), &destination_words(destination))?;
         }
@@ -132,6 +136,25 @@ fn destination_words(destination: &DestinationView) -> String {
     }
     words.extend(destination.last_error.iter().map(|error| format!("; last error: {error}")));
     words
+}
+
+/// What the governor does, and how far each limit is used.
+pub(super) fn governor_words(governor: &GovernorView) -> String {
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    let does = match (governor.state, &governor.reason) {
+        (GovernorState::Open, _) => "everything is mirrored".to_owned(),
+        (state, reason) => {
+            let by = reason.as_ref().map_or_else(String::new, |reason| format!(" by {reason}"));
+            format!(
+                "{}{by}: {} of the frames are kept, {} of new flows admitted",
+                state.label(),
+                percent(governor.kept_fraction),
+                percent(governor.admitted_flows)
+            )
+        }
+    };
+    let used = governor.limits.iter().map(|limit| format!("; {} of {} used", percent(limit.used()), limit.name));
+    does + &used.collect::<Vec<_>>().concat()
 }
 
 fn row(f: &mut fmt::Formatter<'_>, what: &str, words: &str) -> fmt::Result {
@@ -171,6 +194,8 @@ mod tests {
             ": running for 3days 2h, started again 1 times\n  \
              from                eth0 (ring)\n  \
              last frame          2h 1m ago\n  \
+             limits              shedding by limit.cpu: 62.5 % of the frames are kept, 50.0 % of new flows admitted; \
+             125.0 % of limit.cpu used\n  \
              to ids1             vxlan://192.0.2.10?vni=42 over MTU 1500\n  \
              to archive          gre://192.0.2.20 over MTU 1500, out of reach: its next hop does not answer"
         );

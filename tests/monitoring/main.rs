@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use farspan::daemon::metrics::{FAMILIES, Family, Kind};
+use farspan::daemon::view::State;
+use farspan::session::governor::GovernorState;
 use serde_json::Value;
 
 const ALERTS: &str = include_str!("../../conf/monitoring/farspan-alerts.yml");
@@ -46,7 +48,7 @@ fn alerts_and_dashboard_ask_for_metrics_that_exist() {
 
 #[test]
 fn what_alerts_and_dashboard_say_of_states_is_what_sessions_say() {
-    let states = farspan::daemon::view::State::LABELS;
+    let states = [&State::LABELS[..], &GovernorState::LABELS].concat();
     for text in [ALERTS, DASHBOARD] {
         for asked in text.split("state=").skip(1) {
             let words = asked.trim_start_matches(['~', '\\', '"']).split(['"', '\\']).next().unwrap();

@@ -9,7 +9,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Sparkline};
 
 use super::model::{DropRow, Model, Row};
-use crate::cli::status::age;
+use crate::cli::status::{age, governor_words};
 
 /// Widths of the columns before the sparkline.
 const COLUMNS: [u16; 6] = [20, 14, 11, 11, 9, 9];
@@ -102,6 +102,8 @@ fn dropped(model: &Model, area: Rect, frame: &mut Frame<'_>) {
     let block = Block::bordered().title(format!(" {}: why frames were dropped ", session.name));
     let mut lines: Vec<Line<'_>> =
         session.last_error.iter().map(|error| Line::from(format!(" last error: {error}")).style(Color::Red)).collect();
+    let governor = session.governor.iter();
+    lines.extend(governor.map(|governor| Line::from(format!(" limits: {}", governor_words(governor)))));
     lines.extend(model.drops().iter().map(drop_line));
     if lines.is_empty() {
         lines.push(Line::from(" none").style(Modifier::DIM));
@@ -169,7 +171,8 @@ mod tests {
         let text = screen(&moving(), 120, 24);
         for words in [
             "farspan 0.1.0   up for 3days 2h   sessions: 1 well, 1 not",
-            "> dmz                running              30.0k        240M         0",
+            "> dmz                shedding             30.0k        240M         0",
+            " limits: shedding by limit.cpu: 62.5 % of the frames are kept",
             "    ids1             reachable            30.0k        240M         0",
             "    archive          out of reach ",
             "  relay              again in 3 s ",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::daemon::view::{SessionView, State, View};
 use crate::ledger::{DropReason, Drops, Kind, Ledger};
+use crate::session::governor::GovernorState;
 
 /// How many rates are kept: two minutes, more than a line of any terminal shows.
 const MEMORY: usize = 120;
@@ -139,9 +140,10 @@ impl Model {
         let then = self.earlier_ledger(&session.name).unwrap_or(now);
         let bytes = |ledger: &Ledger| ledger.destinations.iter().map(|account| account.bytes).sum();
         let lost = |ledger: &Ledger| losses(&ledger.dropped()) + ledger.kernel.buffer_full + ledger.kernel.interface;
-        let state = match session.state {
-            State::Retrying { after } => format!("again in {} s", after.as_secs() + 1),
-            state => state.label().to_owned(),
+        let state = match (session.state, session.governor.as_ref().map(|governor| governor.state)) {
+            (State::Retrying { after }, _) => format!("again in {} s", after.as_secs() + 1),
+            (State::Running, Some(governor)) if governor != GovernorState::Open => governor.label().to_owned(),
+            (state, _) => state.label().to_owned(),
         };
         let mut rows = vec![Row {
             name: session.name.clone(),

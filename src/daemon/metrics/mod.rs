@@ -155,6 +155,9 @@ mod tests {
             "farspan_session_last_frame_timestamp_seconds{session=\"dmz\"} 1800259200",
             "farspan_destination_healthy{session=\"dmz\",destination=\"archive\"} 0",
             "farspan_config_reloads_total{result=\"failure\"} 1",
+            "farspan_governor_state{session=\"dmz\",state=\"shedding\"} 1",
+            "farspan_kept_ratio{session=\"dmz\"} 0.625",
+            "farspan_limit_used_ratio{session=\"dmz\",limit=\"limit.cpu\"} 1.25",
             "farspan_build_info{version=\"0.1.0\"} 1",
         ] {
             assert!(text.contains(&format!("{line}\n")), "{line} in\n{text}");

@@ -87,6 +87,13 @@ pub struct LimitView {
     pub measured: f64,
 }
 
+impl LimitView {
+    /// How much of it is used: 1 is all of it. Of one that allows nothing, all.
+    pub fn used(&self) -> f64 {
+        if self.allowed > 0.0 { self.measured / self.allowed } else { 1.0 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
