@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::capabilities::{Capability, remedy};
 use crate::config::netns::Netns;
 use crate::error::{ExitCode, Explain};
 
@@ -106,7 +107,8 @@ impl Explain for NetnsError {
                 "the container's id is what `docker ps` or `crictl ps` prints; farspan must see its processes".into(),
             ),
             Self::Ambiguous { found, .. } => Some(format!("write more of the id: {}", found.join(", "))),
-            Self::Hidden { .. } | Self::NotPermitted { .. } => Some("run as root".into()),
+            Self::Hidden { .. } => Some(remedy(&[Capability::CAP_SYS_PTRACE, Capability::CAP_SYS_ADMIN])),
+            Self::NotPermitted { .. } => Some(remedy(&[Capability::CAP_NET_RAW, Capability::CAP_SYS_ADMIN])),
             Self::NotANamespace { .. } => Some("`ip netns` lists those that have names; lsns lists all".into()),
             Self::Unreadable { .. } => Some("check the path; lsns lists the network namespaces of this host".into()),
             Self::NoThread { .. } => Some("look at `ulimit -u`".into()),

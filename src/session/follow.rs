@@ -28,7 +28,7 @@ use crate::source::{self, Captured, Interface, SourceError};
 /// How often what was not possible is tried again, and a namespace looked at: nobody tells when its last process has ended.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often the interfaces are compared although nobody tells of a change.
-const TICK: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_mins(1);
 
 /// What follows the interfaces of one session.
 pub(super) struct Follower {

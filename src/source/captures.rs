@@ -10,7 +10,6 @@ use crate::config::defaults::LEAST_BUFFER;
 use crate::config::plan::{Engine, LivePlan, SessionPlan};
 use crate::error::{Explain, Problems};
 use crate::frame::InterfaceId;
-use crate::kernel::link_events::look;
 use crate::kernel::netns::Namespace;
 use crate::quantity::{Directions, Ifindex};
 
@@ -86,7 +85,7 @@ fn next_id(opened: &Opened) -> Option<InterfaceId> {
 }
 
 fn open_needed(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
-    let present = look(&Namespace::own())?;
+    let present = interfaces::present(&live.interfaces)?;
     let (meant, problems) = meant(&live.interfaces, &present);
     let mut problems: Vec<Box<dyn Explain>> = problems.into_iter().map(Into::into).collect();
     if meant.is_empty() {
@@ -125,7 +124,7 @@ fn open_needed(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> 
 }
 
 fn open_what_is_there(live: &LivePlan, plan: &SessionPlan, refuses: Refuses<'_>) -> Result<Opened, Problems> {
-    let present = look(&Namespace::own())?;
+    let present = interfaces::present(&live.interfaces)?;
     let (mut meant, absent) = meant(&live.interfaces, &present);
     let named = absent.iter().filter(|absent| matches!(absent, SourceError::NoSuchInterface { .. })).count();
     for absent in absent {

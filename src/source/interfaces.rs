@@ -1,10 +1,17 @@
 //! The interfaces that a plan means.
 
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+
+use nix::net::if_::if_nametoindex;
+
 use super::error::SourceError;
 use crate::config;
 use crate::config::plan::is_pattern;
-use crate::kernel::link_events::Present;
+use crate::kernel::link_events::{self, LinksError, Present};
+use crate::kernel::netns::Namespace;
 use crate::quantity::Ifindex;
+use crate::sys;
 
 /// libpcap's name for all interfaces together.
 pub(crate) const ANY: &str = "any";
@@ -20,12 +27,30 @@ pub struct Meant {
     pub up: bool,
 }
 
+/// The interfaces that `patterns` may mean, in the network namespace of this thread: all there are, or only those that are
+/// named if all of them are there. The list of a host with hundreds of interfaces costs the kernel a millisecond, and
+/// hundreds of sessions ask.
+pub(crate) fn present(patterns: &[String]) -> Result<Vec<Present>, LinksError> {
+    named(patterns).map_or_else(|| link_events::look(&Namespace::own()), Ok)
+}
+
+fn named(patterns: &[String]) -> Option<Vec<Present>> {
+    let socket = UnixDatagram::unbound().ok()?;
+    let find = |name: &String| {
+        let index = if_nametoindex(name.as_str()).ok()?;
+        let up = sys::interface::flags(socket.as_fd(), name).ok()? & libc::IFF_UP != 0;
+        Some(Present { index: Ifindex::new(index.into()).ok()?, name: name.clone(), up })
+    };
+    let is_list = patterns.iter().any(|name| is_pattern(name) || name == ANY);
+    if is_list { None } else { patterns.iter().map(find).collect() }
+}
+
 /// The interfaces of `present` that `patterns` mean, in their order, each once; and what means nothing.
 pub(crate) fn meant(patterns: &[String], present: &[Present]) -> (Vec<Meant>, Vec<SourceError>) {
     let (mut meant, mut problems) = (Vec::<Meant>::new(), Vec::new());
     for pattern in patterns {
         let before = meant.len();
-        let matches = present.iter().filter(|one| config::matches(pattern, &one.name));
+        let matches = present.iter().filter(|one| is_match(pattern, &one.name));
         let mut matches: Vec<Meant> =
             matches.map(|one| Meant { name: one.name.clone(), index: Some(one.index), up: one.up }).collect();
         if pattern == ANY {
@@ -41,6 +66,11 @@ pub(crate) fn meant(patterns: &[String], present: &[Present]) -> (Vec<Meant>, Ve
         }
     }
     (meant, problems)
+}
+
+/// Whether `pattern` means the interface `name`: a pattern takes time to be read, and few are one.
+fn is_match(pattern: &str, name: &str) -> bool {
+    if is_pattern(pattern) { config::matches(pattern, name) } else { pattern == name }
 }
 
 fn nothing(pattern: &str, present: &[Present]) -> SourceError {

@@ -35,7 +35,6 @@ use crate::config::defaults;
 use crate::config::plan::{Engine, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use crate::error::{ExitCode, Explain, Problems};
 use crate::frame::{Frame, InterfaceId, Offload};
-use crate::kernel::link_events;
 use crate::kernel::netns::Namespace;
 use crate::ledger::{KernelDrops, SenderLedger};
 use crate::quantity::{Ifindex, Mtu, Timestamp};
@@ -118,7 +117,7 @@ pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
     match &plan.source {
         SourcePlan::Live(live) => {
             let found = Namespace::find(live.netns.as_ref())?;
-            let present = link_events::look(&found)?;
+            let present = found.within(|| interfaces::present(&live.interfaces))??;
             let absent = interfaces::meant(&live.interfaces, &present).1;
             Problems::unless_empty(absent).map_err(|found| problems_of(plan, found))
         }
