@@ -104,6 +104,15 @@ impl Shown {
         self.lock().governor = governor;
     }
 
+    /// What is captured now.
+    pub(super) fn set_interfaces(&self, interfaces: &[Interface]) {
+        let interfaces: Vec<InterfaceView> = interfaces.iter().map(Into::into).collect();
+        let mut inner = self.lock();
+        if inner.interfaces != interfaces {
+            inner.interfaces = interfaces;
+        }
+    }
+
     /// A run is over, and this is its account.
     pub(super) fn add_run(&self, mut ledger: Ledger) {
         let mut inner = self.lock();
