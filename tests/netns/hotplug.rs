@@ -8,6 +8,7 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 
+use crate::daemon::{Daemon, session};
 use crate::farspan::{Farspan, binary, engine, run, total};
 use crate::judge::{Capture, tshark};
 use crate::lab::{Lab, Namespace, await_that, succeed, wire};
@@ -217,6 +218,58 @@ fn a_named_interface_that_vanishes_is_an_error_and_a_pattern_s_is_none() {
     await_that("its end", || farspan.log().contains("the capture on `h0` ended"));
     let (status, _) = farspan.stop_anyhow();
     assert_eq!(status.code(), Some(1), "what was named is missing");
+}
+
+/// The faults of interfaces and routes that a daemon lives through: after each, frames arrive again, and what was lost is
+/// counted.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_session_of_the_daemon_lives_through_whatever_happens_to_interfaces_and_routes() {
+    // By its name, which is missed, and by a pattern, which waits.
+    for interface in ["veth1", "veth[1]"] {
+        live_through_everything(interface);
+    }
+}
+
+fn live_through_everything(interface: &str) {
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "any", TUNNEL);
+    let daemon = Daemon::start(&lab, &session("pods", interface, "vxlan://192.0.2.2?vni=7"));
+    let mut number = 0;
+    let mut frames_arrive = |what: &str| {
+        number += 1;
+        let frame = [traffic::udp_frame(number, 1, 300 + 4 * number as usize)];
+        // Its UDP datagram, without Ethernet and IP, is as long as no other.
+        let length = format!("udp.length == {} && udp.dstport == 9", 300 + 4 * number - 34);
+        await_that(what, || {
+            // What comes before the fault is over may be lost.
+            traffic::send_from(&lab, &lab.client, "pveth1", &frame, "--pps=100");
+            tshark::count(arriving.file(), &length) > 0
+        });
+    };
+    let missing = |log: String| log.contains("there is no interface `veth1`") || log.contains("no interface matches");
+    await_that("the missing interface to be told", || missing(daemon.log()));
+    plug(&lab, &lab.host, "veth1");
+    frames_arrive("an interface that appears");
+    lab.host.run("ip link set veth1 down");
+    lab.host.run("ip link set veth1 up");
+    frames_arrive("an interface that went down and came up");
+    lab.host.run("ip link delete veth1");
+    plug(&lab, &lab.host, "veth1");
+    frames_arrive("an interface that was made again");
+    lab.host.run("ip link set veth1 mtu 1400");
+    frames_arrive("an interface with another MTU");
+    lab.host.run("ip address delete 192.0.2.1/24 dev u0");
+    lab.host.run("ip address add 192.0.2.7/24 dev u0");
+    frames_arrive("another address of the host");
+    wire(&lab.host, "u1", &lab.analyzer, "a1");
+    lab.host.link_up("u1", 1600, &["198.51.100.1/24"]);
+    lab.analyzer.link_up("a1", 1600, &["198.51.100.2/24"]);
+    lab.host.run("ip route add 192.0.2.2/32 via 198.51.100.2 dev u1");
+    frames_arrive("a route through another device");
+    let ledgers = daemon.stop();
+    let ledger = &ledgers["pods"];
+    assert!(ledger.captured > 0 && ledger.kernel_dropped == 0, "{ledger:#?}");
 }
 
 /// Everything that names the client's namespace finds it, and what is captured there leaves from the host's.
