@@ -21,6 +21,11 @@ pub enum ExitCode {
     Config = 78,
 }
 
+impl ExitCode {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Done, Self::Failed, Self::Usage, Self::NoInput, Self::NotPermitted, Self::Config];
+}
+
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
         Self::from(code as u8)

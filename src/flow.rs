@@ -28,11 +28,32 @@ impl FlowHash {
         Self(finish(pair ^ u64::from(protocol)))
     }
 
+    /// The hash of this flow for another purpose: it says nothing about this one, nor about those for other purposes, so
+    /// that the flows chosen for one are spread evenly over what the others choose.
+    #[must_use]
+    pub const fn mixed_for(self, purpose: Purpose) -> Self {
+        // The finaliser of MurmurHash3 (Appleby 2008): every bit of the input moves half of the output's.
+        let mut word = self.0 ^ purpose as u32;
+        word = (word ^ (word >> 16)).wrapping_mul(0x85eb_ca6b);
+        word = (word ^ (word >> 13)).wrapping_mul(0xc2b2_ae35);
+        Self(word ^ (word >> 16))
+    }
+
     /// Which of `buckets` this flow belongs to. `buckets` of 0 counts as 1.
     pub fn bucket(self, buckets: u32) -> u32 {
         // A multiplication instead of a remainder: uniform for any number of buckets, and cheaper.
         u32::try_from((u64::from(self.0) * u64::from(buckets.max(1))) >> 32).unwrap_or(0)
     }
+}
+
+/// What a flow's hash chooses, beside source ports and shares of the destinations, for which it serves as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Purpose {
+    /// Whether a sample has the flow.
+    Sample = 0x5a3f_91d7,
+    /// Whether the flow is left out when there is too much of everything.
+    Shed = 0xc6e1_2b8d,
 }
 
 /// Mixes one endpoint well enough that the exclusive or of two does not cancel structure (10.0.0.1:80 and 10.0.0.2:81).

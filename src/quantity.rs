@@ -2,6 +2,10 @@
 //!
 //! Each is checked once, where it enters (command line, file, kernel), and never again.
 
+mod shares;
+
+pub use shares::{CpuShare, SampleRate, Share};
+
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -130,6 +134,11 @@ bounded! {
 bounded! {
     /// Worker threads of one session.
     Workers(u8), 1..=64, "number of workers"
+}
+
+bounded! {
+    /// How much a thread gives way to others, nice(1): 19 most.
+    Nice(u8), 0..=19, "nice value"
 }
 
 bounded! {

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use farspan::config::endpoint;
 use farspan::config::local_end::{CaptureFilePlan, Rotation, Sync};
 use farspan::config::plan::{
-    Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, Fit, Gso, Host, Ids, NormalisePlan, OuterPackets,
-    Probe, SessionPlan, SourcePlan, Spread, Tag, TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
+    Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, Fit, Gso, Host, Ids, LimitPlan, NormalisePlan,
+    OuterPackets, PriorityPlan, Probe, SamplePlan, SessionPlan, SourcePlan, Spread, Tag, TransmitPlan, TunnelPlan,
+    TunnelsPlan, UdpChecksum,
 };
 use farspan::destination::capture_file::CaptureFile;
 use farspan::destination::tunnel::Tunnel;
@@ -167,9 +168,12 @@ fn endpoint(port: u16) -> Box<dyn Source> {
         name: "test".into(),
         source: SourcePlan::Tunnels(tunnels),
         filter: "ip or vlan".into(),
+        sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
         spread: Spread::Replicate,
         destinations: Vec::new(),
+        limit: LimitPlan::default(),
+        priority: PriorityPlan::default(),
         end: EndPlan::default(),
     };
     source::open(&plan).unwrap().shares.remove(0).remove(0)

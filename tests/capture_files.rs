@@ -11,7 +11,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use farspan::config::local_end::CaptureFilePlan;
-use farspan::config::plan::{EndPlan, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, Spread};
+use farspan::config::plan::{
+    EndPlan, FilePath, FilePlan, LimitPlan, NormalisePlan, Pace, PriorityPlan, SamplePlan, SessionPlan, SourcePlan,
+    Spread,
+};
 use farspan::destination::Shared;
 use farspan::destination::capture_file::CaptureFile;
 use farspan::error::{ExitCode, Explain};
@@ -40,9 +43,12 @@ fn plan(path: &Path) -> SessionPlan {
         name: "test".into(),
         source: SourcePlan::File(file),
         filter: String::new(),
+        sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
         spread: Spread::Replicate,
         destinations: Vec::new(),
+        limit: LimitPlan::default(),
+        priority: PriorityPlan::default(),
         end: EndPlan::default(),
     }
 }

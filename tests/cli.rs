@@ -163,13 +163,13 @@ const DESTINATION: &str = "[session.a.destination.ids]\nto = \"vxlan://192.0.2.1
 /// Additions to a sound file, the exit code, and the essential words of message and hint.
 const WRONG_FILES: &[(&str, &[&str])] = &[
     ("[session.a.source\n", &["where: f.toml:5:"]),
-    ("[metrics]\nlisten = \"127.0.0.1:9469\"\n", &["no key `metrics` here", "f.toml:6:10", "there are session"]),
+    ("[telemetry]\nlisten = \"127.0.0.1:9469\"\n", &["no key `telemetry` here", "f.toml:6:10", "there are session"]),
     (
         "[session.a]\nspred = \"replicate\"\n",
         &["no key `spred`", "f.toml:6:9, session.a.spred", "did you mean `spread`?"],
     ),
     ("[session.a]\nspread = \"fair\"\n", &["not a way to spread", "replicate"]),
-    ("[session.a.select]\nsample = \"1/10\"\n", &["no key `sample`", "there are filter"]),
+    ("[session.a.select]\nsamples = \"1/10\"\n", &["no key `samples`", "there are filter"]),
     ("[session.a.select]\nfilter = [\"tcp\"]\n", &["`filter` must be one value", "not port 22"]),
     ("[session.a.normalise]\nenabled = 3\n", &["`3` is not a switch", "enabled = \"on\""]),
     ("[session.a.normalise]\ntruncate = true\n", &["not a snaplen", "truncate = 128, in bytes, or off"]),

@@ -12,6 +12,7 @@ test_packages=(
     nginx-light dnsmasq-base openssl    # servers
     curl bind9-dnsutils iperf3          # clients
     openvswitch-switch                  # GRE, ERSPAN and Geneve endpoints that are not ours
+    tmux                                # a terminal for farspan top
     python3 jq shellcheck
 )
 
@@ -85,6 +86,25 @@ install_suricata() {
     fi
     add_suite bookworm-backports || return 1
     install_packages -t bookworm-backports suricata
+}
+
+# Puts promtool and Prometheus, unpacked below the folder $1, onto the path. Installed, the package would run a server from
+# the next boot on.
+unpack_prometheus() {
+    local folder=$1
+    command -v promtool >/dev/null && command -v prometheus >/dev/null && return 0
+    command -v apt-get >/dev/null || return 1
+    if [[ ! -x $folder/usr/bin/promtool ]]; then
+        say "unpacking Prometheus, whose promtool judges metrics, alerts and dashboard"
+        mkdir -p "$folder"
+        (cd "$folder" && apt-get -qq download prometheus 2>/dev/null) || {
+            as_root apt-get -qq update
+            (cd "$folder" && apt-get -qq download prometheus 2>/dev/null) || return 1
+        }
+        dpkg -x "$folder"/prometheus_*.deb "$folder" || return 1
+    fi
+    PATH=$(realpath "$folder")/usr/bin:$PATH
+    export PATH
 }
 
 # Adds a suite from the mirror that this machine's own Debian entry names, in a file of its own.

@@ -17,6 +17,7 @@ use crate::error::Explain;
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::Link;
 use crate::kernel::netlink::Netlink;
+use crate::kernel::netns::Namespace;
 use crate::kernel::resolve::locate;
 use crate::kernel::underlay::Underlay;
 use crate::kernel::underlay_error::UnderlayError;
@@ -85,20 +86,24 @@ fn joining(links: &[Link]) -> Vec<String> {
 
 /// All links, and those that are tapped with their traffic.
 async fn interfaces(plan: &SessionPlan) -> io::Result<(Vec<Link>, Vec<Tapped>)> {
-    let netlink = Netlink::open()?;
+    let own = Netlink::open()?.links().await?;
+    let SourcePlan::Live(live) = &plan.source else { return Ok((own, Vec::new())) };
+    // Whoever opens the source says why there is none.
+    let Ok(namespace) = Namespace::find(live.netns.as_ref()) else { return Ok((own, Vec::new())) };
+    let Ok(netlink) = Netlink::open_in(&namespace) else { return Ok((own, Vec::new())) };
     let before = netlink.links().await?;
-    let SourcePlan::Live(live) = &plan.source else { return Ok((before, Vec::new())) };
     let started = Instant::now();
     sleep(traffic::WINDOW).await;
     let after = netlink.links().await?;
     let elapsed = started.elapsed();
+    let is_on = |link: &Link, offload| namespace.within(|| ethtool::is_on(&link.name, offload).ok()).ok().flatten();
     let is_meant = |link: &&Link| live.interfaces.iter().any(|pattern| config::matches(pattern, &link.name));
     let tapped = after
         .iter()
         .filter(is_meant)
         .map(|link| Tapped {
-            segmentation: ethtool::is_on(&link.name, Offload::TcpSegmentation).ok(),
-            receive_offload: ethtool::is_on(&link.name, Offload::GenericReceive).ok(),
+            segmentation: is_on(link, Offload::TcpSegmentation),
+            receive_offload: is_on(link, Offload::GenericReceive),
             traffic: before
                 .iter()
                 .find(|earlier| earlier.index == link.index)
@@ -108,7 +113,7 @@ async fn interfaces(plan: &SessionPlan) -> io::Result<(Vec<Link>, Vec<Tapped>)> 
             link: link.clone(),
         })
         .collect();
-    Ok((after, tapped))
+    Ok((if namespace.is_foreign() { own } else { after }, tapped))
 }
 
 /// What the firmware says about its maker.

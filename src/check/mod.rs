@@ -10,6 +10,7 @@ pub mod facts;
 pub mod finding;
 pub mod gro;
 pub mod gso;
+pub mod limits;
 pub mod local_ends;
 pub mod mtu;
 pub mod network;
@@ -26,8 +27,7 @@ use std::os::unix::fs::FileTypeExt as _;
 
 use crate::config::local_end::CaptureFilePlan;
 use crate::config::plan::{DestinationPlan, End, FilePath, SessionPlan, TransmitPlan, TunnelPlan};
-use crate::destination::encapsulate::Encapsulator;
-use crate::destination::open_error::CannotOpen;
+use crate::destination::missing_ids;
 use crate::destination::shared_file::CannotCreate;
 use crate::error::{Explain, Problems};
 use crate::session::relay_loop::relay_loops;
@@ -44,7 +44,7 @@ pub async fn check(plan: &SessionPlan) -> (Report, Vec<Box<dyn Explain>>) {
         Ok(interfaces) => (interfaces, Vec::new()),
         Err(problems) => (Vec::new(), problems.into_iter().collect()),
     };
-    problems.extend(missing_ids(plan, &interfaces));
+    problems.extend(missing_ids(&plan.destinations, &interfaces));
     let (facts, unreachable) = Facts::gather(plan).await;
     problems.extend(unreachable);
     problems.extend(relay_loops(plan, &facts.underlays));
@@ -84,22 +84,13 @@ fn unwritable_files(plan: &SessionPlan) -> Vec<Box<dyn Explain>> {
     plan.destinations.iter().filter_map(cannot).collect()
 }
 
-/// Destinations whose ids go by interface and leave one of `interfaces` out.
-fn missing_ids(plan: &SessionPlan, interfaces: &[String]) -> Vec<Box<dyn Explain>> {
-    let missing = |destination: &DestinationPlan| -> Option<Box<dyn Explain>> {
-        let End::Tunnel(tunnel) = &destination.end else { return None };
-        let error = Encapsulator::new(&tunnel.encapsulation, interfaces).err()?;
-        Some(CannotOpen { destination: destination.place(), error }.into())
-    };
-    plan.destinations.iter().filter_map(missing).collect()
-}
-
 /// What there is to say about `plan` on a host with these facts.
 fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
-    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 10] = [
+    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 11] = [
         capture::findings,
         gro::findings,
         workers::findings,
+        limits::findings,
         mtu::findings,
         network::findings,
         gso::findings,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::facts::{Facts, Tapped};
 use super::traffic::Traffic;
 use crate::config::plan::{
-    DestinationPlan, Encapsulation, End, EndPlan, Engine, Host, Ids, LivePlan, NormalisePlan, SessionPlan, SourcePlan,
-    Spread, TunnelPlan,
+    DestinationPlan, Encapsulation, End, EndPlan, Engine, Host, Ids, LimitPlan, LivePlan, NormalisePlan, PriorityPlan,
+    SamplePlan, SessionPlan, SourcePlan, Spread, TunnelPlan,
 };
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::{Counters, Link};
@@ -39,8 +39,10 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
             delay: Duration::from_millis(2),
             workers: Workers::LEAST,
             pin: Vec::new(),
+            netns: None,
         }),
         filter: String::new(),
+        sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
         spread: Spread::Replicate,
         destinations: vec![DestinationPlan {
@@ -49,6 +51,8 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
             weight: Weight::default(),
             end: End::Tunnel(tunnel),
         }],
+        limit: LimitPlan::default(),
+        priority: PriorityPlan::default(),
         end: EndPlan::default(),
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use super::facts::{Facts, Tapped};
+use super::limits;
 use super::local_ends::{file_in_words, tap_in_words};
 use super::mtu::{Room, inner_mtu};
 use super::network::protocol;
@@ -29,6 +30,7 @@ pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
     if !plan.filter.is_empty() {
         said.push(Statement::new("filter", plan.filter.as_str()));
     }
+    said.extend(limits::in_words(plan));
     said.extend(
         plan.normalise
             .truncate

@@ -116,7 +116,7 @@ fn write_pages(directory: &Path, mut program: Command) -> Result<(), Problems> {
         let title =
             format!(".TH {} 1 \"\" \"farspan {}\" \"User Commands\"\n", name.to_uppercase(), env!("CARGO_PKG_VERSION"));
         let text = [&title, ".SH NAME\n", &typed, " \\- ", &about, "\n", &sections(command)?, SEE_WHOLE].concat();
-        pages.push((name, text.replace(" EXTRA\n", " EXAMPLES\n")));
+        pages.push((name, named(&text)));
     }
     for (name, text) in pages {
         let page = directory.join(format!("{name}.1"));
@@ -163,7 +163,12 @@ fn manual(mut program: Command) -> Result<String, Problems> {
     }
     text += &rendered(|out| page.render_extra_section(out))?;
     text += CLOSING;
-    Ok(text.replace(" EXTRA\nExamples:\n", " EXAMPLES\n"))
+    Ok(named(&text))
+}
+
+/// Gives a name to what stands behind a command's options: examples, or what else there is to know.
+fn named(text: &str) -> String {
+    text.replace(" EXTRA\nExamples:\n", " EXAMPLES\n").replace(" EXTRA\n", " NOTES\n")
 }
 
 fn is_everywhere(arg: &Arg) -> bool {

@@ -2,10 +2,13 @@
 
 mod check;
 mod compare;
+mod daemon_socket;
 mod destination_arguments;
 mod generate;
+mod limit_arguments;
 mod log;
 mod mirror;
+mod orders;
 mod output;
 mod probe;
 mod progress;
@@ -15,12 +18,15 @@ mod running;
 mod runtime;
 mod session_arguments;
 mod source_arguments;
+mod status;
+mod top;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::config::monitoring::LogPlan;
 use crate::error::{ExitCode, Problems};
 use crate::privilege;
-use log::LogArguments;
+use log::{Log, LogArguments};
 use session_arguments::SessionArguments;
 use source_arguments::AllSourceArguments;
 
@@ -64,6 +70,20 @@ enum Command {
     /// Say whether two captures hold the same frames, byte for byte and in order, and name every difference
     #[command(after_help = compare::EXAMPLES)]
     Compare(compare::CompareArguments),
+    /// Say what the daemon does: its sessions, what they lost and why, how their destinations are
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::StatusArguments),
+    /// Watch the daemon on the terminal: rates, losses and what to do about them
+    #[command(after_help = top::EXAMPLES)]
+    Top(top::TopArguments),
+    /// Have the daemon read its configuration again
+    #[command(after_help = orders::RELOAD_EXAMPLES)]
+    Reload(orders::ReloadArguments),
+    /// Have the daemon stop one session for a while
+    #[command(after_help = orders::PAUSE_EXAMPLES)]
+    Pause(orders::SessionOrder),
+    /// Have the daemon let a paused session go on
+    Resume(orders::SessionOrder),
     /// Print a commented configuration, the manual page or shell completions
     Generate(generate::GenerateArguments),
 }
@@ -71,15 +91,23 @@ enum Command {
 /// Runs the command that the process's arguments name and says how the process ends. Wrong usage ends it in clap.
 pub fn run() -> ExitCode {
     let Arguments { command, log } = Arguments::parse();
-    log.start();
+    // The daemon's configuration has a say in its log.
+    if !matches!(command, Command::Run(_)) {
+        log.start(LogPlan::default(), Log::Foreground);
+    }
     privilege::raise();
     let done = match command {
         Command::Mirror(arguments) => mirror::run(&arguments, log.quiet).map(|()| ExitCode::Done),
         Command::Receive(arguments) => receive::run(&arguments, log.quiet).map(|()| ExitCode::Done),
         Command::Check(arguments) => check::run(&arguments).map(|()| ExitCode::Done),
-        Command::Run(arguments) => run::run(&arguments, log.quiet).map(|()| ExitCode::Done),
+        Command::Run(arguments) => run::run(&arguments, &log).map(|()| ExitCode::Done),
         Command::Probe(arguments) => probe::run(&arguments, log.quiet).map(|()| ExitCode::Done),
         Command::Compare(arguments) => compare::run(&arguments, log.quiet),
+        Command::Status(arguments) => status::run(&arguments).map(|()| ExitCode::Done),
+        Command::Top(arguments) => top::run(&arguments).map(|()| ExitCode::Done),
+        Command::Reload(arguments) => orders::reload(&arguments, log.quiet).map(|()| ExitCode::Done),
+        Command::Pause(order) => orders::pause(order).map(|()| ExitCode::Done),
+        Command::Resume(order) => orders::resume(order).map(|()| ExitCode::Done),
         Command::Generate(arguments) => generate::run(&arguments, Arguments::command()).map(|()| ExitCode::Done),
     };
     done.unwrap_or_else(|problems| report(&problems))

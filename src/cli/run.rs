@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::log::{Log, LogArguments};
 use super::output;
 use super::runtime::block_on;
 use super::session_arguments::environment;
@@ -43,8 +44,9 @@ pub struct RunArguments {
 ///
 /// # Errors
 /// Every mistake of the configuration: then nothing was started.
-pub fn run(arguments: &RunArguments, quiet: bool) -> Result<(), Problems> {
-    let plan = load(&arguments.config)?;
+pub fn run(arguments: &RunArguments, log: &LogArguments) -> Result<(), Problems> {
+    let (plan, quiet) = (load(&arguments.config)?, log.quiet);
+    log.start(plan.log, Log::Daemon);
     if let Some(user) = &plan.privileges.user {
         become_user(user)?;
         if let Err(error) = std::fs::File::open(&arguments.config) {

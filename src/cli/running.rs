@@ -9,7 +9,8 @@ use tracing::warn;
 use super::output;
 use super::progress::Progress;
 use super::runtime::{RuntimeError, block_on};
-use crate::config::plan::{DestinationPlan, Engine, SessionPlan};
+use crate::config::netns::Netns;
+use crate::config::plan::{DestinationPlan, Engine, SessionPlan, SourcePlan};
 use crate::config::privileges::Sandbox;
 use crate::error::Problems;
 use crate::kernel::lookup::{Moved, moved};
@@ -69,7 +70,7 @@ async fn run_session(plan: &SessionPlan, does: Does, quiet: bool, sandbox: Sandb
     if !quiet {
         let to = plan.destinations.iter().map(|destination| destination.to.as_str());
         let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));
-        output::say(&start_line(does, session.interfaces(), plan.workers(), to.zip(mtus)));
+        output::say(&start_line(does, session.interfaces(), place(plan), plan.workers(), to.zip(mtus)));
     }
     tokio::spawn(tell_of_moves(plan.destinations.clone(), underlays.clone()));
     tokio::spawn(watch(underlays.into_iter().flatten().collect()));
@@ -92,6 +93,7 @@ async fn tell_of_moves(destinations: Vec<DestinationPlan>, ways: Vec<Option<Arc<
 fn start_line<'a>(
     does: Does,
     interfaces: &[Interface],
+    netns: Option<&Netns>,
     workers: Workers,
     destinations: impl Iterator<Item = (&'a str, Option<Mtu>)>,
 ) -> String {
@@ -108,7 +110,16 @@ fn start_line<'a>(
     let interfaces: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let to: Vec<String> =
         destinations.map(|(to, mtu)| mtu.map_or_else(|| to.to_owned(), |mtu| format!("{to} over MTU {mtu}"))).collect();
-    format!("farspan: {does} {} to {}{engine}{workers}\n", interfaces.join(", "), to.join(" and "))
+    let netns = netns.map_or_else(String::new, |netns| format!(" of the network namespace {netns}"));
+    format!("farspan: {does} {}{netns} to {}{engine}{workers}\n", interfaces.join(", "), to.join(" and "))
+}
+
+/// The network namespace of the interfaces, if it is not farspan's own.
+fn place(plan: &SessionPlan) -> Option<&Netns> {
+    match &plan.source {
+        SourcePlan::Live(live) => live.netns.as_ref(),
+        SourcePlan::File(_) | SourcePlan::Tunnels(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -116,7 +127,7 @@ mod tests {
     use super::*;
 
     fn interface(name: &str) -> Interface {
-        Interface { name: name.to_owned(), mtu: Some(Mtu::ETHERNET), engine: Some(Engine::Pcap) }
+        Interface { name: name.to_owned(), index: None, mtu: Some(Mtu::ETHERNET), engine: Some(Engine::Pcap) }
     }
 
     #[test]
@@ -125,12 +136,12 @@ mod tests {
         let said = "farspan: mirroring eth0, veth1 to vxlan://192.0.2.10?vni=42 over MTU 1500 and pcap:copy.pcap, with libpcap";
         for (workers, end) in [(1, "\n"), (2, ", by 2 workers\n")] {
             let (interfaces, workers) = (["eth0", "veth1"].map(interface), Workers::new(workers).unwrap());
-            let line = start_line(Does::Mirror, &interfaces, workers, destinations.into_iter());
+            let line = start_line(Does::Mirror, &interfaces, None, workers, destinations.into_iter());
             assert_eq!(line, format!("{said}{end}"));
         }
-        let endpoint = Interface { name: "gre://[::]".to_owned(), mtu: None, engine: None };
+        let endpoint = Interface { name: "gre://[::]".to_owned(), index: None, mtu: None, engine: None };
         assert_eq!(
-            start_line(Does::Receive, &[endpoint], Workers::LEAST, [("pcap:-", None)].into_iter()),
+            start_line(Does::Receive, &[endpoint], None, Workers::LEAST, [("pcap:-", None)].into_iter()),
             "farspan: receiving gre://[::] to pcap:-\n"
         );
     }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 use super::destination_arguments::{DestinationArguments, write_destinations};
+use super::limit_arguments::{LimitArguments, SampleArguments};
 use super::source_arguments::{AnySourceArguments, SourceFlags};
 use crate::config::daemon;
 use crate::config::load::{Layers, SessionWritten};
@@ -27,6 +28,8 @@ pub struct SessionArguments<S: SourceFlags> {
     #[command(flatten)]
     any_source: AnySourceArguments,
     #[command(flatten)]
+    sample: SampleArguments,
+    #[command(flatten)]
     normalise: NormaliseArguments,
     /// Where to: vxlan://HOST?vni=N, geneve://HOST?vni=N, gre://HOST, erspan1://HOST, erspan2://HOST?session=N,
     /// erspan3://HOST?session=N, tap:NAME, pcap:FILE (.pcapng too), pcap:- (repeatable: see --spread)
@@ -38,6 +41,8 @@ pub struct SessionArguments<S: SourceFlags> {
     spread: Option<String>,
     #[command(flatten)]
     destination: DestinationArguments,
+    #[command(flatten)]
+    limit: LimitArguments,
     #[command(flatten)]
     configuration: ConfigurationArguments,
     /// Which frames: an expression as for tcpdump, see pcap-filter(7); options stand before it
@@ -113,6 +118,8 @@ impl<S: SourceFlags> SessionArguments<S> {
         let keys = &mut session.keys;
         self.source.write_over(keys);
         self.any_source.write_over(keys);
+        self.sample.write_over(keys);
+        self.limit.write_over(keys);
         self.normalise.write_over(keys);
         if let Some(flag) = self.filter.iter().find(|word| word.starts_with("--")) {
             let origin = Origin::Flag(format!("EXPRESSION `{}`", self.filter.join(" ")));
@@ -163,10 +170,11 @@ mod tests {
     use crate::config::local_end::{CaptureFilePlan, Rotation, Sync, TapPlan};
     use crate::config::plan::{
         Analyzer, DestinationPlan, Encapsulation, End, EndPlan, Engine, FilePath, FilePlan, Fit, Gso, Host, Ids,
-        LivePlan, NormalisePlan, Pace, Probe, SourcePlan, Spread, TransmitPlan, TunnelPlan, UdpChecksum,
+        LimitPlan, LivePlan, NormalisePlan, Pace, PriorityPlan, Probe, SampleBy, SamplePlan, Scheduling, SourcePlan,
+        Spread, TransmitPlan, TunnelPlan, UdpChecksum,
     };
     use crate::quantity::{
-        Directions, Dscp, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Weight, Workers,
+        Directions, Dscp, ErspanSessionId, GreKey, Mtu, Nice, PortRange, Rate, Snaplen, Ttl, Vni, Weight, Workers,
     };
 
     #[derive(Debug, Parser)]
@@ -219,8 +227,10 @@ mod tests {
                     delay: Duration::from_millis(2),
                     workers: Workers::LEAST,
                     pin: Vec::new(),
+                    netns: None,
                 }),
                 filter: "not port 22".into(),
+                sample: SamplePlan::default(),
                 normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
                 spread: Spread::Replicate,
                 destinations: vec![DestinationPlan {
@@ -232,6 +242,8 @@ mod tests {
                         "192.0.2.10"
                     )),
                 }],
+                limit: LimitPlan::default(),
+                priority: PriorityPlan::default(),
                 end: EndPlan::default(),
             }
         );
@@ -240,7 +252,8 @@ mod tests {
     #[test]
     fn every_flag_of_a_session_reaches_the_plan() {
         let plan = plan(
-            "-i eth0 -i veth* -Q in -p --engine pcap -B 8MiB --delay 5ms --workers 3 --pin 0 -s 128 --for 60s --to gre://ids.example.net --key 7 \
+            "-i eth0 -i veth* -Q in -p --engine pcap -B 8MiB --delay 5ms --workers 3 --pin 0 --sample 1/10 --sample-by frame --limit-bandwidth 500Mbit/s --limit-rate 20kpps --limit-cpu 20% --limit-memory 4MiB \
+             --limit-underlay 90% --limit-pressure 20% --nice 7 --scheduling idle -s 128 --for 60s --to gre://ids.example.net --key 7 \
              --seq on --fit drop --analyzer zeek --transmit pcap:out.pcap --source 192.0.2.1 --device eth1 --dscp 8 --ttl 3",
         );
         assert_eq!(
@@ -250,12 +263,25 @@ mod tests {
                 directions: Directions::In,
                 promiscuous: false,
                 engine: Engine::Pcap,
-                buffer: 8 << 20,
+                buffer: 4 << 20,
                 delay: Duration::from_millis(5),
                 workers: Workers::new(3).unwrap(),
+                netns: None,
                 pin: vec![0],
             })
         );
+        let expected = LimitPlan {
+            bandwidth: Some(500e6),
+            rate: Some(20e3),
+            cpu: Some("20%".parse().unwrap()),
+            memory: Some(4 << 20),
+            underlay: Some("90%".parse().unwrap()),
+            pressure: Some("20%".parse().unwrap()),
+        };
+        assert_eq!(plan.limit, expected);
+        let nice = Some(Nice::new(7).unwrap());
+        assert_eq!(plan.priority, PriorityPlan { nice, scheduling: Scheduling::Idle, cpus: Vec::new() });
+        assert_eq!(plan.sample, SamplePlan { rate: "1/10".parse().unwrap(), by: SampleBy::Frame });
         assert_eq!(plan.normalise.truncate, Some(Snaplen::new(128).unwrap()));
         assert_eq!(plan.end, EndPlan { count: None, duration: Some(Duration::from_mins(1)) });
         let key = Some(Ids::all(GreKey::new(7).unwrap()));
@@ -280,6 +306,19 @@ mod tests {
             ("-i eth0 --workers 65 --to pcap:-", "65 is not a number of workers: it goes from 1 to 64"),
             ("-r a.pcap --workers 2 --to pcap:-", "`workers` is for interfaces, and the source is a capture file"),
             ("-r a.pcap --pin 0 --to pcap:-", "`pin` is for interfaces, and the source is a capture file"),
+            ("-i eth0 --sample 0.1 --to pcap:-", "`0.1` is not a sample: write 1/10"),
+            ("-i eth0 --sample-by flow --to pcap:-", "`sample_by` says what a sample counts, and there is no `sample`"),
+            ("-i eth0 --limit-bandwidth 20kpps --to pcap:-", "`20kpps` is not a bandwidth: write 500 Mbit/s"),
+            ("-i eth0 --limit-rate 5Mbit --to pcap:-", "`5Mbit` is not a frame rate: write 20kpps"),
+            ("-i eth0 --limit-cpu 20 --to pcap:-", "`20` is not a CPU share: write 20% of a core"),
+            ("-i eth0 --limit-underlay 110% --to pcap:-", "`110%` is not a share: write 90%"),
+            ("-i eth0 --nice 20 --to pcap:-", "20 is not a nice value: it goes from 0 to 19"),
+            ("-i eth0 --scheduling fifo --to pcap:-", "`fifo` is not a way to schedule: write other, batch or idle"),
+            ("-i eth0 --pin 0 --cpus 0 --to pcap:-", "`cpus` and `pin` cannot both be given"),
+            (
+                "-r a.pcap --limit-rate 1kpps --to pcap:-",
+                "`limit` leaves flows out, and a capture file can wait instead",
+            ),
             ("-i eth0 --pin 1023 --to pcap:-", "there is no CPU 1023 for farspan to run on"),
             (
                 "-i eth0 --pin 0,x --to pcap:-",

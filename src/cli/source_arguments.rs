@@ -28,6 +28,9 @@ pub struct CaptureArguments {
     /// Only frames that came in, went out, or all: in, out, inout [default: inout]
     #[arg(short = 'Q', long, value_name = "WAY")]
     direction: Option<String>,
+    /// Network namespace of the interfaces: a name of `ip netns`, a path, pid:N or container:ID [default: farspan's own]
+    #[arg(long, value_name = "NETNS")]
+    netns: Option<String>,
     /// Leave the interface as it is: only frames that are for this host
     #[arg(short = 'p', long)]
     no_promiscuous: bool,
@@ -110,6 +113,7 @@ impl SourceFlags for CaptureArguments {
         write(keys, "delay", "--delay", self.delay.as_ref());
         write(keys, "workers", "--workers", self.workers.as_ref());
         write(keys, "pin", "--pin", self.pin.as_ref());
+        write(keys, "netns", "--netns", self.netns.as_ref());
         if self.no_promiscuous {
             set(keys, &["source", "promiscuous"], Written::bare_flag("--no-promiscuous", "off"));
         }

@@ -5,14 +5,16 @@ use bytesize::ByteSize;
 use super::keys::{Keys, Mistakes};
 use super::load::{Layers, SessionWritten};
 use super::mistake::{Mistake, What};
+pub use super::monitoring::{ControlPlan, LogFormat, LogLevel, LogPlan, MetricsPlan};
 use super::plan::SessionPlan;
 use super::privileges::{self, PrivilegesPlan};
-use super::{contest, defaults, words};
+use super::{contest, defaults, monitoring, words};
 use crate::error::{Explain, Problems};
+use crate::quantity::CpuShare;
 
 /// The tables that may stand at the top of a configuration. `farspan mirror` takes its session out of the same file and
 /// leaves the other tables to the daemon.
-pub(super) const TABLES: &[&str] = &["session", "limit", "reload", "privileges"];
+pub(super) const TABLES: &[&str] = &["session", "limit", "reload", "privileges", "metrics", "control", "log"];
 
 /// Everything that `farspan run` does, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,15 +25,27 @@ pub struct DaemonPlan {
     pub limit: TotalLimitPlan,
     /// When the configuration is read again.
     pub reload: ReloadPlan,
+    /// Where scrapers are answered.
+    pub metrics: MetricsPlan,
+    /// Where the other commands find the daemon.
+    pub control: ControlPlan,
+    /// How log lines look, and how many there are.
+    pub log: LogPlan,
     /// What it may do after it has opened everything.
     pub privileges: PrivilegesPlan,
 }
 
 /// `[limit]`: what all sessions together may take from the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TotalLimitPlan {
     /// Memory of all capture buffers, in bytes. Where the sessions' `source.buffer` come to more, each gets its share.
     pub memory: u64,
+    /// Bits a second of what all destinations send or write.
+    pub bandwidth: Option<f64>,
+    /// Frames a second that go on to destinations.
+    pub rate: Option<f64>,
+    /// CPU time of the whole process.
+    pub cpu: Option<CpuShare>,
 }
 
 /// `[reload]`: when the configuration is read again, beside SIGHUP and `farspan reload`.
@@ -55,6 +69,11 @@ pub fn resolve(
         let mistakes = &mut mistakes;
         (limit(&top, mistakes), reload(&top, mistakes), privileges::resolve(&top, mistakes))
     };
+    let (metrics, control, log) = {
+        let top = Keys::new("", layers.top());
+        let mistakes = &mut mistakes;
+        (monitoring::metrics(&top, mistakes), monitoring::control(&top, mistakes), monitoring::log(&top, mistakes))
+    };
     let memory = layers.top().get("limit").and_then(|limit| limit.origin()).cloned();
     let sessions = layers.into_sessions().and_then(|written| {
         let plans = Problems::gathered(written.iter().cloned().map(session))?;
@@ -68,13 +87,19 @@ pub fn resolve(
         problems.extend(found);
         Vec::new()
     });
-    Problems::unless_empty(problems).map(|()| DaemonPlan { sessions, limit, reload, privileges })
+    let plan = |()| DaemonPlan { sessions, limit, reload, metrics, control, log, privileges };
+    Problems::unless_empty(problems).map(plan)
 }
 
 fn limit(top: &Keys<'_>, mistakes: &mut Mistakes) -> TotalLimitPlan {
     let keys = top.table("limit", mistakes);
-    keys.only(&["memory"], mistakes);
-    TotalLimitPlan { memory: keys.read("memory", mistakes, words::memory).unwrap_or(defaults::TOTAL_MEMORY) }
+    keys.only(&["memory", "bandwidth", "rate", "cpu"], mistakes);
+    TotalLimitPlan {
+        memory: keys.read("memory", mistakes, words::memory).unwrap_or(defaults::TOTAL_MEMORY),
+        bandwidth: keys.read("bandwidth", mistakes, words::bandwidth),
+        rate: keys.read("rate", mistakes, words::frames_a_second),
+        cpu: keys.read("cpu", mistakes, str::parse),
+    }
 }
 
 /// Why `limit` does not suffice for the least buffers of `sessions`.
@@ -113,6 +138,8 @@ mod tests {
         let (reference, bare) = (plan(REFERENCE).unwrap(), plan(without_tables).unwrap());
         assert_eq!((reference.limit, reference.reload), (bare.limit, bare.reload));
         assert_eq!(reference.privileges, bare.privileges);
+        assert_eq!((reference.metrics, reference.log), (bare.metrics, bare.log));
+        assert_eq!(ControlPlan { is_wanted: false, ..reference.control }, bare.control);
         assert_eq!(reference.sessions.len(), 1);
     }
 

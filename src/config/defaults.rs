@@ -25,6 +25,8 @@ pub const TOTAL_MEMORY: u64 = 256 << 20;
 /// Whether the daemon reads its configuration again when a file changes: an editor writes a file in several steps, and an
 /// operator who has written all of them says so.
 pub const RELOAD_WATCH: bool = false;
+/// Where the control socket is.
+pub const CONTROL_SOCKET: &str = "/run/farspan/control.sock";
 /// Longest time that a frame waits in the capture buffer.
 pub const DELAY: Duration = Duration::from_millis(2);
 /// Worker threads of a session: one carries a busy Gigabit link, and costs least for each frame.

@@ -196,6 +196,14 @@ mod tests {
         const WITHOUT_DEFAULT: &[&str] = &[
             "rate",
             "pin",
+            "netns",
+            "bandwidth",
+            "cpu",
+            "memory",
+            "underlay",
+            "pressure",
+            "nice",
+            "cpus",
             "vni_out",
             "analyzer",
             "source",
@@ -259,9 +267,16 @@ mod tests {
             "rotate_size",
             "rotate_time",
             "keep",
+            "bandwidth",
+            "cpu",
+            "memory",
+            "underlay",
+            "pressure",
+            "nice",
         ] {
-            let commented = whole.lines().find(|line| line.starts_with(&format!("# {key} "))).unwrap().to_owned();
-            whole = whole.replacen(&commented, commented.trim_start_matches("# "), 1);
+            let commented = format!("\n# {key} ");
+            assert!(whole.contains(&commented), "{key}");
+            whole = whole.replace(&commented, &format!("\n{key} "));
         }
         assert_ne!(session(&whole).unwrap(), session(REFERENCE).unwrap());
     }
@@ -270,7 +285,7 @@ mod tests {
     fn every_mistake_is_reported_with_line_and_column() {
         let problems = session(
             "[session.a.source]\ninterface = \"eth0\"\ndelya = \"2ms\"\nbuffer = 4096\n\
-             [session.a.destination.IDS]\nto = \"vxlan://192.0.2.1\"\nvni = [1]\n[session.a.limit]\ncpu = 1\n",
+             [session.a.destination.IDS]\nto = \"vxlan://192.0.2.1\"\nvni = [1]\n[session.a.limits]\ncpu = 1\n",
         )
         .unwrap_err();
         let text = problems.to_string();
@@ -282,7 +297,7 @@ mod tests {
             "`IDS` is not a name",
             "`ids` would do",
             "test.toml:7:7, session.a.destination.IDS.vni",
-            "there is no key `limit` here",
+            "there is no key `limits` here",
         ] {
             let essential = essential.trim_end_matches('\n');
             assert!(text.contains(essential), "{essential} in\n{text}");

@@ -162,6 +162,9 @@ pub enum What {
     /// A user that this host does not have.
     #[error("there is no user `{0}` here")]
     NoSuchUser(String),
+    /// A group that this host does not have.
+    #[error("there is no group `{0}` here")]
+    NoSuchGroup(String),
     /// Standard output is one stream for ever.
     #[error("`{0}` is for files, and `pcap:-` is standard output")]
     RotatedStream(&'static str),
@@ -240,6 +243,9 @@ pub enum What {
         /// The CPUs there are.
         present: Vec<usize>,
     },
+    /// A word that names no network namespace.
+    #[error("`{0}` is not a network namespace")]
+    Netns(String),
     /// Fragments are made by the kernel's IP stack, which AF_XDP passes by.
     #[error("AF_XDP sends whole frames, and fit=fragment needs the kernel's IP stack")]
     XdpWithFragments,
@@ -251,6 +257,15 @@ pub enum What {
         "the destinations of a session have transmit=xdp or transmit=xdp-zerocopy, not some the one and some the other"
     )]
     XdpInBothModes,
+    /// A way to sample, and no sample.
+    #[error("`sample_by` says what a sample counts, and there is no `sample`")]
+    SampleOfWhat,
+    /// A limit for what waits until it is sent.
+    #[error("`limit` leaves flows out, and a capture file can wait instead")]
+    LimitOfFile,
+    /// CPUs for all workers, and one for each.
+    #[error("`cpus` and `pin` cannot both be given")]
+    CpusAndPin,
     /// More destinations than can share the frames.
     #[error("{0} destinations are to share the frames, and {most} can", most = defaults::MOST_SHARING)]
     TooManyToShare(usize),
@@ -339,6 +354,7 @@ impl Explain for Mistake {
             What::SameFile(_) => Some("give each its own file".to_owned()),
             What::Overwritten(_) => Some("write to another file".to_owned()),
             What::NoSuchUser(_) => Some("a name out of `getent passwd`, or a number".to_owned()),
+            What::NoSuchGroup(_) => Some("a name out of `getent group`, or a number".to_owned()),
             What::RotatedStream(key) => Some(format!("leave out `{key}`, or write pcap:FILE")),
             What::KeepWithoutRotation => Some("add rotate_size=100MiB or rotate_time=1h".to_owned()),
             What::MirrorsItself { device, .. } | What::MirrorsAnother { device, .. } => {
@@ -357,9 +373,17 @@ impl Explain for Mistake {
                 let present: Vec<String> = present.iter().map(ToString::to_string).collect();
                 Some(format!("CPUs here are {}", present.join(", ")))
             }
+            What::Netns(_) => {
+                Some("write its name as `ip netns` lists it, a path, pid:NUMBER or container:ID".to_owned())
+            }
             What::XdpWithFragments => Some("choose another `fit`, or transmit=socket".to_owned()),
             What::XdpInBothModes => Some("they share the queues of their interfaces: choose one for all".to_owned()),
             What::XdpWithGso => Some("leave `gso` out, or choose transmit=socket".to_owned()),
+            What::SampleOfWhat => Some("add `sample`, for example 1/10, or leave `sample_by` out".to_owned()),
+            What::LimitOfFile => Some("pace the file with `rate`, for example 20kpps or 500Mbit/s".to_owned()),
+            What::CpusAndPin => {
+                Some("`pin` keeps each worker on one CPU, `cpus` lets all of them use these: leave one out".to_owned())
+            }
             What::TooManyToShare(_) => Some("share them out over several sessions, with filters".to_owned()),
             What::FlagInFilter(_) => {
                 Some("put every option before the filter expression; an interface is given with -i".to_owned())
@@ -434,6 +458,7 @@ fn example(key: &str, place: &Place) -> String {
         ("delay", "2ms", ""),
         ("promiscuous", "on", ""),
         ("workers", "2", ""),
+        ("netns", "web1", ", or a path, pid:NUMBER, container:ID"),
         ("pin", "0,2", ", a CPU for each worker"),
         ("pace", "recorded", ""),
         ("rate", "20kpps", ""),
@@ -445,11 +470,26 @@ fn example(key: &str, place: &Place) -> String {
         ("probe", "icmp", ", tcp:22, or off"),
         ("resolve", "60s", ", or off"),
         ("memory", "256MiB", ""),
+        ("listen", "127.0.0.1:9469", ""),
+        ("socket", "/run/farspan/control.sock", ", or off"),
+        ("group", "farspan", ", a name or a number"),
+        ("format", "json", ""),
+        ("level", "info", ""),
         ("watch", "on", ""),
         ("sandbox", "auto", ", or off"),
         ("user", "farspan", ""),
         ("capabilities", "CAP_NET_ADMIN", ", or a list"),
         ("filter", "not port 22", ""),
+        ("sample", "1/10", ", or 1/1 for everything"),
+        ("sample_by", "flow", ", or frame"),
+        ("bandwidth", "500 Mbit/s", ""),
+        ("cpu", "20% of a core", ""),
+        ("memory", "64MiB", ""),
+        ("underlay", "90%", ", of its link's speed"),
+        ("pressure", "20%", ", of the time"),
+        ("nice", "10", ", 0 to 19"),
+        ("scheduling", "batch", ", or idle"),
+        ("cpus", "2-3", ""),
         ("to", "vxlan://192.0.2.10?vni=42", ""),
     ];
     let Some(&(key, value, remark)) = EXAMPLES.iter().find(|(name, ..)| *name == key) else {

@@ -4,6 +4,7 @@ pub mod change;
 pub mod daemon;
 pub mod load;
 pub mod local_end;
+pub mod netns;
 pub mod plan;
 pub mod privileges;
 pub mod resolve;
@@ -12,6 +13,7 @@ pub mod defaults;
 pub mod destination_url;
 pub mod endpoint;
 pub mod mistake;
+pub mod monitoring;
 pub mod trust;
 pub mod written;
 
@@ -19,6 +21,7 @@ mod contest;
 mod destination;
 mod file;
 mod keys;
+mod limits;
 mod tunnels;
 mod words;
 

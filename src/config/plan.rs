@@ -1,7 +1,9 @@
 //! A session as it is meant: every value checked, every default filled in, nothing left to interpret.
 
+mod limits;
 mod tunnels;
 
+pub use limits::{LimitPlan, PriorityPlan, SampleBy, SamplePlan, Scheduling};
 pub use tunnels::{Decap, EndpointPlan, OuterPackets, Tag, Takes, TunnelsPlan};
 
 use std::net::IpAddr;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use super::defaults::LEAST_BUFFER;
 use super::local_end::{CaptureFilePlan, TapPlan};
+use super::netns::Netns;
 use crate::quantity::{
     Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Weight,
     Workers,
@@ -25,12 +28,18 @@ pub struct SessionPlan {
     pub source: SourcePlan,
     /// A BPF expression in the syntax of pcap-filter(7); empty keeps everything.
     pub filter: String,
+    /// Which of them.
+    pub sample: SamplePlan,
     /// How frames are made wire-true.
     pub normalise: NormalisePlan,
     /// Which of the destinations get a frame.
     pub spread: Spread,
     /// Where they go; at least one. Names are unique.
     pub destinations: Vec<DestinationPlan>,
+    /// What it may take from its host.
+    pub limit: LimitPlan,
+    /// How its workers stand back behind other programs.
+    pub priority: PriorityPlan,
     /// When the session ends by itself.
     pub end: EndPlan,
 }
@@ -109,6 +118,15 @@ pub enum SourcePlan {
 }
 
 impl SourcePlan {
+    /// The memory of all capture or receive buffers together, in bytes, where there are some.
+    pub fn buffer_mut(&mut self) -> Option<&mut u64> {
+        match self {
+            Self::Live(live) => Some(&mut live.buffer),
+            Self::Tunnels(TunnelsPlan { outer: OuterPackets::Sockets { buffer }, .. }) => Some(buffer),
+            Self::Tunnels(_) | Self::File(_) => None,
+        }
+    }
+
     /// The capture file that is read, if one is: of frames, or of outer packets.
     pub fn file(&self) -> Option<&FilePlan> {
         match self {
@@ -138,6 +156,20 @@ pub struct LivePlan {
     /// CPUs by number: worker n runs on the n-th one, from the front again behind the last. Empty: where the kernel
     /// likes.
     pub pin: Vec<usize>,
+    /// The network namespace that the interfaces are in; farspan's own unless given. Tunnels leave from farspan's own.
+    pub netns: Option<Netns>,
+}
+
+impl LivePlan {
+    /// Whether it means interfaces that nobody has named, so that others may appear.
+    pub fn has_patterns(&self) -> bool {
+        self.interfaces.iter().any(|name| is_pattern(name))
+    }
+}
+
+/// Whether `name` is a pattern of interface names, rather than the name of one.
+pub fn is_pattern(name: &str) -> bool {
+    name.contains(['*', '?', '['])
 }
 
 /// What captures on an interface.
@@ -434,6 +466,14 @@ impl<T: Copy> Ids<T> {
     /// Whether the two directions have different ids, so that the source must tell them apart.
     fn differ_by_direction(&self) -> bool {
         !self.out_by_interface.is_empty()
+    }
+
+    /// The same patterns with what `convert` makes of their ids.
+    pub fn map<U>(&self, mut convert: impl FnMut(T) -> U) -> Ids<U> {
+        let mut each = |patterns: &[(String, T)]| -> Vec<(String, U)> {
+            patterns.iter().map(|(pattern, id)| (pattern.clone(), convert(*id))).collect()
+        };
+        Ids { by_interface: each(&self.by_interface), out_by_interface: each(&self.out_by_interface) }
     }
 
     /// The id for frames of `interface` that went `direction`; `None` when no pattern matches.

@@ -16,9 +16,10 @@ use super::load::SessionWritten;
 use super::mistake::{Mistake, What};
 use super::plan::{
     DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, Spread,
+    is_pattern,
 };
 use super::written::Value;
-use super::{tunnels, words};
+use super::{limits, tunnels, words};
 use crate::error::Problems;
 use crate::quantity::{Mtu, Rate, Workers};
 
@@ -29,11 +30,14 @@ use crate::quantity::{Mtu, Rate, Workers};
 pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
     let mut mistakes = Mistakes::new();
     let keys = session_keys(written);
-    keys.only(&["source", "select", "normalise", "spread", "destination"], &mut mistakes);
-    let source = source(&keys, written.end.count, &mut mistakes);
+    keys.only(&["source", "select", "normalise", "spread", "destination", "limit", "priority"], &mut mistakes);
+    let mut source = source(&keys, written.end.count, &mut mistakes);
+    let limit = limits::limit(&keys, source.as_mut(), &mut mistakes);
+    let priority = limits::priority(&keys, source.as_ref(), &mut mistakes);
     let select = keys.table("select", &mut mistakes);
-    select.only(&["filter"], &mut mistakes);
+    select.only(&["filter", "sample", "sample_by"], &mut mistakes);
     let filter = select.word("filter", &mut mistakes).unwrap_or_default().trim().to_owned();
+    let sample = limits::sample(&select, &mut mistakes);
     let normalise = normalise(&keys, source.as_ref(), &mut mistakes);
     let spread = keys.read("spread", &mut mistakes, words::spread).unwrap_or_default();
     let destinations = all_destinations(&keys, written, source.as_ref(), &mut mistakes);
@@ -45,9 +49,12 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
             name: written.name.clone().unwrap_or_else(|| defaults::SESSION.to_owned()),
             source,
             filter,
+            sample,
             normalise,
             spread,
             destinations,
+            limit,
+            priority,
             end: written.end,
         }),
         (_, Err(problems)) => Err(problems),
@@ -75,7 +82,7 @@ fn session_keys(written: &SessionWritten) -> Keys<'_> {
 const KINDS: [(&str, &[&str], &str, &str); 3] = [
     (
         "interface",
-        &["direction", "engine", "buffer", "delay", "promiscuous", "workers", "pin"],
+        &["direction", "engine", "buffer", "delay", "promiscuous", "workers", "pin", "netns"],
         "interfaces",
         "an interface",
     ),
@@ -136,24 +143,25 @@ fn live(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<LivePlan> {
     let delay = keys.read("delay", mistakes, words::delay).unwrap_or(defaults::DELAY);
     let promiscuous = keys.read("promiscuous", mistakes, words::switch).unwrap_or(defaults::PROMISCUOUS);
     let workers = keys.read("workers", mistakes, str::parse).unwrap_or(defaults::WORKERS);
-    let pin = pin(keys, mistakes);
+    let pin = cpus(keys, "pin", mistakes);
+    let netns = keys.read("netns", mistakes, str::parse);
     let interfaces = keys.words("interface", mistakes)?;
     for pattern in &interfaces {
         if glob::Pattern::new(pattern).is_err() {
             mistakes.push(keys.mistake("interface", What::Pattern { pattern: pattern.clone() }));
         }
     }
-    Some(LivePlan { interfaces, directions, promiscuous, engine, buffer, delay, workers, pin })
+    Some(LivePlan { interfaces, directions, promiscuous, engine, buffer, delay, workers, pin, netns })
 }
 
-/// The CPUs of the workers. Each must be one that the kernel lets this process run on.
-fn pin(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Vec<usize> {
-    if keys.written("pin").is_none() {
+/// The CPUs behind `key`. Each must be one that the kernel lets this process run on.
+pub(super) fn cpus(keys: &Keys<'_>, key: &'static str, mistakes: &mut Mistakes) -> Vec<usize> {
+    if keys.written(key).is_none() {
         return Vec::new();
     }
-    let Some(words) = keys.words("pin", mistakes) else { return Vec::new() };
+    let Some(words) = keys.words(key, mistakes) else { return Vec::new() };
     let cpus = words::cpus(&words).unwrap_or_else(|error| {
-        mistakes.push(keys.mistake("pin", error));
+        mistakes.push(keys.mistake(key, error));
         Vec::new()
     });
     let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else { return cpus };
@@ -161,7 +169,7 @@ fn pin(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Vec<usize> {
     let missing = cpus.iter().find(|&&cpu| !is_present(cpu));
     mistakes.extend(missing.map(|&cpu| {
         let present = (0..CpuSet::count()).filter(|&cpu| is_present(cpu)).collect();
-        keys.mistake("pin", What::NoSuchCpu { cpu, present })
+        keys.mistake(key, What::NoSuchCpu { cpu, present })
     }));
     cpus
 }
@@ -247,9 +255,7 @@ fn all_destinations(
 /// The interfaces that are named rather than matched: each must have an id in every tunnel.
 fn interfaces_by_name(source: Option<&SourcePlan>) -> Vec<String> {
     match source {
-        Some(SourcePlan::Live(live)) => {
-            live.interfaces.iter().filter(|name| !name.contains(['*', '?', '['])).cloned().collect()
-        }
+        Some(SourcePlan::Live(live)) => live.interfaces.iter().filter(|name| !is_pattern(name)).cloned().collect(),
         Some(SourcePlan::File(file)) => vec![file.file.to_string()],
         Some(SourcePlan::Tunnels(tunnels)) => tunnels.names(),
         None => Vec::new(),
@@ -271,6 +277,9 @@ fn contested_tap(plan: &DestinationPlan, earlier: &[DestinationPlan], source: Op
         return Some(What::SameFile(format!("the TAP device {}", tap.device)));
     }
     let Some(SourcePlan::Live(live)) = source else { return None };
+    if live.netns.is_some() {
+        return None;
+    }
     // libpcap's `any` is every interface too.
     let captures_it = |pattern: &&String| *pattern == "any" || super::matches(pattern, &tap.device);
     let pattern = live.interfaces.iter().find(captures_it)?.clone();

@@ -8,9 +8,13 @@ use bytesize::ByteSize;
 
 use super::defaults;
 use super::local_end::Sync;
-use super::plan::{Analyzer, Decap, Engine, FilePath, Fit, Gso, Pace, Probe, Spread, Tag, TransmitPlan, UdpChecksum};
+use super::monitoring::{LogFormat, LogLevel};
+use super::plan::{
+    Analyzer, Decap, Engine, FilePath, Fit, Gso, Pace, Probe, SampleBy, Scheduling, Spread, Tag, TransmitPlan,
+    UdpChecksum,
+};
 use super::privileges::Sandbox;
-use crate::quantity::{Mtu, QuantityError, Snaplen};
+use crate::quantity::{Mtu, QuantityError, Rate, Snaplen};
 
 /// Declares the words of a closed set, for reading and for showing.
 macro_rules! words {
@@ -41,6 +45,14 @@ words!(UdpChecksum, "way to fill the UDP checksum", "auto, on or off":
     "auto" => Auto, "on" => On, "off" => Off);
 words!(Gso, "way to use UDP GSO", "auto, on or off":
     "auto" => Auto, "on" => On, "off" => Off);
+words!(LogFormat, "log format", "auto, text, json or journald":
+    "auto" => Auto, "text" => Text, "json" => Json, "journald" => Journald);
+words!(LogLevel, "log level", "error, warn, info, debug or trace":
+    "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug, "trace" => Trace);
+words!(SampleBy, "way to sample", "flow or frame":
+    "flow" => Flow, "frame" => Frame);
+words!(Scheduling, "way to schedule", "other, batch or idle":
+    "other" => Other, "batch" => Batch, "idle" => Idle);
 words!(Sandbox, "way to confine", "auto or off":
     "auto" => Auto, "off" => Off);
 words!(Sync, "way to sync", "off, rotate or flush":
@@ -181,6 +193,22 @@ pub(super) fn buffer(text: &str) -> Result<u64, QuantityError> {
 pub(super) fn memory(text: &str) -> Result<u64, QuantityError> {
     let size = size(text).ok_or_else(|| unreadable("memory size", text, "a number with its unit, such as 256MiB"))?;
     in_range("memory size in bytes", size, defaults::LEAST_BUFFER, 1 << 50)
+}
+
+/// Bits a second.
+pub(super) fn bandwidth(text: &str) -> Result<f64, QuantityError> {
+    match text.parse() {
+        Ok(Rate::Bits(bits)) => Ok(bits),
+        Ok(Rate::Frames(_)) | Err(_) => Err(unreadable("bandwidth", text, "500 Mbit/s")),
+    }
+}
+
+/// Frames a second.
+pub(super) fn frames_a_second(text: &str) -> Result<f64, QuantityError> {
+    match text.parse() {
+        Ok(Rate::Frames(frames)) => Ok(frames),
+        Ok(Rate::Bits(_)) | Err(_) => Err(unreadable("frame rate", text, "20kpps")),
+    }
 }
 
 /// A number of bytes with its unit.

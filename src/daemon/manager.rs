@@ -164,7 +164,7 @@ impl Manager {
         let shown = Shown::new(Arc::clone(&plan), self.0.changes.clone());
         let supervisor =
             Supervisor::new(Arc::clone(common), shown.clone(), Arc::clone(&granted), kept.clone(), receive);
-        let span = tracing::error_span!("session", name = plan.name);
+        let span = span_of(&plan);
         let task = tokio::spawn(supervisor.supervise(tried, started).instrument(span));
         (Entry { plan, granted, shown, kept, orders, task }, has_tried)
     }
@@ -197,4 +197,9 @@ impl Manager {
         let sessions = if states.len() == 1 { "session" } else { "sessions" };
         format!("{} {sessions}: {}", states.len(), told.join(", "))
     }
+}
+
+/// Every log line about a session says so: as text `in{session="dmz"}`, in the journal `FARSPAN_SESSION=dmz`.
+pub(super) fn span_of(plan: &SessionPlan) -> tracing::Span {
+    tracing::error_span!("in", session = plan.name)
 }

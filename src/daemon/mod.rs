@@ -4,6 +4,8 @@
 //! all analyzers, and [`run`], which listens to signals and to whoever asks the [`Manager`]. No frame ever meets it.
 
 mod backoff;
+pub mod control;
+mod doors;
 mod file_watch;
 pub mod http;
 mod manager;
@@ -41,6 +43,7 @@ use crate::ledger::Ledger;
 use crate::privilege;
 use crate::privilege::needs::{Needs, largest_receive_buffer};
 use crate::session::control::{ECHO, PATIENCE, Signals};
+use doors::Doors;
 use manager::Request;
 use opening::{Common, Kept};
 use supervisor::{Order, in_one_line};
@@ -88,8 +91,12 @@ pub async fn run(configuration: Configuration, ready: impl FnOnce(&Manager)) -> 
     let mut signals = Signals::listen().map_err(NoSignals)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(NoSignals)?;
     let (may_start, permission) = watch::channel(false);
-    let common = Arc::new(Common::new(permission));
+    let common = Arc::new(Common::new(permission, plan.limit));
     let (manager, requests) = Manager::new();
+
+    let mut doors = Doors::default();
+    let opened = doors.open(&plan)?;
+    doors.exchange(opened, &manager);
 
     let opened = start_sessions(&manager, &common, &plan);
     let signalled = tokio::select! {
@@ -110,7 +117,7 @@ pub async fn run(configuration: Configuration, ready: impl FnOnce(&Manager)) -> 
         let file = file.clone();
         move || load().and_then(|plan| kept.suffices_for(&needs(&plan, &file)).map(|()| plan))
     };
-    let reloader = tokio::spawn(keep_reloading(manager.clone(), common, requests, plan, read, file));
+    let reloader = tokio::spawn(keep_reloading(manager.clone(), common, requests, doors, plan, read, file));
     if !signalled {
         notify::ready(&manager.status());
         ready(&manager);
@@ -166,6 +173,7 @@ async fn keep_reloading(
     manager: Manager,
     common: Arc<Common>,
     mut requests: UnboundedReceiver<Request>,
+    mut doors: Doors,
     mut plan: DaemonPlan,
     load: impl Fn() -> Result<DaemonPlan, Problems>,
     file: PathBuf,
@@ -177,23 +185,23 @@ async fn keep_reloading(
     let mut watcher = watching(&plan);
     while let Some(request) = requests.recv().await {
         notify::reloading();
-        let outcome = match load() {
-            Ok(new) => match reload::reload(&manager, &common, &new).await {
-                Ok(report) => {
-                    if new.reload != plan.reload {
-                        watcher.take().inspect(JoinHandle::abort);
-                        watcher = watching(&new);
-                    }
-                    if new.privileges != plan.privileges {
-                        warn!("what changed below [privileges] takes effect when farspan is started again");
-                    }
-                    plan = new;
-                    Ok(report)
-                }
-                Err(problems) => Err(problems),
-            },
-            Err(problems) => Err(problems),
-        };
+        let loaded = load();
+        let outcome = async {
+            let new = loaded?;
+            let opened = doors.open(&new)?;
+            let report = reload::reload(&manager, &common, &new).await?;
+            doors.exchange(opened, &manager);
+            if new.reload != plan.reload {
+                watcher.take().inspect(JoinHandle::abort);
+                watcher = watching(&new);
+            }
+            if new.privileges != plan.privileges || new.log != plan.log {
+                warn!("what changed below [privileges] or [log] takes effect when farspan is started again");
+            }
+            plan = new;
+            Ok(report)
+        }
+        .await;
         {
             let mut reloads = manager.reloads();
             match &outcome {

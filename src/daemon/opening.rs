@@ -10,16 +10,20 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use crate::config::plan::{DestinationPlan, End, SessionPlan};
+use crate::config::daemon::TotalLimitPlan;
+use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::Shared;
 use crate::destination::health::Health;
 use crate::error::Problems;
+use crate::kernel::link_events::Links;
+use crate::kernel::netns::Namespace;
 use crate::kernel::resolve::Kernel;
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::kernel::underlay_error::UnderlayError;
 use crate::kernel::watch::Watcher;
 use crate::ledger::Published;
 use crate::select::all_tunnels::AllTunnels;
+use crate::session::governor::Totals;
 use crate::session::{Running, Session, SessionError, Surroundings};
 use crate::source::Interface;
 
@@ -37,8 +41,12 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(super) struct Common {
     all_tunnels: AllTunnels,
     watcher: Watcher,
+    /// The interfaces of farspan's own network namespace; `None` when the kernel does not let us follow them.
+    links: Option<Links>,
     kernel: tokio::sync::Mutex<Option<(Instant, Arc<Kernel>)>>,
     openings: Semaphore,
+    /// What all sessions together use.
+    totals: Arc<Totals>,
     /// Whether workers may start: everything that takes privileges has been tried once, and they have been given up.
     may_start: watch::Receiver<bool>,
 }
@@ -51,6 +59,7 @@ pub(super) struct Kept(Arc<Mutex<Option<Shared>>>);
 pub(super) struct Opened {
     session: Session,
     ways: Vec<Option<Arc<Underlay>>>,
+    links: Option<Links>,
 }
 
 /// A session whose workers run.
@@ -63,14 +72,21 @@ pub(super) struct Started {
 
 impl Common {
     /// Starts to watch the ways. Workers start when `may_start` becomes true.
-    pub(super) fn new(may_start: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(may_start: watch::Receiver<bool>, limit: TotalLimitPlan) -> Self {
         Self {
             all_tunnels: AllTunnels::default(),
             watcher: Watcher::start(),
+            links: follow_links(),
             kernel: tokio::sync::Mutex::default(),
             openings: Semaphore::new(AT_A_TIME),
+            totals: Arc::new(Totals::new(limit)),
             may_start,
         }
+    }
+
+    /// What all sessions together may use from now on; returns what it was before.
+    pub(super) fn limit(&self, limit: TotalLimitPlan) -> TotalLimitPlan {
+        self.totals.replace(limit)
     }
 
     /// Changes whenever a link, an address or a route of the host has.
@@ -93,7 +109,15 @@ impl Common {
 
         // Nobody closes the semaphore.
         let _turn = self.openings.acquire().await;
-        let mut around = Surroundings { all_tunnels: self.all_tunnels.clone(), shared: kept.take() };
+        // The only interface that is named is missed where it is not there. A pattern means what comes, too, and of several
+        // interfaces one that is missing does not keep the others.
+        let stays = matches!(&plan.source, SourcePlan::Live(live) if live.has_patterns() || live.interfaces.len() > 1);
+        let mut around = Surroundings {
+            all_tunnels: self.all_tunnels.clone(),
+            shared: kept.take(),
+            stays,
+            totals: Some(Arc::clone(&self.totals)),
+        };
         let (send, receive) = oneshot::channel();
         let work = {
             let (plan, ways, span) = (Arc::clone(plan), ways.clone(), tracing::Span::current());
@@ -110,7 +134,7 @@ impl Common {
             return Err(no_thread(std::io::ErrorKind::Interrupted.into()).into());
         };
         kept.put(shared);
-        opened.map(|session| Opened { session, ways })
+        opened.map(|session| Opened { session, ways, links: self.links.clone() })
     }
 
     async fn locate(&self, plan: &SessionPlan) -> Result<Vec<Option<Arc<Underlay>>>, Problems> {
@@ -140,6 +164,11 @@ impl Common {
     }
 }
 
+/// Follows the interfaces once for all sessions.
+fn follow_links() -> Option<Links> {
+    Links::follow(&Namespace::own()).inspect_err(|error| tracing::warn!("{error}")).ok()
+}
+
 impl Opened {
     /// Waits until the next hops have answered, for a moment at most: what is sent before waits in short queues.
     pub(super) fn next_hops(&self) -> impl Future<Output = ()> + use<> {
@@ -158,12 +187,20 @@ impl Opened {
     /// When the kernel gives no thread.
     pub(super) fn start(self, waiting: bool) -> Result<Started, Problems> {
         let (interfaces, health) = (self.session.interfaces().to_vec(), self.session.health().clone());
-        let running = if waiting { self.session.start_waiting() } else { self.session.start() }?;
+        let mut running = if waiting { self.session.start_waiting() } else { self.session.start() }?;
+        if let Some(links) = self.links {
+            running.share_links(links);
+        }
         Ok(Started { running, ways: self.ways, interfaces, health })
     }
 }
 
 impl Started {
+    /// Whether the way to an analyzer has another source address than its sockets: they are to be opened anew.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.ways.iter().flatten().any(|way| way.has_another_source())
+    }
+
     /// What its workers show.
     pub(super) fn published(&self) -> Vec<Published> {
         self.running.published()

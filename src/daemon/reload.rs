@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::{Instrument, info, warn};
 
-use super::manager::{Entry, Manager};
+use super::manager::{Entry, Manager, span_of};
 use super::memory;
 use super::opening::{Common, Kept, Started};
 use super::supervisor::{Order, Replacement, in_one_line};
@@ -22,7 +22,7 @@ use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
 
 /// What a reload did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadReport {
     /// Sessions that go on as they were.
     pub kept: Vec<String>,
@@ -66,6 +66,15 @@ pub(super) async fn reload(
     common: &Arc<Common>,
     plan: &DaemonPlan,
 ) -> Result<ReloadReport, Problems> {
+    let before = common.limit(plan.limit);
+    let outcome = change(manager, common, plan).await;
+    if outcome.is_err() {
+        common.limit(before);
+    }
+    outcome
+}
+
+async fn change(manager: &Manager, common: &Arc<Common>, plan: &DaemonPlan) -> Result<ReloadReport, Problems> {
     let before: Vec<Before> = manager.sessions().iter().map(Before::of).collect();
     let changes = Changes::between(before.iter().map(|one| &*one.plan), plan.sessions.iter());
     let mut coming = coming(plan, &before, &changes);
@@ -107,7 +116,7 @@ fn coming(plan: &DaemonPlan, before: &[Before], changes: &Changes) -> Vec<Coming
         .filter(|plan| !changes.kept.contains(&plan.name))
         .map(|plan| Arc::new(plan.clone()))
         .collect();
-    let left = TotalLimitPlan { memory: plan.limit.memory.saturating_sub(taken) };
+    let left = TotalLimitPlan { memory: plan.limit.memory.saturating_sub(taken), ..plan.limit };
     let granted = grant(left, &plans);
     let one = |(plan, granted): (Arc<SessionPlan>, _)| {
         let before = before.iter().find(|one| one.plan.name == plan.name).cloned();
@@ -136,7 +145,7 @@ pub(super) fn grant(limit: TotalLimitPlan, plans: &[Arc<SessionPlan>]) -> Vec<Ar
 /// Opens sessions, all at once; their workers wait for their moment.
 async fn open_all(common: &Arc<Common>, coming: Vec<&mut Coming>) {
     join_all(coming.into_iter().map(|one| async {
-        let span = tracing::error_span!("session", name = one.plan.name);
+        let span = span_of(&one.plan);
         let opened = async {
             let opened = common.open(&one.granted, &one.kept).await?;
             opened.next_hops().await;

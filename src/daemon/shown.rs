@@ -10,7 +10,7 @@ use crate::config::plan::{DestinationPlan, SessionPlan};
 use crate::destination::health::{Complaint, Health};
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::ledger::{Ledger, Published};
-use crate::session::empty_ledger;
+use crate::session::{empty_ledger, governor};
 use crate::source::Interface;
 
 /// A worker that has done no turn for so long is stuck. A replay waits 30 seconds for room within one.
@@ -36,6 +36,7 @@ struct Inner {
     /// Which of them can be given frames, where they are watched for it.
     health: Health,
     workers: Vec<Pulse>,
+    governor: Option<governor::Shown>,
     /// The sum of the runs that are over.
     finished: Ledger,
     last_frame: Option<SystemTime>,
@@ -62,6 +63,7 @@ impl Shown {
             underlays: Vec::new(),
             health: Health::new(),
             workers: Vec::new(),
+            governor: None,
             last_frame: None,
             last_error: None,
         };
@@ -97,11 +99,26 @@ impl Shown {
         self.set_state(State::Running);
     }
 
+    /// What keeps the run within its limits.
+    pub(super) fn set_governor(&self, governor: Option<governor::Shown>) {
+        self.lock().governor = governor;
+    }
+
+    /// What is captured now.
+    pub(super) fn set_interfaces(&self, interfaces: &[Interface]) {
+        let interfaces: Vec<InterfaceView> = interfaces.iter().map(Into::into).collect();
+        let mut inner = self.lock();
+        if inner.interfaces != interfaces {
+            inner.interfaces = interfaces;
+        }
+    }
+
     /// A run is over, and this is its account.
     pub(super) fn add_run(&self, mut ledger: Ledger) {
         let mut inner = self.lock();
         inner.last_frame = inner.last_frame();
         inner.workers.clear();
+        inner.governor = None;
         inner.underlays.clear();
         inner.health = Health::new();
         ledger.go_on_from(&inner.finished);
@@ -166,6 +183,7 @@ impl Shown {
             ledger: inner.ledger(),
             last_frame: inner.last_frame(),
             last_error: inner.last_error.clone(),
+            governor: inner.governor.as_ref().map(governor::Shown::view),
             destinations: (0..)
                 .zip(inner.plan.destinations.iter().zip(ways))
                 .map(|(number, (plan, way))| destination(plan, way, inner.health.complaint(number)))
@@ -212,7 +230,9 @@ fn destination(plan: &DestinationPlan, way: Option<&Underlay>, complaint: Option
 mod tests {
     use super::*;
     use crate::config::local_end::CaptureFilePlan;
-    use crate::config::plan::{End, EndPlan, FilePath, FilePlan, NormalisePlan, Pace, SourcePlan, Spread};
+    use crate::config::plan::{
+        End, EndPlan, FilePath, FilePlan, LimitPlan, NormalisePlan, Pace, PriorityPlan, SamplePlan, SourcePlan, Spread,
+    };
     use crate::quantity::{Mtu, Weight};
 
     fn plan() -> Arc<SessionPlan> {
@@ -221,6 +241,7 @@ mod tests {
             name: "dmz".into(),
             source: SourcePlan::File(FilePlan { file: file(), pace: Pace::Unpaced }),
             filter: String::new(),
+            sample: SamplePlan::default(),
             normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
             destinations: vec![DestinationPlan {
                 name: "1".into(),
@@ -228,6 +249,8 @@ mod tests {
                 weight: Weight::default(),
                 end: End::File(CaptureFilePlan::plain(file())),
             }],
+            limit: LimitPlan::default(),
+            priority: PriorityPlan::default(),
             spread: Spread::Replicate,
             end: EndPlan::default(),
         })

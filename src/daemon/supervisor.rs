@@ -21,6 +21,8 @@ use crate::quantity::Timestamp;
 use crate::session::control::PATIENCE;
 use crate::session::{Outcome, SessionError};
 
+/// How often a session that runs is looked at: what it captures, and whether its sockets still have the right address.
+const LOOK: Duration = Duration::from_secs(1);
 /// Links and routes change in bursts: a session that waits is tried again so long after the first change.
 const SETTLE: Duration = Duration::from_millis(50);
 /// However often they change, it is not tried more often than this.
@@ -72,6 +74,7 @@ pub(super) struct Supervisor {
 }
 
 /// What comes next.
+#[allow(clippy::large_enum_variant, reason = "a session has one at a time")]
 enum Next {
     Open,
     Start(Opened),
@@ -144,17 +147,34 @@ impl Supervisor {
 
     async fn run(&mut self, mut started: Started) -> Next {
         let since = Instant::now();
+        self.shown.set_governor(started.running.governor());
         self.shown.set_running(started.published(), &started.interfaces, started.ways.clone(), &started.health);
-        let order = tokio::select! {
-            outcome = started.running.ended() => {
-                self.end_run(&mut started, &outcome);
-                return self.ended(&outcome, since.elapsed());
+        let (granted, ways) = (Arc::clone(&self.granted), started.ways.clone());
+        let look_up = moved(&granted.destinations, &ways);
+        tokio::pin!(look_up);
+        let order = loop {
+            tokio::select! {
+                outcome = started.running.ended() => {
+                    self.end_run(&mut started, &outcome);
+                    return self.ended(&outcome, since.elapsed());
+                }
+                order = self.orders.recv() => break order,
+                () = sleep(LOOK) => {
+                    self.shown.set_interfaces(&started.running.interfaces());
+                    if started.is_outdated() {
+                        info!("the way to an analyzer has another source address: the session is opened anew");
+                        if let Ok(replacement) = self.open_beside().await {
+                            break Some(Order::Replace(replacement));
+                        }
+                        // What this run holds may be what the other needs.
+                        return self.begin_again(started).await;
+                    }
+                }
+                at = &mut look_up => match self.follow(&at).await {
+                    Some(replacement) => break Some(Order::Replace(replacement)),
+                    None => look_up.set(moved(&granted.destinations, &ways)),
+                },
             }
-            order = self.orders.recv() => order,
-            moved = moved(&self.granted.destinations, &started.ways) => match self.follow(&moved).await {
-                Some(replacement) => Some(Order::Replace(replacement)),
-                None => return Next::Run(started),
-            },
         };
         match order {
             // It runs already.
@@ -181,19 +201,30 @@ impl Supervisor {
         }
     }
 
+    /// Ends a run and opens the session anew.
+    async fn begin_again(&mut self, mut started: Started) -> Next {
+        self.shown.count_restart();
+        started.running.stop();
+        let outcome = last_words(&mut started).await;
+        self.end_run(&mut started, &outcome);
+        Next::Open
+    }
+
+    /// Opens another run of the session beside the one that goes on.
+    async fn open_beside(&self) -> Result<Replacement, Problems> {
+        let kept = self.kept.copy();
+        let started = self.common.open(&self.granted, &kept).await?.start(true)?;
+        let (plan, granted) = (self.shown.plan(), Arc::clone(&self.granted));
+        Ok(Replacement { plan, granted, started: Some(started), kept, is_same: true })
+    }
+
     /// Opens the session anew, because an analyzer's name stands for another address; the run that goes on meanwhile ends
     /// at the moment at which the other begins. `None` where that cannot be, which is said.
     async fn follow(&self, Moved { destination, from, to }: &Moved) -> Option<Replacement> {
-        let kept = self.kept.copy();
-        let started = match self.common.open(&self.granted, &kept).await {
-            Ok(opened) => opened.start(true),
-            Err(problems) => Err(problems),
-        };
-        match started {
-            Ok(started) => {
+        match self.open_beside().await {
+            Ok(replacement) => {
                 info!("{destination}: its name stands for {to} now; frames went to {from}");
-                let (plan, granted) = (self.shown.plan(), Arc::clone(&self.granted));
-                Some(Replacement { plan, granted, started: Some(started), kept, is_same: true })
+                Some(replacement)
             }
             Err(problems) => {
                 warn!(

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::view::{DestinationView, InterfaceView, Reloads, SessionView, State, View};
 use crate::ledger::{DropReason, Ledger, SenderLedger};
 use crate::quantity::Timestamp;
+use crate::session::governor::{GovernorState, GovernorView, LimitView};
 use crate::wire::decapsulate::Tunnel;
 
 /// What is shown of it.
@@ -53,6 +54,13 @@ fn dmz(started: SystemTime) -> SessionView {
         ledger,
         last_frame: Some(started + Duration::from_hours(72)),
         last_error: None,
+        governor: Some(GovernorView {
+            state: GovernorState::Shedding,
+            reason: Some("limit.cpu".into()),
+            kept_fraction: 0.625,
+            admitted_flows: 0.5,
+            limits: vec![LimitView { name: "limit.cpu".into(), allowed: 0.2, measured: 0.25 }],
+        }),
         destinations: vec![ids1, archive],
     }
 }
@@ -83,6 +91,7 @@ fn relay(started: SystemTime) -> SessionView {
         ledger,
         last_frame: None,
         last_error: Some("UDP port 4789 is taken".into()),
+        governor: None,
         destinations: vec![DestinationView {
             name: "file".into(),
             to: "pcap:relay.pcap".into(),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::plan::Engine;
 use crate::ledger::Ledger;
 use crate::quantity::Mtu;
+use crate::session::governor::GovernorView;
 use crate::source::Interface;
 
 /// The whole daemon. Its fields are keys of the JSON object that `farspan status --json` prints.
@@ -63,6 +64,9 @@ pub struct SessionView {
     pub last_frame: Option<SystemTime>,
     /// What went wrong last, be it over or not.
     pub last_error: Option<String>,
+    /// What keeps it within its limits, while it runs; `None` without limits.
+    #[serde(default)]
+    pub governor: Option<GovernorView>,
     /// The destinations, in the order of the configuration, which is that of the ledger's accounts.
     pub destinations: Vec<DestinationView>,
 }
@@ -222,6 +226,7 @@ mod tests {
             ledger,
             last_frame: Some(time),
             last_error: Some("there is no interface `eth0`".into()),
+            governor: None,
             destinations: Vec::new(),
         };
         let view = View {

@@ -7,7 +7,7 @@ use super::origins::Origins;
 use super::records::{About, Format};
 use super::shared_file::{CannotCreate, SharedFile};
 use crate::config::local_end::CaptureFilePlan;
-use crate::frame::WireFrame;
+use crate::frame::{InterfaceId, WireFrame};
 use crate::ledger::{DestinationLedger, DropReason};
 use crate::wire::pcapng::Interface;
 
@@ -18,7 +18,7 @@ use crate::wire::pcapng::Interface;
 pub struct CaptureFile {
     file: SharedFile,
     /// By what number the file knows each of the session's interfaces.
-    interfaces: Vec<Known>,
+    interfaces: Vec<Option<Known>>,
     origins: Origins,
     records: Vec<u8>,
     /// What every further frame is dropped for, once nothing can be written any more.
@@ -45,13 +45,25 @@ impl CaptureFile {
         let file = shared.file(plan)?;
         let known = |name: &String| {
             let number = file.number_of(Interface { name: name.clone(), comment: None })?;
-            Ok(Known { name: name.clone(), number })
+            Ok(Some(Known { name: name.clone(), number }))
         };
         let interfaces = interfaces.iter().map(known).collect::<Result<_, _>>()?;
         Ok(Self::writing(file, interfaces))
     }
 
-    fn writing(file: SharedFile, interfaces: Vec<Known>) -> Self {
+    /// Lets the file know an interface of this name, which frames call `interface` from now on.
+    pub fn learn_interface(&mut self, interface: InterfaceId, name: &str) {
+        let at = usize::from(interface.0);
+        if self.interfaces.len() <= at {
+            self.interfaces.resize_with(at + 1, || None);
+        }
+        let number = self.file.number_of_another(Interface { name: name.to_owned(), comment: None });
+        if let Some(before) = self.interfaces[at].replace(Known { name: name.to_owned(), number }) {
+            self.file.release(before.number);
+        }
+    }
+
+    fn writing(file: SharedFile, interfaces: Vec<Option<Known>>) -> Self {
         Self { file, interfaces, origins: Origins::new(), records: Vec::with_capacity(Self::BUFFER), closed: None }
     }
 
@@ -81,7 +93,7 @@ impl CaptureFile {
 
     /// Where the file says that the frame was seen: its tunnelled stream, or the session's interface.
     fn interface_of(&mut self, frame: &WireFrame<'_>) -> u32 {
-        let Some(known) = self.interfaces.get(usize::from(frame.interface.0)) else { return 0 };
+        let Some(Some(known)) = self.interfaces.get(usize::from(frame.interface.0)) else { return 0 };
         let origin = frame.origin.filter(|_| self.file.format == Format::Pcapng);
         let stream = origin.and_then(|origin| self.origins.number_of(origin, &known.name, &self.file));
         stream.unwrap_or(known.number)
@@ -123,6 +135,13 @@ impl CaptureFile {
     }
 }
 
+impl Drop for CaptureFile {
+    fn drop(&mut self) {
+        let interfaces = self.interfaces.iter().flatten().map(|known| known.number);
+        interfaces.chain(self.origins.numbers()).for_each(|number| self.file.release(number));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{File, OpenOptions};
@@ -132,7 +151,6 @@ mod tests {
     use crate::config::plan::FilePath;
     use crate::error::Explain as _;
     use crate::flow::FlowHash;
-    use crate::frame::InterfaceId;
     use crate::quantity::Timestamp;
     use crate::wire::layers::Layers;
 
@@ -155,7 +173,7 @@ mod tests {
 
     /// A destination that writes to `file`, which cannot be cut.
     fn writing_to(file: File) -> CaptureFile {
-        CaptureFile::writing(SharedFile::writing_to(file), Vec::new())
+        CaptureFile::writing(SharedFile::writing_to(file), vec![None])
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::open_error::OpenError;
 use super::sequence::{Counters, Numbering};
 use super::transmit::Transmit;
 use crate::config::plan::{Encapsulation, Ids};
-use crate::frame::WireFrame;
+use crate::frame::{InterfaceId, WireFrame};
 use crate::quantity::{Direction, ErspanIndex, ErspanSessionId, GreKey, Vni};
 use crate::select::own_traffic::Carrier;
 use crate::wire::erspan::{Erspan2, Erspan3};
@@ -107,6 +107,19 @@ impl Encapsulator {
         };
         let numbering = format.numbering();
         Ok(Self { format, header_len: header_len(encapsulation), numbering })
+    }
+
+    /// Resolves the ids for an interface that appeared while the session runs, or has another name now.
+    ///
+    /// # Errors
+    /// [`OpenError::NoId`] when it has none.
+    pub(super) fn learn(&mut self, interface: InterfaceId, name: &str) -> Result<(), OpenError> {
+        match &mut self.format {
+            Format::Vxlan { streams, .. } | Format::Geneve { streams, .. } => streams.learn(interface, name),
+            Format::Gre { streams, .. } => streams.learn(interface, name),
+            Format::Erspan1 => Ok(()),
+            Format::Erspan2 { streams, .. } | Format::Erspan3 { streams } => streams.learn(interface, name),
+        }
     }
 
     /// Counts sequence numbers together with the same destination of other workers: `counters` are those of the first.
@@ -210,7 +223,12 @@ fn behind_gre(protocol: u16, sequence: Option<u32>, out: &mut [u8]) -> &mut [u8]
 /// The ids of a destination, each a stream with sequence numbers of its own, and which of them a frame gets.
 #[derive(Debug)]
 struct Streams<T> {
+    /// What the ids are called.
+    what: &'static str,
+    /// Every id of the plan, also those of interfaces that may still come.
     ids: Vec<T>,
+    /// The plan's patterns, each with the position of its id.
+    positions: Ids<usize>,
     /// By interface: the position of the id of frames that came in, or whose direction is unknown, and of those that
     /// went out.
     by_interface: Vec<[usize; 2]>,
@@ -219,33 +237,41 @@ struct Streams<T> {
 impl<T: Copy + PartialEq> Streams<T> {
     /// Asks the patterns once for each interface and direction, so that no frame has to.
     fn resolve(ids: &Ids<T>, what: &'static str, interfaces: &[String]) -> Result<Self, OpenError> {
-        let mut streams = Self { ids: Vec::new(), by_interface: Vec::with_capacity(interfaces.len()) };
+        let mut known = Vec::new();
+        let positions = ids.map(|id| position_of(&mut known, id));
+        let mut streams = Self { what, ids: known, positions, by_interface: Vec::with_capacity(interfaces.len()) };
         for interface in interfaces {
-            let mut stream = |direction| match ids.resolve(interface, Some(direction)) {
-                Some(id) => Ok(streams.position_of(id)),
-                None => Err(OpenError::NoId {
-                    what,
-                    interface: interface.clone(),
-                    patterns: ids.by_interface.iter().map(|(pattern, _)| pattern.clone()).collect(),
-                }),
-            };
-            let both = [stream(Direction::In)?, stream(Direction::Out)?];
-            streams.by_interface.push(both);
+            streams.by_interface.push(streams.positions_for(interface)?);
         }
         Ok(streams)
     }
 
     /// One id for everything.
     fn one(id: T, interfaces: &[String]) -> Self {
-        Self { ids: vec![id], by_interface: vec![[0, 0]; interfaces.len()] }
+        Self { what: "id", ids: vec![id], positions: Ids::all(0), by_interface: vec![[0, 0]; interfaces.len()] }
     }
 
-    fn position_of(&mut self, id: T) -> usize {
-        let known = self.ids.iter().position(|&known| known == id);
-        known.unwrap_or_else(|| {
-            self.ids.push(id);
-            self.ids.len() - 1
-        })
+    /// Asks the patterns for an interface that was not there, or had another name.
+    fn learn(&mut self, interface: InterfaceId, name: &str) -> Result<(), OpenError> {
+        let positions = self.positions_for(name)?;
+        let at = usize::from(interface.0);
+        if self.by_interface.len() <= at {
+            self.by_interface.resize(at + 1, positions);
+        }
+        self.by_interface[at] = positions;
+        Ok(())
+    }
+
+    fn positions_for(&self, interface: &str) -> Result<[usize; 2], OpenError> {
+        let both = [Direction::In, Direction::Out].map(|direction| self.positions.resolve(interface, Some(direction)));
+        match both {
+            [Some(in_or_unknown), Some(out)] => Ok([in_or_unknown, out]),
+            _ => Err(OpenError::NoId {
+                what: self.what,
+                interface: interface.to_owned(),
+                patterns: self.positions.by_interface.iter().map(|(pattern, _)| pattern.clone()).collect(),
+            }),
+        }
     }
 
     fn ids(&self) -> impl Iterator<Item = T> {
@@ -253,7 +279,8 @@ impl<T: Copy + PartialEq> Streams<T> {
     }
 
     fn map<U>(self, convert: impl Fn(T) -> U) -> Streams<U> {
-        Streams { ids: self.ids.into_iter().map(convert).collect(), by_interface: self.by_interface }
+        let Self { what, ids, positions, by_interface } = self;
+        Streams { what, ids: ids.into_iter().map(convert).collect(), positions, by_interface }
     }
 
     /// The position and the id of the stream that `frame` belongs to.
@@ -264,11 +291,18 @@ impl<T: Copy + PartialEq> Streams<T> {
     }
 }
 
+/// Where `id` stands among the `known` ones, to which it is added if it is new.
+fn position_of<T: PartialEq>(known: &mut Vec<T>, id: T) -> usize {
+    known.iter().position(|known| *known == id).unwrap_or_else(|| {
+        known.push(id);
+        known.len() - 1
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{encapsulations, frame, udp_frame};
     use super::*;
-    use crate::frame::InterfaceId;
 
     fn interfaces() -> Vec<String> {
         ["eth0", "veth1", "veth2"].map(String::from).to_vec()
@@ -307,6 +341,21 @@ mod tests {
         let mut id = |interface, direction| header(&mut encapsulator, interface, direction)[6];
         assert_eq!([id(0, None), id(0, Some(Direction::In)), id(0, Some(Direction::Out))], [10, 10, 20]);
         assert_eq!([id(1, None), id(2, Some(Direction::Out))], [11, 11]);
+    }
+
+    #[test]
+    fn an_interface_that_appears_gets_the_id_of_its_name() {
+        let vni = |value| Vni::new(value).unwrap();
+        let by_interface = vec![("eth0".into(), vni(10)), ("veth*".into(), vni(11))];
+        let vni = Ids { by_interface, out_by_interface: Vec::new() };
+        let mut encapsulator = Encapsulator::new(&Encapsulation::Vxlan { vni, port: 4789 }, &[]).unwrap();
+        encapsulator.learn(InterfaceId(2), "veth9").unwrap();
+        encapsulator.learn(InterfaceId(0), "eth0").unwrap();
+        assert_eq!([2, 0].map(|number| header(&mut encapsulator, number, None)[6]), [11, 10]);
+        encapsulator.learn(InterfaceId(2), "eth0").unwrap();
+        assert_eq!(header(&mut encapsulator, 2, None)[6], 10, "it has another name now");
+        let refused = encapsulator.learn(InterfaceId(1), "tap0").unwrap_err();
+        assert!(matches!(refused, OpenError::NoId { what: "VNI", interface, .. } if interface == "tap0"));
     }
 
     #[test]

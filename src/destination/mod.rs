@@ -38,11 +38,14 @@ mod testing;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::config::plan::{DestinationPlan, End};
 use crate::error::Explain;
-use crate::frame::WireFrame;
+use crate::frame::{InterfaceId, WireFrame};
 use crate::ledger::{DestinationLedger, DropReason, Ledger};
 use crate::select::own_traffic::OwnTunnel;
 use capture_file::CaptureFile;
+use encapsulate::Encapsulator;
+use open_error::CannotOpen;
 pub use shared::Shared;
 use spread::{Choice, Spread};
 use tap::Tap;
@@ -109,6 +112,16 @@ impl Destination {
     }
 }
 
+/// Those of `destinations` whose ids go by interface and leave one of `interfaces` out.
+pub fn missing_ids(destinations: &[DestinationPlan], interfaces: &[String]) -> Vec<Box<dyn Explain>> {
+    let missing = |destination: &DestinationPlan| -> Option<Box<dyn Explain>> {
+        let End::Tunnel(tunnel) = &destination.end else { return None };
+        let error = Encapsulator::new(&tunnel.encapsulation, interfaces).err()?;
+        Some(CannotOpen { destination: destination.place(), error }.into())
+    };
+    destinations.iter().filter_map(missing).collect()
+}
+
 impl Destinations {
     /// In the order of the plan, which is the order of the ledger's accounts. Each gets every frame.
     pub fn new(destinations: Vec<Destination>) -> Self {
@@ -119,6 +132,18 @@ impl Destinations {
     #[must_use]
     pub fn spread_by(self, spread: Spread) -> Self {
         Self { spread, ..self }
+    }
+
+    /// Prepares every destination for frames of an interface of this name, which they call `interface` from now on. Asked
+    /// between turns, when nothing that was collected says otherwise.
+    pub fn learn_interface(&mut self, interface: InterfaceId, name: &str) {
+        for destination in &mut self.all {
+            match destination {
+                Destination::Tunnel(tunnel) => tunnel.learn_interface(interface, name),
+                Destination::Tap(_) => {}
+                Destination::File(file) => file.learn_interface(interface, name),
+            }
+        }
     }
 
     /// Gives `frame` to those destinations that are to have it. What does not leave at once is in flight until the next

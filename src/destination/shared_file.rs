@@ -72,9 +72,10 @@ struct Output {
     /// As messages call it.
     name: String,
     format: Format,
-    /// What each file begins with: file header, and in pcapng the interfaces so far.
-    header: Vec<u8>,
-    interfaces: Vec<Interface>,
+    /// In pcapng: the interfaces of the section at hand, by their number.
+    interfaces: Vec<Known>,
+    /// Blocks that stand in front of the next record: what is new about interfaces.
+    pending: Vec<u8>,
     rotation: Rotation,
     sync: Sync,
     /// Where the next file comes from; `None` for standard output.
@@ -88,6 +89,18 @@ struct Output {
     /// Whether a failed write was said; it is said once.
     complained: bool,
 }
+
+/// An interface that a file knows.
+#[derive(Debug)]
+struct Known {
+    interface: Interface,
+    /// How many there are whose records may name it.
+    users: usize,
+}
+
+/// So many interfaces that nobody uses any more keep their numbers. Then their numbers are for others, in a new section:
+/// where containers come and go for years, a file does not begin with all that there ever were.
+const MOST_UNUSED: usize = 256;
 
 #[derive(Debug)]
 struct Current {
@@ -120,8 +133,8 @@ impl SharedFile {
         let mut output = Output {
             name,
             format,
-            header: format.file_header(),
             interfaces: Vec::new(),
+            pending: Vec::new(),
             rotation: plan.rotation,
             sync: plan.sync,
             series: match &plan.file {
@@ -144,19 +157,36 @@ impl SharedFile {
         Self { format, rotates_by_time, output: Arc::new(Mutex::new(output)) }
     }
 
-    /// The number by which the file knows `interface`, which is added to it unless it is there already; while records
-    /// are written, too. In pcap, which knows no interfaces, always 0.
+    /// The number by which the file knows `interface` until it is [released](Self::release), which is added to it unless
+    /// it is there already. In pcap, which knows no interfaces, always 0.
     pub(super) fn number_of(&self, interface: Interface) -> Result<u32, CannotCreate> {
         let mut output = self.output();
-        output.number_of(interface).map_err(|cause| CannotCreate { file: output.name.clone(), cause })
+        let number = output.number_of(interface);
+        output.write_pending().map_err(|cause| CannotCreate { file: output.name.clone(), cause })?;
+        Ok(number)
     }
 
-    /// The same for an interface that comes up among the records. `None` while the file takes nothing, and where its
-    /// interfaces, with which every file of a series begins, would leave too little room for records.
-    pub(super) fn number_of_another(&self, interface: Interface) -> Option<u32> {
+    /// The same while records are written. Where that is not possible now, no record can be written either, and it is tried
+    /// again with the next one.
+    pub(super) fn number_of_another(&self, interface: Interface) -> u32 {
+        self.output().number_of(interface)
+    }
+
+    /// No further record will have this number, unless another user has it too.
+    pub(super) fn release(&self, number: u32) {
         let mut output = self.output();
-        let may = output.interfaces.contains(&interface) || output.may_have_another();
-        if may { output.number_of(interface).ok() } else { None }
+        let known = usize::try_from(number).ok().and_then(|at| output.interfaces.get_mut(at));
+        if let Some(known) = known {
+            known.users = known.users.saturating_sub(1);
+        }
+    }
+
+    /// The same for one of many. `None` where the interfaces, with which every file of a series begins, would leave too
+    /// little room for its records.
+    pub(super) fn number_of_one_of_many(&self, interface: Interface) -> Option<u32> {
+        let mut output = self.output();
+        let is_known = output.interfaces.iter().any(|known| known.interface == interface);
+        (is_known || output.may_have_another()).then(|| output.number_of(interface))
     }
 
     /// Appends whole records. Waits while a pipe is full.
@@ -194,14 +224,16 @@ impl Output {
         };
         let can_be_cut = path.is_some() && file.metadata().is_ok_and(|metadata| metadata.is_file());
         let mut current = Current { file, whole: None, has_records: false, since: Instant::now() };
-        if let Err(error) = current.file.write_all(&self.header) {
+        let header = self.header();
+        if let Err(error) = current.file.write_all(&header) {
             // Half a header is no capture file. What was a device or a pipe stays where it was.
             if let Some(path) = path.filter(|_| can_be_cut && self.rotation.is_on()) {
                 let _ = fs::remove_file(path);
             }
             return Err(error);
         }
-        current.whole = can_be_cut.then_some(self.header.len() as u64);
+        self.pending.clear();
+        current.whole = can_be_cut.then_some(header.len() as u64);
         if let (Some(series), Some(path)) = (&mut self.series, path) {
             series.settle(path);
         }
@@ -211,30 +243,45 @@ impl Output {
 
     /// Whether a file that is rotated still has most of its size for records.
     fn may_have_another(&self) -> bool {
-        self.rotation.size.is_none_or(|size| self.header.len() as u64 <= size / 4)
+        self.rotation.size.is_none_or(|size| self.header().len() as u64 <= size / 4)
     }
 
-    fn number_of(&mut self, interface: Interface) -> io::Result<u32> {
+    /// What each file and each section begins with: the header, and in pcapng the interfaces.
+    fn header(&self) -> Vec<u8> {
+        let interfaces = self.interfaces.iter().map(|known| known.interface.block());
+        std::iter::once(self.format.file_header()).chain(interfaces).collect::<Vec<_>>().concat()
+    }
+
+    fn number_of(&mut self, interface: Interface) -> u32 {
         if self.format == Format::Pcap {
-            return Ok(0);
+            return 0;
         }
-        let known = self.interfaces.iter().position(|known| *known == interface);
-        let number = known.unwrap_or(self.interfaces.len());
-        if known.is_none() {
-            let block = interface.block();
-            if self.closed.is_some() {
-                return Err(ErrorKind::BrokenPipe.into());
-            }
-            if let Some(current) = &mut self.current
-                && let Err(error) = current.write_block(&block)
+        let at = self.interfaces.iter().position(|known| known.interface == interface).unwrap_or_else(|| {
+            let mut unused = (0..self.interfaces.len()).filter(|&at| self.interfaces[at].users == 0);
+            let first = unused.next();
+            if let Some(first) = first
+                && unused.count() >= MOST_UNUSED
             {
-                self.give_up(&error, true);
-                return Err(error);
+                // Whoever has a number keeps it: sections differ in those that nobody has.
+                self.interfaces[first].interface = interface;
+                self.pending = self.header();
+                return first;
             }
-            self.header.extend_from_slice(&block);
-            self.interfaces.push(interface);
+            self.pending.extend_from_slice(&interface.block());
+            self.interfaces.push(Known { interface, users: 0 });
+            self.interfaces.len() - 1
+        });
+        self.interfaces[at].users += 1;
+        u32::try_from(at).unwrap_or(u32::MAX)
+    }
+
+    /// Writes what stands in front of the next record, unless the next file begins with it.
+    fn write_pending(&mut self) -> io::Result<()> {
+        if let Some(current) = self.current.as_mut().filter(|_| !self.pending.is_empty()) {
+            current.write_block(&self.pending)?;
+            self.pending.clear();
         }
-        Ok(u32::try_from(number).unwrap_or(u32::MAX))
+        Ok(())
     }
 
     fn append(&mut self, records: &[u8]) -> Written {
@@ -266,6 +313,9 @@ impl Output {
             && let Err(error) = self.begin()
         {
             return Err((0, self.give_up(&error, false)));
+        }
+        if let Err(error) = self.write_pending() {
+            return Err((0, self.give_up(&error, true)));
         }
         let room = self.current.as_ref().map_or(0, |current| self.room(current));
         let part = if records.len() <= room {
@@ -412,8 +462,8 @@ impl SharedFile {
         Self::over(Output {
             name: "test".to_owned(),
             format: Format::Pcap,
-            header: Vec::new(),
             interfaces: Vec::new(),
+            pending: Vec::new(),
             rotation: Rotation::default(),
             sync: Sync::Off,
             series: None,

@@ -19,7 +19,7 @@ use super::{Shared, raw_ip, udp};
 use crate::config::defaults::{NEXT_HOP_QUEUE, SOURCE_PORTS};
 use crate::config::local_end::CaptureFilePlan;
 use crate::config::plan::{DestinationPlan, Encapsulation, Fit, TransmitPlan, TunnelPlan};
-use crate::frame::WireFrame;
+use crate::frame::{InterfaceId, WireFrame};
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason, IcmpReports};
 use crate::select::own_traffic::OwnTunnel;
@@ -82,6 +82,14 @@ impl Tunnel {
                 Self::assemble(plan, underlay, encapsulator, engine, patience, notices)
             })
             .map_err(|error| CannotOpen { destination: destination.place(), error })
+    }
+
+    /// Resolves the ids for an interface of this name, which frames call `interface` from now on.
+    pub fn learn_interface(&mut self, interface: InterfaceId, name: &str) {
+        // Whoever opens an interface has asked [`Encapsulator::new`] before, and refused one without an id.
+        if let Err(error) = self.outbox.encapsulator.learn(interface, name) {
+            tracing::error!("{error}");
+        }
     }
 
     /// Fits, encapsulates and batches one frame.

@@ -29,10 +29,7 @@ pub(super) fn open(
     let (mut sockets, mut sources) = (Vec::new(), Vec::new());
     // The next one: where many sessions share a range, most of its ports are refused.
     let mut unbound = None;
-    for source in ports_to_try(plan.ports) {
-        if sockets.len() == SOURCE_PORTS as usize {
-            break;
-        }
+    let mut take = |source: u16| -> Result<bool, OpenError> {
         let socket = match &unbound {
             Some(socket) => socket,
             None => unbound.insert(open_one(plan, underlay, port)?),
@@ -41,13 +38,23 @@ pub(super) fn open(
             Ok(()) => {
                 sockets.extend(unbound.take());
                 sources.push(source);
+                Ok(true)
             }
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(false),
             Err(cause) if cause.kind() == ErrorKind::AddrNotAvailable => {
-                return Err(OpenError::NotLocal { address: underlay.local(), cause });
+                Err(OpenError::NotLocal { address: underlay.local(), cause })
             }
-            Err(cause) => return Err(OpenError::Socket { doing: "bind", cause }),
+            Err(cause) => Err(OpenError::Socket { doing: "bind", cause }),
         }
+    };
+    let mut wanted = SOURCE_PORTS;
+    let is_ours = take(plan.ports.first())?;
+    wanted -= u32::from(is_ours);
+    for source in ports_behind_the_first(plan.ports, is_ours) {
+        if wanted == 0 {
+            break;
+        }
+        wanted -= u32::from(take(source)?);
     }
     if let Some(&last) = sources.last() {
         NEXT_PORT.store(last.saturating_add(1), Ordering::Relaxed);
@@ -62,11 +69,12 @@ pub(super) fn open(
 /// theirs already, and to be refused each of them costs the more the more sessions there are.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
-/// The ports of a range: the first one, then those behind the last that were taken, and the rest.
-fn ports_to_try(range: PortRange) -> impl Iterator<Item = u16> {
-    let next = NEXT_PORT.load(Ordering::Relaxed);
+/// The other ports of a range: in order, unless somebody has the first. Then those behind the last that this process took
+/// come first.
+fn ports_behind_the_first(range: PortRange, first_is_ours: bool) -> impl Iterator<Item = u16> {
+    let next = if first_is_ours { 0 } else { NEXT_PORT.load(Ordering::Relaxed) };
     let (before, behind): (Vec<u16>, Vec<u16>) = ports(range).skip(1).partition(|&port| port < next);
-    ports(range).take(1).chain(behind).chain(before)
+    behind.into_iter().chain(before)
 }
 
 /// The ports of a range, in order.

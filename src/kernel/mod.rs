@@ -7,12 +7,15 @@ pub mod capabilities;
 pub mod echo;
 pub mod error_queue;
 pub mod knock;
+pub mod link_events;
 pub mod links;
 pub mod lookup;
 #[cfg(test)]
 pub(crate) mod namespace;
 pub mod neighbours;
 pub mod netlink;
+pub mod netns;
+pub mod netns_error;
 pub mod path_mtu;
 pub mod resolve;
 pub mod routes;

@@ -6,10 +6,12 @@ use futures_util::stream::StreamExt as _;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::neighbours::Neighbour;
+use super::netns::Namespace;
 
 /// An open netlink socket of the network namespace that this thread is in. Must be used inside a tokio runtime.
 #[derive(Debug)]
@@ -47,6 +49,19 @@ impl Netlink {
     pub fn open() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         Ok(Self { handle, connection: tokio::spawn(connection) })
+    }
+
+    /// Opens a socket for questions about another network namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses the socket, or does not let us in.
+    pub fn open_in(namespace: &Namespace) -> io::Result<Self> {
+        let runtime = Handle::current();
+        let open = || {
+            let _here_too = runtime.enter();
+            Self::open()
+        };
+        namespace.within(open).map_err(io::Error::other)?
     }
 
     /// Asks one question that has at most one answer.

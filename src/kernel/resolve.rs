@@ -110,7 +110,7 @@ fn is_dry_run(destination: &DestinationPlan) -> bool {
 async fn locate_one(netlink: &Netlink, links: &[Link], tunnel: &TunnelPlan) -> Result<Underlay, UnderlayError> {
     let (remote, _) = addresses_of(&tunnel.host, tunnel.source).await?;
     match (real_way(netlink, links, tunnel, remote).await, &tunnel.transmit) {
-        (Ok(underlay), _) => Ok(underlay),
+        (Ok(underlay), _) => Ok(underlay.with_source_chosen(tunnel.source.is_some())),
         (Err(error), TransmitPlan::Socket | TransmitPlan::Xdp { .. }) => Err(error),
         (Err(error), TransmitPlan::CaptureFile(_)) => {
             let local = tunnel.source.unwrap_or_else(|| example_source(remote));

@@ -23,7 +23,8 @@ pub enum NextHop {
 
 /// The way to one analyzer.
 ///
-/// Addresses stay as they were at the start, because sockets are bound to them; everything else follows the kernel.
+/// Addresses stay as they were at the start, because sockets are bound to them; everything else follows the kernel. Where
+/// the route prefers another source address by now, [`has_another_source`](Self::has_another_source) says so.
 #[derive(Debug)]
 pub struct Underlay {
     remote: IpAddr,
@@ -45,6 +46,10 @@ pub struct Underlay {
     hurried: AtomicBool,
     /// ICMP reports that host or network cannot be reached, so far.
     unreachable_reports: AtomicU64,
+    /// Whether the operator chose the source address.
+    source_is_chosen: bool,
+    /// Whether the route prefers another source address than ours.
+    other_source: AtomicBool,
 }
 
 /// MAC addresses for examples (RFC 9542 section 2.1.4): they stand where the real ones are not known.
@@ -67,6 +72,8 @@ impl Underlay {
             changed: Condvar::new(),
             hurried: AtomicBool::new(false),
             unreachable_reports: AtomicU64::new(0),
+            source_is_chosen: false,
+            other_source: AtomicBool::new(false),
         }
     }
 
@@ -74,6 +81,13 @@ impl Underlay {
     #[must_use]
     pub fn bound_to(mut self, device: Option<Ifindex>) -> Self {
         self.bound_device = device;
+        self
+    }
+
+    /// The same way from an address that the operator chose, if `chosen`, which no route changes.
+    #[must_use]
+    pub fn with_source_chosen(mut self, chosen: bool) -> Self {
+        self.source_is_chosen = chosen;
         self
     }
 
@@ -98,6 +112,16 @@ impl Underlay {
     pub fn with_runs_cut(mut self, where_cut: RunsAreCut) -> Self {
         self.runs_are_cut = where_cut;
         self
+    }
+
+    /// Takes note of the source address that the route prefers now.
+    pub fn prefer_source(&self, source: IpAddr) {
+        self.other_source.store(source != self.local && !self.source_is_chosen, Ordering::Relaxed);
+    }
+
+    /// Whether it is another than that of our sockets, which are to be opened anew then.
+    pub fn has_another_source(&self) -> bool {
+        self.other_source.load(Ordering::Relaxed)
     }
 
     /// The analyzer's address.

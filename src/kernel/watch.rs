@@ -129,7 +129,16 @@ pub(super) async fn look(ways: impl IntoIterator<Item = &mut Way>, netlink: &Net
         if known.is_none() {
             found.push((question, question.ask(netlink).await));
         }
+        let before = way.underlay.device();
         way.take(&found[at].1);
+        // Our address may be gone, or the route lead through another interface with another one.
+        let after = way.underlay.device();
+        if (after.is_none() || after != before)
+            && let Ok(route) = netlink.route(question.remote, None, question.bound).await
+            && let Some(source) = route.source
+        {
+            way.underlay.prefer_source(source);
+        }
         if way.must_ask && !asked.contains(&way.neighbour) {
             way.ask(netlink).await;
             asked.push(way.neighbour);

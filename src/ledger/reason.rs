@@ -66,6 +66,12 @@ reasons! {
     Filtered, "filtered", Policy,
         "the frame inside the tunnel does not match the filter",
         "none needed: the filter says so";
+    SampledOut, "sampled_out", Policy,
+        "the frame is not in the sample",
+        "none needed: `sample` says so";
+    Shed, "shed", Policy,
+        "a limit is reached, and the frame's flow is among those that are left out",
+        "raise the limit that the log names, or select less: a filter, or `sample`";
     NotAllowed, "not_allowed", Policy,
         "the tunnel's sender is none that --allow names",
         "if it should be heard, add its address to `allow`";

@@ -66,9 +66,10 @@ pub fn drop(needs: &Needs, sandbox: Sandbox) -> Result<Kept, PrivilegeError> {
         debug!("{} belongs to another user: CAP_DAC_OVERRIDE stays", directory.display());
         needs.capability(Capability::CAP_DAC_OVERRIDE, Reason::ForeignDirectory);
     }
+    // Under Landlock nobody looks into another process, and that is where a container's namespace is found.
     let writes = match sandbox {
-        Sandbox::Auto => files::confine(&needs),
-        Sandbox::Off => None,
+        Sandbox::Auto if !needs.has(Capability::CAP_SYS_PTRACE) => files::confine(&needs),
+        Sandbox::Auto | Sandbox::Off => None,
     };
     let capabilities = keep_only(needs.set()).map_err(PrivilegeError::Capabilities)?;
     let refuses_system_calls = sandbox == Sandbox::Auto && system_calls::refuse(&needs);

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::config::daemon::DaemonPlan;
+use crate::config::netns::Netns;
 use crate::config::plan::{
     DestinationPlan, End, FilePath, OuterPackets, Probe, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, TunnelsPlan,
 };
@@ -35,7 +36,7 @@ pub struct Needs {
 /// How long a session lives: what is only opened once needs no capability afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// In the foreground: its sources are opened once, and it ends with them.
+    /// In the foreground: its sources are opened once, but for patterns, and it ends with them.
     Once,
     /// In the daemon: what fails is tried again, and interfaces come and go.
     Stays,
@@ -46,6 +47,10 @@ pub enum Life {
 pub enum Reason {
     /// A packet socket for each interface that comes, or comes back.
     Interfaces,
+    /// The network namespace that they are in is entered for that.
+    Namespace,
+    /// It is found by a process of another user.
+    ForeignProcess,
     /// Raw sockets of GRE and ERSPAN, after a failure.
     RawSockets,
     /// Sockets of ICMP probes, after a failure.
@@ -70,8 +75,10 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason there is: the documentation has a row for each.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Interfaces,
+        Self::Namespace,
+        Self::ForeignProcess,
         Self::RawSockets,
         Self::Probes,
         Self::ReceiveBuffers,
@@ -89,6 +96,8 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Interfaces => "interfaces that come new or come back",
+            Self::Namespace => "another network namespace, for interfaces there",
+            Self::ForeignProcess => "the network namespace of a process or container",
             Self::RawSockets => "raw sockets that are opened again",
             Self::Probes => "ICMP probes that are opened again",
             Self::ReceiveBuffers => "receive buffers beyond net.core.rmem_max, when an endpoint is opened again",
@@ -109,7 +118,7 @@ impl Needs {
         let mut needs = Self::default();
         let stays = life == Life::Stays;
         match &plan.source {
-            SourcePlan::Live(_) if stays => needs.capability(Capability::CAP_NET_RAW, Reason::Interfaces),
+            SourcePlan::Live(source) if stays || source.has_patterns() => needs.interfaces(source.netns.as_ref()),
             SourcePlan::Tunnels(tunnels) if stays => needs.endpoints(tunnels, receive_buffer),
             SourcePlan::Live(_) | SourcePlan::Tunnels(_) | SourcePlan::File(_) => {}
         }
@@ -137,6 +146,9 @@ impl Needs {
             }
         }
         needs.reads.insert(directory_of(file));
+        // The socket goes with the daemon, and a reload puts another one in its place.
+        let socket = plan.control.socket.as_deref().map(directory_of);
+        needs.writes.extend(socket.filter(|directory| plan.control.is_wanted || directory.is_dir()));
         needs
     }
 
@@ -168,6 +180,20 @@ impl Needs {
     /// The capabilities as a set.
     pub fn set(&self) -> Capabilities {
         self.capabilities().map(|(capability, _)| capability).collect()
+    }
+
+    /// Interfaces that may come, in this network namespace.
+    fn interfaces(&mut self, netns: Option<&Netns>) {
+        self.capability(Capability::CAP_NET_RAW, Reason::Interfaces);
+        let Some(netns) = netns else { return };
+        self.capability(Capability::CAP_SYS_ADMIN, Reason::Namespace);
+        match netns {
+            Netns::Name(_) => {}
+            Netns::Path(path) if !path.starts_with("/proc") => drop(self.reads.insert(directory_of(path))),
+            Netns::Path(_) | Netns::Process(_) | Netns::Container(_) => {
+                self.capability(Capability::CAP_SYS_PTRACE, Reason::ForeignProcess);
+            }
+        }
     }
 
     fn endpoints(&mut self, tunnels: &TunnelsPlan, receive_buffer: u64) {

@@ -5,17 +5,23 @@
 
 pub mod all_tunnels;
 pub mod own_traffic;
+pub mod sample;
+pub mod shed;
 
+use crate::config::plan::SamplePlan;
+use crate::flow::FlowHash;
 use crate::frame::Frame;
 use crate::ledger::DropReason;
 use crate::wire::layers::Layers;
 use own_traffic::OwnTraffic;
+use sample::Sample;
+use shed::Shed;
 
 /// The answer for one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The frame goes on.
-    Keep,
+    /// The frame goes on; its flow has this hash.
+    Keep(FlowHash),
     /// The frame ends here.
     Drop(DropReason),
 }
@@ -24,12 +30,26 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Selector {
     own_traffic: OwnTraffic,
+    /// `None`: every frame.
+    sample: Option<Sample>,
+    /// `None`: nothing is limited.
+    shed: Option<Shed>,
 }
 
 impl Selector {
-    /// A selector that keeps everything but our own tunnels.
-    pub fn new(own_traffic: OwnTraffic) -> Self {
-        Self { own_traffic }
+    /// A selector that keeps what `sample` says, but never our own tunnels.
+    pub fn new(own_traffic: OwnTraffic, sample: SamplePlan) -> Self {
+        Self { own_traffic, sample: Sample::of(sample), shed: None }
+    }
+
+    /// Has flows left out from now on when there are too many: claims the memory for it.
+    pub fn limit(&mut self) {
+        self.shed.get_or_insert_default();
+    }
+
+    /// Which flows are left out, if any ever are.
+    pub fn shed_mut(&mut self) -> Option<&mut Shed> {
+        self.shed.as_mut()
     }
 
     /// Learns what changed around the session since the last turn.
@@ -52,6 +72,13 @@ impl Selector {
         if self.own_traffic.is_ours(frame.bytes, layers) {
             return Verdict::Drop(DropReason::OwnTraffic);
         }
-        Verdict::Keep
+        let flow = FlowHash::of(frame.bytes, layers);
+        if self.sample.as_mut().is_some_and(|sample| !sample.keeps(flow)) {
+            return Verdict::Drop(DropReason::SampledOut);
+        }
+        if self.shed.as_mut().is_some_and(|shed| !shed.admits(flow, frame.bytes, layers)) {
+            return Verdict::Drop(DropReason::Shed);
+        }
+        Verdict::Keep(flow)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::orders::{Order, Orders, Returns};
 use super::stop::Stop;
 use super::window::Window;
 use crate::error::Explain;
@@ -18,6 +19,18 @@ pub(super) struct Contact {
     pub(super) failures: Failures,
     /// Which frames are this run's.
     pub(super) window: Window,
+    /// What this worker is to do between two turns.
+    pub(super) orders: Orders,
+    /// Where it gives sources back that have ended, if anybody follows the interfaces: then it lives on without them.
+    pub(super) returns: Option<Returns>,
+}
+
+impl Contact {
+    /// Has the worker carry out `orders` before its next turn.
+    pub(super) fn order(&self, orders: impl IntoIterator<Item = Order>) {
+        self.orders.give(orders);
+        self.stop.wake();
+    }
 }
 
 /// What went wrong in a session, each thing once: when an interface goes away, all workers see it.

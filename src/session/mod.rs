@@ -2,9 +2,13 @@
 
 mod contact;
 pub mod control;
+mod follow;
+pub mod governor;
 mod observe;
+mod orders;
 mod path;
 pub mod relay_loop;
+mod roster;
 mod running;
 mod stop;
 #[cfg(test)]
@@ -15,6 +19,8 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::unbounded_channel;
+
 use crate::config::defaults::MOST_TAP_MTU;
 use crate::config::plan::{self, DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
@@ -23,7 +29,7 @@ use crate::destination::open_error::CannotOpen;
 use crate::destination::spread::Spread;
 use crate::destination::tap::Tap;
 use crate::destination::tunnel::Tunnel;
-use crate::destination::{Destination, Destinations, Patience, Shared};
+use crate::destination::{Destination, Destinations, Patience, Shared, missing_ids};
 use crate::error::{Explain, Problems};
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Assignment, Ledger, Published};
@@ -35,10 +41,13 @@ use crate::select::own_traffic::{OwnTraffic, OwnTunnel};
 use crate::source::{self, Interface, Progress};
 
 use contact::{Contact, Failures};
+use follow::Follower;
+use governor::Totals;
 use observe::Observer;
+use orders::Orders;
 use path::Path;
-use running::Ready;
 pub use running::{Outcome, Running};
+use running::{Parts, Ready};
 use stop::Stop;
 use window::Window;
 use worker::Worker;
@@ -51,8 +60,10 @@ pub struct Session {
     files: Vec<bool>,
     interfaces: Vec<Interface>,
     progress: Option<Progress>,
+    governor: Option<governor::Plan>,
     health: Health,
     observer: Option<Observer>,
+    follower: Option<Follower>,
     /// Keeps the session's tunnels among those that no session captures.
     tunnels: Entry,
 }
@@ -64,6 +75,10 @@ pub struct Surroundings {
     pub all_tunnels: AllTunnels,
     /// What the session had open in an earlier run, and afterwards what it has open now.
     pub shared: Option<Shared>,
+    /// Whether it stays when its interfaces have gone, and waits for those that are not there yet.
+    pub stays: bool,
+    /// What all sessions together use, where that is limited.
+    pub totals: Option<Arc<Totals>>,
 }
 
 /// What keeps an otherwise sound session from starting or from ending well.
@@ -97,6 +112,13 @@ pub enum SessionError {
         #[source]
         cause: nix::Error,
     },
+    /// The kernel does not let the worker stand back as planned.
+    #[error("worker cannot have the priority that `priority` gives it")]
+    NoPriority {
+        /// The kernel's words.
+        #[source]
+        cause: std::io::Error,
+    },
     /// The worker did not end in time, or a second signal did not want to wait for it.
     #[error("ended while a pipe gave or took no frame; what the session held then is not in the ledger")]
     Abandoned,
@@ -110,6 +132,9 @@ impl Explain for SessionError {
                 Some("this is a defect of farspan: please report it with the message above".into())
             }
             Self::NotPinned { .. } => Some("`pin` names the CPUs; lscpu shows which are online".into()),
+            Self::NoPriority { .. } => Some(
+                "a lower nice value than farspan was started with needs CAP_SYS_NICE; `lscpu` shows the CPUs".into(),
+            ),
             Self::Abandoned => None,
         }
     }
@@ -135,7 +160,11 @@ impl Session {
         around: &mut Surroundings,
     ) -> Result<Self, Problems> {
         Problems::unless_empty(relay_loop::relay_loops(plan, underlays))?;
-        let opened = source::open(plan)?;
+        let opened = if around.stays {
+            source::open_staying(plan, &|name| missing_ids(&plan.destinations, &[name.to_owned()]).pop())?
+        } else {
+            source::open(plan)?
+        };
         let (patience, delay) = match &plan.source {
             SourcePlan::Live(live) => (Patience::Drop, live.delay),
             source if source.file().is_some() => (Patience::Wait, Duration::ZERO),
@@ -156,32 +185,53 @@ impl Session {
 
         let no_resources = |cause: nix::Error| SessionError::Resources { cause: cause.into() };
         let failures = Failures::default();
+        let (returns, follower) = match &plan.source {
+            // What is only named is there at the start, and its end is the session's.
+            SourcePlan::Live(live) if around.stays || live.has_patterns() => {
+                let (returns, returned) = unbounded_channel();
+                let (live, plan) = (live.clone(), Arc::new(plan.clone()));
+                let follower = Follower::new(live, plan, &opened.interfaces, returned, failures.clone(), around.stays);
+                (Some(returns), Some(follower))
+            }
+            SourcePlan::Live(_) | SourcePlan::File(_) | SourcePlan::Tunnels(_) => (None, None),
+        };
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let ledger = empty_ledger(plan);
             let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let stop = Stop::new().map_err(no_resources)?;
             let published = Published::new(ledger.clone());
-            let contact = Contact { stop, published, failures: failures.clone(), window: Window::open() };
+            let (orders, returns) = (Orders::default(), returns.clone());
+            let window = Window::open();
+            let contact = Contact { stop, published, failures: failures.clone(), window, orders, returns };
             let path = Path {
-                selector: Selector::new(OwnTraffic::following(&around.all_tunnels)),
+                selector: Selector::new(OwnTraffic::following(&around.all_tunnels), plan.sample),
                 normaliser: Normaliser::new(plan.normalise.truncate),
                 destinations: destinations.spread_by(spread),
                 ledger,
             };
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
-            workers.push(Ready { worker, contact, cpu: plan.cpu(number) });
+            workers.push(Ready { worker, contact, cpu: plan.cpu(number), priority: plan.priority.clone() });
+        }
+        let underlays: Vec<_> = underlays.iter().flatten().cloned().collect();
+        let governor = governor::Plan::of(&plan.name, plan.limit, underlays.clone(), around.totals.clone());
+        if let Some(plan) = &governor {
+            for Ready { worker, .. } in &mut workers {
+                worker.govern(&plan.shared);
+            }
         }
         Ok(Self {
             workers,
             failures,
-            underlays: underlays.iter().flatten().cloned().collect(),
+            underlays,
             files: plan.destinations.iter().map(|destination| destination.file().is_some()).collect(),
             interfaces: opened.interfaces,
             progress: opened.progress,
+            governor,
             health,
             observer,
             tunnels,
+            follower,
         })
     }
 
@@ -200,16 +250,18 @@ impl Session {
         &self.health
     }
 
-    /// Starts the workers.
+    /// Starts the workers, and the governor of a session with limits: inside a tokio runtime.
     ///
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        let mut running = Running::start(self.workers, self.failures, self.underlays, self.files, Some(self.tunnels))?;
-        if let Some(observer) = self.observer {
+        let Self { workers, failures, underlays, files, interfaces, observer, tunnels, follower, .. } = self;
+        let (follower, tunnels) = (follower.map(Box::new), Some(tunnels));
+        let mut running = Running::start(workers, Parts { failures, underlays, files, interfaces, follower, tunnels })?;
+        if let Some(observer) = observer {
             running.observe(observer);
         }
-        Ok(running)
+        Ok(running.governed_by(self.governor))
     }
 
     /// Starts the workers, which let every frame pass by until [`Running::begin_at`] says whose the frames are: an earlier

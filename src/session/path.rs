@@ -1,7 +1,6 @@
 //! What happens to one frame between source and destinations.
 
 use crate::destination::Destinations;
-use crate::flow::FlowHash;
 use crate::frame::Frame;
 use crate::ledger::Ledger;
 use crate::normalise::Normaliser;
@@ -24,12 +23,13 @@ impl Path {
         ledger.captured += 1;
 
         let layers = Layers::parse(frame.bytes);
-        if let Verdict::Drop(reason) = selector.decide(frame, &layers) {
-            ledger.not_selected[reason] += 1;
-            return;
-        }
-
-        let flow = FlowHash::of(frame.bytes, &layers);
+        let flow = match selector.decide(frame, &layers) {
+            Verdict::Keep(flow) => flow,
+            Verdict::Drop(reason) => {
+                ledger.not_selected[reason] += 1;
+                return;
+            }
+        };
         // Counted beside the ledger, which the destinations have meanwhile.
         let mut rewritten = ledger.rewritten;
         rewritten.tags += u64::from(frame.has_restored_tag);
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
     use crate::config::local_end::CaptureFilePlan;
     use crate::config::plan::{
-        DestinationPlan, Encapsulation, End, FilePath, Fit, Host, Ids, TransmitPlan, TunnelPlan,
+        DestinationPlan, Encapsulation, End, FilePath, Fit, Host, Ids, SampleBy, SamplePlan, TransmitPlan, TunnelPlan,
     };
     use crate::destination::Patience;
     use crate::destination::Shared;
@@ -119,6 +119,11 @@ mod tests {
         )
     }
 
+    fn samples() -> impl Strategy<Value = SamplePlan> {
+        let by = proptest::sample::select(vec![SampleBy::Flow, SampleBy::Frame]);
+        (1..4_u32, by).prop_map(|(one_in, by)| SamplePlan { rate: format!("1/{one_in}").parse().unwrap(), by })
+    }
+
     fn tunnel(fit: Fit, folder: &std::path::Path) -> End {
         let encapsulation = Encapsulation::Vxlan { vni: Ids::all(Vni::LEAST), port: 4789 };
         let outer = FilePath::Path(folder.join(fit.to_string()));
@@ -135,6 +140,7 @@ mod tests {
             frames in vec(frames(), 0..60),
             truncate in proptest::option::of(14..200_u64),
             flush_after in 1..20_usize,
+            sample in samples(),
         ) {
             let folder = tempfile::tempdir().unwrap();
             let file = |name: &str| End::File(CaptureFilePlan::plain(FilePath::Path(name.into())));
@@ -154,7 +160,7 @@ mod tests {
             let destinations =
                 open_destinations(&plans, &ways, &["eth0".into()], Patience::Drop, &mut shared).unwrap();
             let mut path = Path {
-                selector: Selector::new(OwnTraffic::new(destinations.own_tunnels())),
+                selector: Selector::new(OwnTraffic::new(destinations.own_tunnels()), sample),
                 normaliser: Normaliser::new(truncate.map(|length| Snaplen::new(length).unwrap())),
                 destinations,
                 ledger: Ledger::new(plans.iter().map(|plan| (plan.name.as_str(), plan.to.as_str()))),

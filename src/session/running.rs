@@ -1,5 +1,7 @@
 //! A running session: its worker threads, seen as one.
 
+use std::future::pending;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -10,14 +12,20 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::SessionError;
 use super::contact::{Contact, Failures};
+use super::follow::Follower;
+use super::governor::{self, Governor};
 use super::observe::{Observer, Observing};
 use super::worker::Worker;
+use crate::config::plan::{PriorityPlan, Scheduling};
 use crate::destination::Unwritten;
 use crate::error::{Explain, Problems};
+use crate::kernel::link_events::Links;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Ledger, Published};
 use crate::quantity::Timestamp;
 use crate::select::all_tunnels::Entry;
+use crate::source::Interface;
+use crate::sys::thread as scheduling;
 
 /// A session whose workers run.
 #[derive(Debug)]
@@ -30,6 +38,11 @@ pub struct Running {
     exits: UnboundedReceiver<Exit>,
     /// How many workers have not ended yet.
     at_work: usize,
+    /// What is captured, unless interfaces are followed.
+    interfaces: Vec<Interface>,
+    follower: Option<Box<Follower>>,
+    /// For a session with limits.
+    governor: Option<Governor>,
     observing: Option<Observing>,
     tunnels: Option<Entry>,
 }
@@ -43,12 +56,27 @@ pub struct Outcome {
     pub failures: Vec<Box<dyn Explain>>,
 }
 
+/// What a session has beside its workers.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub(super) failures: Failures,
+    pub(super) underlays: Vec<Arc<Underlay>>,
+    /// Which destinations are capture files.
+    pub(super) files: Vec<bool>,
+    /// What is captured at the start.
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) follower: Option<Box<Follower>>,
+    pub(super) tunnels: Option<Entry>,
+}
+
 /// A worker that is ready to run.
 pub(super) struct Ready {
     pub(super) worker: Worker,
     pub(super) contact: Contact,
     /// The CPU that it stays on.
     pub(super) cpu: Option<usize>,
+    /// How it stands back behind other programs.
+    pub(super) priority: PriorityPlan,
 }
 
 /// A worker's last word.
@@ -61,21 +89,28 @@ struct Exit {
 }
 
 impl Running {
-    /// Starts `workers`, which have `failures` in common.
+    /// Starts `workers`, which have the failures of `parts` in common.
     ///
     /// # Errors
     /// When the kernel gives no thread.
-    pub(super) fn start(
-        workers: Vec<Ready>,
-        failures: Failures,
-        underlays: Vec<Arc<Underlay>>,
-        files: Vec<bool>,
-        tunnels: Option<Entry>,
-    ) -> Result<Self, Problems> {
+    pub(super) fn start(workers: Vec<Ready>, parts: Parts) -> Result<Self, Problems> {
         let (send, exits) = unbounded_channel();
         let contacts = workers.iter().map(|ready| ready.contact.clone()).collect();
         let at_work = workers.len();
-        let running = Self { contacts, failures, underlays, files, exits, at_work, observing: None, tunnels };
+        let Parts { failures, underlays, files, interfaces, follower, tunnels } = parts;
+        let running = Self {
+            contacts,
+            failures,
+            underlays,
+            files,
+            exits,
+            at_work,
+            interfaces,
+            follower,
+            governor: None,
+            observing: None,
+            tunnels,
+        };
         for (number, ready) in workers.into_iter().enumerate() {
             if let Err(cause) = start_one(number, ready, send.clone()) {
                 running.stop();
@@ -83,6 +118,17 @@ impl Running {
             }
         }
         Ok(running)
+    }
+
+    /// Has a governor keep the workers within their limits. Must be called inside a tokio runtime if there is one.
+    pub(super) fn governed_by(mut self, plan: Option<governor::Plan>) -> Self {
+        self.governor = plan.map(governor::Plan::start);
+        self
+    }
+
+    /// What the governor measures and does; `None` for a session without limits.
+    pub fn governor(&self) -> Option<governor::Shown> {
+        self.governor.as_ref().map(Governor::shown)
     }
 
     /// Has the destinations watched, until this is dropped.
@@ -124,11 +170,30 @@ impl Running {
         self.tunnels.take()
     }
 
+    /// The interfaces, or the file, that are captured now.
+    pub fn interfaces(&self) -> Vec<Interface> {
+        self.follower.as_ref().map_or_else(|| self.interfaces.clone(), |follower| follower.interfaces())
+    }
+
+    /// Follows the interfaces of farspan's own network namespace by a look that other sessions share.
+    pub fn share_links(&mut self, links: Links) {
+        if let Some(follower) = &mut self.follower {
+            follower.share_links(links);
+        }
+    }
+
     /// Waits for the end of all workers. Where one ends, the others are asked to: a session without a part of its flows
-    /// would look whole.
+    /// would look whole. Until then the interfaces that the plan means are followed, where others may come; nothing is
+    /// missed when the wait is given up and begun again.
     pub async fn ended(&mut self) -> Outcome {
         while self.at_work > 0 {
-            let Some(Exit { worker, well }) = self.exits.recv().await else { break };
+            let Self { contacts, exits, follower, .. } = self;
+            let is_stopping = contacts.iter().any(|contact| contact.stop.is_requested());
+            let exit = tokio::select! {
+                exit = exits.recv() => exit,
+                () = followed(follower, contacts), if !is_stopping => continue,
+            };
+            let Some(Exit { worker, well }) = exit else { break };
             self.at_work -= 1;
             if !well {
                 self.failures.report(SessionError::Crashed { worker }.into());
@@ -146,6 +211,14 @@ impl Running {
     }
 }
 
+/// One turn of following the interfaces; none comes where they are not followed.
+async fn followed(follower: &mut Option<Box<Follower>>, contacts: &[Contact]) {
+    match follower {
+        Some(follower) => follower.turn(contacts).await,
+        None => pending().await,
+    }
+}
+
 impl Drop for Running {
     /// Nobody will ask for the workers any more: a run that was prepared, and then not wanted.
     fn drop(&mut self) {
@@ -155,15 +228,15 @@ impl Drop for Running {
 
 /// Starts one worker thread.
 fn start_one(number: usize, ready: Ready, exits: UnboundedSender<Exit>) -> std::io::Result<()> {
-    let Ready { mut worker, contact, cpu } = ready;
+    let Ready { mut worker, contact, cpu, priority } = ready;
     let session = tracing::Span::current();
     let run = move || {
         // So that what the worker logs names its session, where there are several.
         let _session = session.enter();
         // Nothing of a worker that panicked is used again but what it has published.
-        let well = catch_unwind(AssertUnwindSafe(|| match cpu.map(|cpu| (cpu, pin(cpu))) {
-            Some((cpu, Err(cause))) => contact.failures.report(SessionError::NotPinned { cpu, cause }.into()),
-            _ => worker.run(),
+        let well = catch_unwind(AssertUnwindSafe(|| match settle_down(cpu, &priority) {
+            Ok(()) => worker.run(),
+            Err(cannot) => contact.failures.report(cannot.into()),
         }));
         // The last word first: to close many captures takes the kernel seconds. Where nobody waits for it any more, the
         // process is ending.
@@ -172,10 +245,31 @@ fn start_one(number: usize, ready: Ready, exits: UnboundedSender<Exit>) -> std::
     thread::Builder::new().name(format!("worker-{number}")).spawn(run).map(drop)
 }
 
-/// Keeps this thread on one CPU.
-fn pin(cpu: usize) -> nix::Result<()> {
+/// Puts this thread where and behind whom it is to run.
+fn settle_down(cpu: Option<usize>, priority: &PriorityPlan) -> Result<(), SessionError> {
+    if let Some(cpu) = cpu {
+        pin(&[cpu]).map_err(|cause| SessionError::NotPinned { cpu, cause })?;
+    }
+    stand_back(priority).map_err(|cause| SessionError::NoPriority { cause })
+}
+
+fn stand_back(priority: &PriorityPlan) -> io::Result<()> {
+    let PriorityPlan { nice, scheduling: way, cpus } = priority;
+    if !cpus.is_empty() {
+        pin(cpus)?;
+    }
+    nice.map_or(Ok(()), |nice| scheduling::set_nice(nice.value()))?;
+    match way {
+        Scheduling::Other => Ok(()),
+        Scheduling::Batch => scheduling::schedule_as_batch(),
+        Scheduling::Idle => scheduling::schedule_as_idle(),
+    }
+}
+
+/// Keeps this thread on these CPUs.
+fn pin(cpus: &[usize]) -> nix::Result<()> {
     let mut only = CpuSet::new();
-    only.set(cpu)?;
+    cpus.iter().try_for_each(|&cpu| only.set(cpu))?;
     sched_setaffinity(Pid::from_raw(0), &only)
 }
 
@@ -226,12 +320,13 @@ mod tests {
     fn ready(failures: &Failures, then: Option<End>, cpu: Option<usize>) -> Ready {
         let contact = Contact { failures: failures.clone(), ..testing::contact() };
         let worker = testing::worker(vec![Box::new(Then { gave: false, then })], &contact, None);
-        Ready { worker, contact, cpu }
+        Ready { worker, contact, cpu, priority: PriorityPlan::default() }
     }
 
     fn outcome(workers: impl FnOnce(&Failures) -> Vec<Ready>) -> Outcome {
         let failures = Failures::default();
-        let mut running = Running::start(workers(&failures), failures, Vec::new(), vec![true], None).unwrap();
+        let parts = Parts { failures: failures.clone(), files: vec![true], ..Parts::default() };
+        let mut running = Running::start(workers(&failures), parts).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(running.ended())
     }
@@ -272,7 +367,7 @@ mod tests {
         let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
         let cpu = (0..CpuSet::count()).rfind(|&cpu| allowed.is_set(cpu).unwrap()).unwrap();
         let seen = thread::spawn(move || {
-            pin(cpu).unwrap();
+            pin(&[cpu]).unwrap();
             sched_getaffinity(Pid::from_raw(0)).unwrap()
         });
         let seen = seen.join().unwrap();

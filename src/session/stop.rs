@@ -26,6 +26,11 @@ impl Stop {
     /// Asks the worker to end after the frames that were captured until now.
     pub(super) fn request(&self) {
         self.requested.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Wakes the worker for a turn.
+    pub(super) fn wake(&self) {
         // A full event counter means that the worker has been woken already.
         let _ = self.event.write(1);
     }

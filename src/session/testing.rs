@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::contact::{Contact, Failures};
+use super::orders::Orders;
 use super::path::Path;
 use super::stop::Stop;
 use super::window::Window;
 use super::worker::Worker;
 use crate::config::local_end::CaptureFilePlan;
-use crate::config::plan::FilePath;
+use crate::config::plan::{FilePath, SamplePlan};
 use crate::destination::Shared;
 use crate::destination::capture_file::CaptureFile;
 use crate::destination::{Destination, Destinations};
@@ -39,14 +40,15 @@ fn ledger() -> Ledger {
 
 pub(super) fn contact() -> Contact {
     let (stop, published) = (Stop::new().unwrap(), Published::new(ledger()));
-    Contact { stop, published, failures: Failures::default(), window: Window::open() }
+    let (orders, window) = (Orders::default(), Window::open());
+    Contact { stop, published, failures: Failures::default(), orders, returns: None, window }
 }
 
 pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Option<u64>) -> Worker {
     let plan = CaptureFilePlan::plain(FilePath::Path("/dev/null".into()));
     let nowhere = CaptureFile::open(&plan, &[], &mut Shared::new(&[], 0)).unwrap();
     let path = Path {
-        selector: Selector::new(OwnTraffic::default()),
+        selector: Selector::new(OwnTraffic::default(), SamplePlan::default()),
         normaliser: Normaliser::new(None),
         destinations: Destinations::new(vec![Destination::File(nowhere)]),
         ledger: ledger(),

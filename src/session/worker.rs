@@ -2,17 +2,26 @@
 //!
 //! No async, channel, lock, allocation, clock reading or log line for a frame; those are for the turn around many.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::SessionError;
 use super::contact::Contact;
+use super::governor::{Governed, Shared};
+use super::orders::{Attachment, LetGo, Order};
 use super::path::Path;
+use crate::error::Explain;
 use crate::frame::Frame;
 use crate::ledger::KernelDrops;
 use crate::quantity::Timestamp;
-use crate::source::{Readiness, Source};
+use crate::source::{self, Readiness, Source};
 
+/// How long a source that is not wanted any more may have frames, which the kernel may have captured while it was.
+const LONGEST_LEAVE: Duration = Duration::from_secs(1);
+/// What a worker waits for at every descriptor.
+const READABLE: EpollEvent = EpollEvent::new(EpollFlags::EPOLLIN, 0);
 /// Frames that one source may hand over before the batches are flushed and the others get their turn.
 const BUDGET: usize = 1024;
 /// Longest sleep: so often an idle session looks at the kernel's counters.
@@ -21,9 +30,12 @@ const IDLE_TURN: Duration = Duration::from_secs(1);
 const KERNEL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the ledger is shown to the control plane when a turn leaves frames behind.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a stopped session still takes frames that the kernel had captured before, at least.
-const LEAST_GRACE: Duration = Duration::from_millis(10);
-/// How long it does at most where a run that goes on from a certain moment relies on it: a worker that the host kept from
+/// How many times `delay` frames come together where CPU time is short.
+const PORTION: u32 = 4;
+/// Frames of a turn that are few, so that those of several turns fit into any buffer.
+const FEW: u64 = 512;
+/// How long a stopped session still takes what the kernel captured before at most, where a run that goes on from a certain
+/// moment relies on it: a worker that the host kept from
 /// its processor catches up in that.
 const MOST_GRACE: Duration = Duration::from_secs(2);
 
@@ -37,15 +49,36 @@ pub(super) struct Worker {
     asked_kernel_at: Option<Instant>,
     /// Captured frames after which the session ends by itself.
     count: u64,
+    /// How long the kernel may still hand over what it captured before a source, or the session, was to end.
     grace: Duration,
+    /// What the kernel dropped before sources that were let go: totals only rise.
+    dropped_before: KernelDrops,
+    /// How long frames come together where CPU time is short.
+    portion: Duration,
+    /// How many frames the latest turn found.
+    found: u64,
+    /// For a session with limits.
+    governed: Option<Governed>,
 }
 
 /// A source with what the worker remembers about it.
 struct Tap {
+    attachment: Attachment,
     source: Box<dyn Source>,
     readiness: Readiness,
-    /// The last answer, kept when the source is gone: totals only rise.
+    /// The last answer, kept when the source is gone.
     kernel_drops: KernelDrops,
+    /// When it is let go: the control plane does not want it any more.
+    leaves_at: Option<Instant>,
+    /// Why it ended, until whoever follows interfaces hears of it.
+    failure: Option<Box<dyn Explain>>,
+}
+
+impl Tap {
+    fn new(attachment: Attachment, source: Box<dyn Source>) -> Self {
+        let (readiness, kernel_drops) = (Readiness::More, KernelDrops::default());
+        Self { attachment, source, readiness, kernel_drops, leaves_at: None, failure: None }
+    }
 }
 
 impl Worker {
@@ -62,17 +95,14 @@ impl Worker {
         count: Option<u64>,
     ) -> nix::Result<Self> {
         let wake = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let readable = EpollEvent::new(EpollFlags::EPOLLIN, 0);
-        wake.add(contact.stop.descriptor(), readable)?;
+        wake.add(contact.stop.descriptor(), READABLE)?;
         for source in &sources {
             if let Some(descriptor) = source.descriptor() {
-                wake.add(descriptor, readable)?;
+                wake.add(descriptor, READABLE)?;
             }
         }
-        let taps = sources
-            .into_iter()
-            .map(|source| Tap { source, readiness: Readiness::More, kernel_drops: KernelDrops::default() })
-            .collect();
+        let taps =
+            (0..).map(Attachment).zip(sources).map(|(attachment, source)| Tap::new(attachment, source)).collect();
         Ok(Self {
             taps,
             path,
@@ -81,8 +111,18 @@ impl Worker {
             published_at: None,
             asked_kernel_at: None,
             count: count.unwrap_or(u64::MAX),
-            grace: LEAST_GRACE.max(2 * delay),
+            grace: source::grace(delay),
+            dropped_before: KernelDrops::default(),
+            portion: PORTION * delay,
+            found: 0,
+            governed: None,
         })
+    }
+
+    /// Has this worker keep within what its governor allows.
+    pub(super) fn govern(&mut self, shared: &Arc<Shared>) {
+        self.path.selector.limit();
+        self.governed = Some(Governed::new(Arc::clone(shared), Instant::now()));
     }
 
     /// Mirrors until the sources end, the count is reached or the session is stopped. Then every frame has its fate, and
@@ -93,14 +133,21 @@ impl Worker {
         loop {
             self.wait(now);
             now = Instant::now();
+            if self.contact.orders.are_waiting() {
+                self.carry_out(now);
+            }
 
+            self.follow_window(now);
             let (captured, offered) = (self.path.ledger.captured, self.path.ledger.offered);
             self.path.selector.catch_up();
             self.path.destinations.look();
             let oldest = self.drain(now, stop_by.is_some());
+            self.let_go();
             self.path.destinations.flush(now, &mut self.path.ledger);
             self.measure(oldest, self.path.ledger.offered - offered);
-            self.settle(now, self.path.ledger.captured - captured);
+            self.found = self.path.ledger.captured - captured;
+            self.settle(now, self.found);
+            self.tell_use(now);
 
             if self.contact.stop.is_requested() && stop_by.is_none() {
                 self.contact.stop.acknowledge();
@@ -126,6 +173,20 @@ impl Worker {
         self.contact.published.update(&self.path.ledger);
     }
 
+    /// Follows the window that the governor has set.
+    fn follow_window(&mut self, now: Instant) {
+        if let (Some(governed), Some(shed)) = (&mut self.governed, self.path.selector.shed_mut()) {
+            governed.follow(now, shed);
+        }
+    }
+
+    /// Tells the governor what the turn used.
+    fn tell_use(&mut self, now: Instant) {
+        if let (Some(governed), Some(shed)) = (&mut self.governed, self.path.selector.shed_mut()) {
+            governed.tell(now, &self.path.ledger, shed);
+        }
+    }
+
     /// Sleeps until a source has frames, a deadline comes or the session is stopped.
     fn wait(&mut self, now: Instant) {
         if self.taps.iter().any(|tap| tap.readiness == Readiness::More) {
@@ -143,6 +204,7 @@ impl Worker {
             Readiness::Until(deadline) => Some(deadline),
             _ => None,
         });
+        let deadlines = deadlines.chain(self.taps.iter().filter_map(|tap| tap.leaves_at));
         let deadline = deadlines.chain(self.path.destinations.deadline()).min().unwrap_or(now + IDLE_TURN);
         // A stopped session has no more to do than to empty the kernel's buffers.
         let limit = if self.contact.stop.is_requested() { self.grace } else { IDLE_TURN };
@@ -154,6 +216,16 @@ impl Worker {
             let timeout = EpollTimeout::try_from(patience).unwrap_or(EpollTimeout::ZERO);
             // An interrupted or failed wait only makes this turn come early.
             let _ = self.wake.wait(&mut [EpollEvent::empty(); 1], timeout);
+        }
+        self.let_come_together();
+    }
+
+    /// Lets more frames come where CPU time is short, so that they cost one turn together, as long as there are few of them:
+    /// the buffer holds many times as many.
+    fn let_come_together(&mut self) {
+        let in_portions = self.path.selector.shed_mut().is_some_and(|shed| shed.window().in_portions);
+        if in_portions && self.found < FEW && !self.contact.stop.is_requested() {
+            std::thread::sleep(self.portion);
         }
     }
 
@@ -186,7 +258,11 @@ impl Worker {
                 }
             };
             tap.readiness = tap.source.drain(now, budget, &mut take).unwrap_or_else(|failure| {
-                contact.failures.report(failure);
+                if contact.returns.is_some() {
+                    tap.failure = Some(failure);
+                } else {
+                    contact.failures.report(failure);
+                }
                 // What its buffer still holds would keep it readable, and the worker awake, for ever.
                 let _ = tap.source.descriptor().map(|descriptor| wake.delete(descriptor));
                 Readiness::Ended
@@ -199,8 +275,58 @@ impl Worker {
             if !recorded && first < Timestamp::MAX {
                 oldest = Some(oldest.map_or(first, |oldest: Timestamp| oldest.min(first)));
             }
+            // A busy one has more for ever.
+            let is_over = |at| now >= at && (tap.readiness != Readiness::More || now >= at + LONGEST_LEAVE);
+            if tap.leaves_at.is_some_and(is_over) {
+                let _ = tap.source.descriptor().map(|descriptor| wake.delete(descriptor));
+                tap.readiness = Readiness::Ended;
+            }
         }
         oldest
+    }
+
+    /// Does what the control plane has ordered.
+    fn carry_out(&mut self, now: Instant) {
+        // The orders themselves tell what the event did.
+        self.contact.stop.acknowledge();
+        for order in self.contact.orders.take() {
+            match order {
+                Order::Learn { interface, name } => self.path.destinations.learn_interface(interface, &name),
+                Order::Attach { attachment, source } => {
+                    let added = source.descriptor().map_or(Ok(()), |descriptor| self.wake.add(descriptor, READABLE));
+                    let mut tap = Tap::new(attachment, source);
+                    if let Err(cause) = added {
+                        tap.readiness = Readiness::Ended;
+                        tap.failure = Some(SessionError::Resources { cause: cause.into() }.into());
+                    }
+                    self.taps.push(tap);
+                }
+                Order::Detach { attachment } => {
+                    for tap in self.taps.iter_mut().filter(|tap| tap.attachment == attachment) {
+                        tap.leaves_at = Some(now + self.grace);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives back the sources that have ended, to whoever follows interfaces: they hold no frame any more, and what the
+    /// kernel dropped before them is counted.
+    fn let_go(&mut self) {
+        let Self { taps, path, contact, dropped_before, .. } = self;
+        let Some(returns) = &contact.returns else { return };
+        let window = contact.window.read();
+        for mut tap in taps.extract_if(.., |tap| tap.readiness == Readiness::Ended) {
+            tap.source.finish(&mut |frame| {
+                if window.contains(&frame.timestamp.nanos()) {
+                    path.take(frame);
+                }
+            });
+            *dropped_before = *dropped_before + tap.source.kernel_drops();
+            let Tap { attachment, source, failure, .. } = tap;
+            // Nobody waits for it any more when the session is abandoned.
+            let _ = returns.send(LetGo { attachment, source, failure });
+        }
     }
 
     /// Measures how long the frames of this turn took at most: the only reading of the wall clock, once for all of them.
@@ -228,7 +354,7 @@ impl Worker {
         for tap in self.taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             tap.kernel_drops = tap.source.kernel_drops();
         }
-        self.path.ledger.kernel = self.taps.iter().fold(KernelDrops::default(), |sum, tap| sum + tap.kernel_drops);
+        self.path.ledger.kernel = self.taps.iter().fold(self.dropped_before, |sum, tap| sum + tap.kernel_drops);
         self.path.ledger.senders.update(|all| self.taps.iter_mut().for_each(|tap| tap.source.senders(end, all)));
     }
 
@@ -239,9 +365,9 @@ impl Worker {
         now >= by && (!owes || now >= by + MOST_GRACE)
     }
 
-    /// Whether there is nothing left to do.
+    /// Whether there is nothing left to do. Where interfaces are followed, others may come.
     fn has_ended(&self) -> bool {
-        self.taps.iter().all(|tap| tap.readiness == Readiness::Ended)
+        (self.contact.returns.is_none() && self.taps.iter().all(|tap| tap.readiness == Readiness::Ended))
             || self.path.ledger.captured >= self.count
             || self.path.destinations.are_gone()
     }
@@ -260,7 +386,6 @@ fn is_due(last: &mut Option<Instant>, now: Instant, interval: Duration) -> bool 
 mod tests {
     use std::io::{self, PipeReader, Write as _};
     use std::os::fd::{AsFd as _, BorrowedFd};
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::super::testing;

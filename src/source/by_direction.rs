@@ -52,15 +52,20 @@ impl Source for ByDirection {
     ) -> Result<Readiness, Box<dyn Explain>> {
         let mut left = budget;
         while left > 0 {
+            let mut ending = None;
             for (capture, lane) in self.captures.iter_mut().zip(&mut self.merge.lanes) {
-                if let Err(error) = fill(capture, lane, now) {
-                    self.merge.give_all(each);
-                    return Err(error);
+                match fill(capture, lane, now) {
+                    Ok(readiness) => ending = ending.max(until(readiness)),
+                    Err(error) => {
+                        self.merge.give_all(each);
+                        return Err(error);
+                    }
                 }
             }
             let given = self.merge.give(now, left, each);
             if given == 0 {
-                return Ok(self.merge.deadline().map_or(Readiness::Waiting, Readiness::Until));
+                let next = self.merge.deadline().into_iter().chain(ending).min();
+                return Ok(next.map_or(Readiness::Waiting, Readiness::Until));
             }
             left -= given;
         }
@@ -80,15 +85,24 @@ impl Source for ByDirection {
 }
 
 /// Takes what `capture` has, while `lane` has room.
-fn fill(capture: &mut Live, lane: &mut Lane, now: Instant) -> Result<(), Box<dyn Explain>> {
+fn fill(capture: &mut Live, lane: &mut Lane, now: Instant) -> Result<Readiness, Box<dyn Explain>> {
+    let mut readiness = Readiness::Waiting;
     while lane.has_room() {
         let held = lane.len();
-        capture.drain(now, 1, &mut |frame| lane.push(frame, now))?;
+        readiness = capture.drain(now, 1, &mut |frame| lane.push(frame, now))?;
         if lane.len() == held {
             break;
         }
     }
-    Ok(())
+    Ok(readiness)
+}
+
+/// The moment that a capture waits for.
+fn until(readiness: Readiness) -> Option<Instant> {
+    match readiness {
+        Readiness::Until(moment) => Some(moment),
+        _ => None,
+    }
 }
 
 /// Two ordered streams of frames on their way to be one.

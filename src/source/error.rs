@@ -4,6 +4,7 @@ use std::io;
 
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::{Capability, remedy};
+use crate::kernel::link_events::LinksError;
 
 /// Why a source cannot be opened, or why it ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +25,9 @@ pub enum SourceError {
         /// The interfaces there are.
         present: Vec<String>,
     },
-    /// The kernel did not list its interfaces.
-    #[error("cannot list the interfaces of this host")]
-    NoList(#[source] nix::Error),
+    /// Nobody knows what interfaces there are.
+    #[error(transparent)]
+    NoList(#[from] LinksError),
     /// The process may not capture.
     #[error("not permitted to capture on `{interface}`: it takes the capability CAP_NET_RAW")]
     NotPermitted {
@@ -275,7 +276,8 @@ impl Explain for SourceError {
             Self::Damaged { .. } => {
                 Some("the frames before are good; the rest of the file cannot be trusted".to_owned())
             }
-            Self::NoList(_) | Self::NoCompiler(_) | Self::CannotOpen { .. } | Self::CannotWait { .. } => None,
+            Self::NoList(error) => error.hint(),
+            Self::NoCompiler(_) | Self::CannotOpen { .. } | Self::CannotWait { .. } => None,
         }
     }
 
@@ -287,6 +289,7 @@ impl Explain for SourceError {
             | Self::Unreadable { .. }
             | Self::Foreign { .. } => ExitCode::NoInput,
             Self::NotPermitted { .. } => ExitCode::NotPermitted,
+            Self::NoList(error) => error.exit_code(),
             Self::BadFilter { .. } => ExitCode::Usage,
             _ => ExitCode::Failed,
         }

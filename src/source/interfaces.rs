@@ -1,71 +1,111 @@
 //! The interfaces that a plan means.
 
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+
 use nix::net::if_::if_nametoindex;
 
 use super::error::SourceError;
 use crate::config;
+use crate::config::plan::is_pattern;
+use crate::kernel::link_events::{self, LinksError, Present};
+use crate::kernel::netns::Namespace;
+use crate::quantity::Ifindex;
+use crate::sys;
 
 /// libpcap's name for all interfaces together.
-pub(super) const ANY: &str = "any";
+pub(crate) const ANY: &str = "any";
 
-/// The interfaces that `patterns` mean, in their order, each once; and what means nothing.
-pub(super) fn meant(patterns: &[String]) -> (Vec<String>, Vec<SourceError>) {
-    // The list of a host with hundreds of interfaces costs the kernel a millisecond, and hundreds of sessions ask.
-    let are_there =
-        patterns.iter().all(|name| !name.contains(['*', '?', '[']) && if_nametoindex(name.as_str()).is_ok());
-    let present = match if are_there { Ok(patterns.to_vec()) } else { present() } {
-        Ok(present) => present,
-        Err(cause) => return (Vec::new(), vec![SourceError::NoList(cause)]),
+/// An interface that a plan means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meant {
+    /// Its name.
+    pub name: String,
+    /// Its number; `None` for `any`.
+    pub index: Option<Ifindex>,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+/// The interfaces that `patterns` may mean, in the network namespace of this thread: all there are, or only those that are
+/// named if all of them are there. The list of a host with hundreds of interfaces costs the kernel a millisecond, and
+/// hundreds of sessions ask.
+pub(crate) fn present(patterns: &[String]) -> Result<Vec<Present>, LinksError> {
+    named(patterns).map_or_else(|| link_events::look(&Namespace::own()), Ok)
+}
+
+fn named(patterns: &[String]) -> Option<Vec<Present>> {
+    let socket = UnixDatagram::unbound().ok()?;
+    let find = |name: &String| {
+        let index = if_nametoindex(name.as_str()).ok()?;
+        let up = sys::interface::flags(socket.as_fd(), name).ok()? & libc::IFF_UP != 0;
+        Some(Present { index: Ifindex::new(index.into()).ok()?, name: name.clone(), up })
     };
-    let (mut meant, mut problems) = (Vec::<String>::new(), Vec::new());
+    let is_list = patterns.iter().any(|name| is_pattern(name) || name == ANY);
+    if is_list { None } else { patterns.iter().map(find).collect() }
+}
+
+/// The interfaces of `present` that `patterns` mean, in their order, each once; and what means nothing.
+pub(crate) fn meant(patterns: &[String], present: &[Present]) -> (Vec<Meant>, Vec<SourceError>) {
+    let (mut meant, mut problems) = (Vec::<Meant>::new(), Vec::new());
     for pattern in patterns {
         let before = meant.len();
-        let mut matches = present.iter().filter(|name| config::matches(pattern, name)).cloned().collect::<Vec<_>>();
+        let matches = present.iter().filter(|one| is_match(pattern, &one.name));
+        let mut matches: Vec<Meant> =
+            matches.map(|one| Meant { name: one.name.clone(), index: Some(one.index), up: one.up }).collect();
         if pattern == ANY {
-            matches.push(ANY.to_owned());
+            matches.push(Meant { name: ANY.to_owned(), index: None, up: true });
         }
         if matches.is_empty() {
-            problems.push(nothing(pattern, &present));
+            problems.push(nothing(pattern, present));
         }
-        for name in matches {
-            if !meant[..before].contains(&name) {
-                meant.push(name);
+        for one in matches {
+            if !meant[..before].contains(&one) {
+                meant.push(one);
             }
         }
     }
     (meant, problems)
 }
 
-fn nothing(pattern: &str, present: &[String]) -> SourceError {
-    let present = present.to_vec();
-    if pattern.contains(['*', '?', '[']) {
+/// Whether `pattern` means the interface `name`: a pattern takes time to be read, and few are one.
+fn is_match(pattern: &str, name: &str) -> bool {
+    if is_pattern(pattern) { config::matches(pattern, name) } else { pattern == name }
+}
+
+fn nothing(pattern: &str, present: &[Present]) -> SourceError {
+    let present = present.iter().map(|one| one.name.clone()).collect();
+    if is_pattern(pattern) {
         SourceError::NoMatch { pattern: pattern.to_owned(), present }
     } else {
         SourceError::NoSuchInterface { name: pattern.to_owned(), present }
     }
 }
 
-fn present() -> nix::Result<Vec<String>> {
-    let names = nix::net::if_::if_nameindex()?;
-    Ok(names.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::{ExitCode, Explain};
+    use crate::kernel::link_events::look;
+    use crate::kernel::netns::Namespace;
+
+    fn meant_here(patterns: [&str; 2]) -> (Vec<String>, Vec<SourceError>) {
+        let present = look(&Namespace::own()).unwrap();
+        let (meant, problems) = meant(&patterns.map(str::to_owned), &present);
+        (meant.into_iter().map(|one| one.name).collect(), problems)
+    }
 
     #[test]
     fn a_name_that_two_patterns_mean_comes_once() {
-        let (names, problems) = meant(&["lo".to_owned(), "l[o]".to_owned()]);
+        let (names, problems) = meant_here(["lo", "l[o]"]);
         assert_eq!(names, ["lo"]);
         assert!(problems.is_empty());
     }
 
     #[test]
     fn what_means_nothing_is_told_with_what_there_is() {
-        let (names, problems) = meant(&["eth7q".to_owned(), "q7*".to_owned(), "lo".to_owned()]);
-        assert_eq!(names, ["lo"]);
+        let (names, problems) = meant_here(["eth7q", "q7*"]);
+        assert_eq!(names, [""; 0]);
         let words: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(words, ["there is no interface `eth7q`", "no interface matches `q7*`"]);
         for problem in problems {

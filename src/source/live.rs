@@ -3,7 +3,7 @@
 //! Never in libpcap's immediate mode: that falls back to `TPACKET_V2`, with a wake-up for about every frame.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pcap::{Active, Capture};
 use socket2::SockRef;
@@ -35,6 +35,10 @@ pub(super) struct Live {
     /// Whether it is the one, of several workers' captures, that tells what the interface itself dropped.
     tells_interface_drops: bool,
     drops: RisingDrops,
+    /// How long after the end of the interface the kernel may still hand over what it captured before.
+    grace: Duration,
+    /// When that time is over, once libpcap has told the end.
+    ending: Option<(Instant, pcap::Error)>,
 }
 
 impl Live {
@@ -59,7 +63,7 @@ impl Live {
             // Not told to ignore what is sent: libpcap would not tell a single socket either.
             let group = group.get_or_insert_with(|| FanOut::new(live.link.is_ethernet(), Directions::InOut));
             group.join(live.capture.as_fd()).map_err(cannot_share)?;
-            live.tells_interface_drops = worker == 0;
+            live.tells_interface_drops &= worker == 0;
             captures.push(live);
         }
         // libpcap starts to capture before anybody can join: what is in the rings until now may be in several of them.
@@ -99,9 +103,18 @@ impl Live {
             mtu,
             normalise: session.normalise.enabled,
             since: Timestamp::default(),
-            tells_interface_drops: true,
+            // libpcap asks the files of farspan's own namespace, in which another interface may have this name.
+            tells_interface_drops: plan.netns.is_none(),
             drops: RisingDrops::default(),
+            grace: super::grace(plan.delay),
+            ending: None,
         })
+    }
+
+    /// Waits for what the kernel still has before the end is told.
+    fn ends(&mut self, until: Instant, cause: pcap::Error) -> Readiness {
+        self.ending = Some((until, cause));
+        Readiness::Until(until)
     }
 
     /// The interface's MTU; `None` when it has none, as `any`.
@@ -113,7 +126,7 @@ impl Live {
 impl Source for Live {
     fn drain(
         &mut self,
-        _now: Instant,
+        now: Instant,
         budget: usize,
         each: &mut dyn FnMut(&Frame<'_>),
     ) -> Result<Readiness, Box<dyn Explain>> {
@@ -137,10 +150,16 @@ impl Source for Live {
                 refused: None,
             });
         });
-        match lent {
-            Ok(lent) if lent < budget => Ok(Readiness::Waiting),
-            Ok(_) => Ok(Readiness::More),
-            Err(cause) => Err(Box::new(SourceError::CaptureEnded { interface: self.name.clone(), cause })),
+        if matches!(lent, Ok(lent) if lent >= budget) {
+            return Ok(Readiness::More);
+        }
+        match (lent, self.ending.take()) {
+            (Ok(_), None) => Ok(Readiness::Waiting),
+            (_, Some((until, cause))) if now >= until => {
+                Err(Box::new(SourceError::CaptureEnded { interface: self.name.clone(), cause }))
+            }
+            (Err(cause), None) => Ok(self.ends(now + self.grace, cause)),
+            (_, Some((until, cause))) => Ok(self.ends(until, cause)),
         }
     }
 
@@ -235,7 +254,9 @@ struct RisingDrops {
 impl RisingDrops {
     fn update(&mut self, counted: pcap::Stat) {
         self.totals.buffer_full += u64::from(counted.dropped.wrapping_sub(self.buffer_full));
-        self.totals.interface += u64::from(counted.if_dropped.wrapping_sub(self.interface));
+        // What an interface that is gone has dropped is 0 again: no rise, and no wrap either.
+        let rise = counted.if_dropped.wrapping_sub(self.interface).cast_signed();
+        self.totals.interface += u64::try_from(rise).unwrap_or(0);
         (self.buffer_full, self.interface) = (counted.dropped, counted.if_dropped);
     }
 }
@@ -251,5 +272,7 @@ mod tests {
             drops.update(pcap::Stat { received: 0, dropped, if_dropped: 1 });
         }
         assert_eq!(drops.totals, KernelDrops { buffer_full: u64::from(u32::MAX) + 3, interface: 1 });
+        drops.update(pcap::Stat { received: 0, dropped: 2, if_dropped: 0 });
+        assert_eq!(drops.totals.interface, 1, "the interface is gone");
     }
 }

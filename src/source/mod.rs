@@ -5,38 +5,39 @@
 
 mod block;
 mod by_direction;
+mod captures;
 mod error;
 mod fan_out;
 mod file;
 mod filter;
 mod flow_program;
 mod held;
-mod interfaces;
+pub(crate) mod interfaces;
 mod link_type;
 mod live;
 mod pace;
 mod ring;
 mod tunnel;
 
+pub use captures::{Captured, Refuses};
+pub(crate) use captures::{open_one, share};
 pub use error::{ForeignKind, SourceError};
 pub use file::Progress;
 pub use tunnel::TunnelError;
 
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use by_direction::ByDirection;
 use file::Replay;
 use link_type::LinkLayer;
-use live::Live;
-use ring::RingCapture;
 
-use crate::config::defaults::{self, LEAST_BUFFER};
-use crate::config::plan::{Engine, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
+use crate::config::defaults;
+use crate::config::plan::{Engine, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use crate::error::{ExitCode, Explain, Problems};
 use crate::frame::{Frame, InterfaceId, Offload};
+use crate::kernel::netns::Namespace;
 use crate::ledger::{KernelDrops, SenderLedger};
-use crate::quantity::{Directions, Mtu, Timestamp};
+use crate::quantity::{Ifindex, Mtu, Timestamp};
 
 /// What a source has after a [`drain`](Source::drain).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,8 @@ pub struct Opened {
 pub struct Interface {
     /// Its name.
     pub name: String,
+    /// Its number; `None` for a file, for `any` and for a tunnel endpoint.
+    pub index: Option<Ifindex>,
     /// Its MTU when it was opened; `None` for a file, for `any` and for a tunnel endpoint.
     pub mtu: Option<Mtu>,
     /// What captures it; `None` for a file and for a tunnel endpoint.
@@ -113,7 +116,10 @@ pub struct Interface {
 pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
     match &plan.source {
         SourcePlan::Live(live) => {
-            Problems::unless_empty(interfaces::meant(&live.interfaces).1).map_err(|found| problems_of(plan, found))
+            let found = Namespace::find(live.netns.as_ref())?;
+            let present = found.within(|| interfaces::present(&live.interfaces))??;
+            let absent = interfaces::meant(&live.interfaces, &present).1;
+            Problems::unless_empty(absent).map_err(|found| problems_of(plan, found))
         }
         SourcePlan::File(_) | SourcePlan::Tunnels(_) => Ok(()),
     }
@@ -156,6 +162,28 @@ pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
     open_source(plan).map_err(|problems| problems_of(plan, problems))
 }
 
+/// The same for a session that lives on without any interface: of those that `plan` means and that it does not refuse,
+/// the ones that are there. Files and tunnels are opened as by [`open`].
+///
+/// # Errors
+/// Every [`SourceError`] that no other interface would be spared.
+pub fn open_staying(plan: &SessionPlan, refuses: Refuses<'_>) -> Result<Opened, Problems> {
+    match &plan.source {
+        SourcePlan::Live(live) => {
+            captures::open_staying(live, plan, refuses).map_err(|problems| problems_of(plan, problems))
+        }
+        SourcePlan::File(_) | SourcePlan::Tunnels(_) => open(plan),
+    }
+}
+
+/// How long after an interface has gone, or a session was asked to end, the kernel may still hand over what it captured
+/// before, when a frame waits in the capture buffer for `delay` at most.
+pub(crate) fn grace(delay: Duration) -> Duration {
+    /// The kernel's timers are not finer.
+    const LEAST: Duration = Duration::from_millis(10);
+    LEAST.max(2 * delay)
+}
+
 /// On the command line there is one source, and each problem names what it is about; in a file there are several.
 fn problems_of(plan: &SessionPlan, problems: Problems) -> Problems {
     match plan.name.as_str() {
@@ -166,10 +194,10 @@ fn problems_of(plan: &SessionPlan, problems: Problems) -> Problems {
 
 fn open_source(plan: &SessionPlan) -> Result<Opened, Problems> {
     match &plan.source {
-        SourcePlan::Live(live) => open_live(live, plan),
+        SourcePlan::Live(live) => captures::open(live, plan),
         SourcePlan::File(file) => {
             let file = Replay::open(file, &plan.filter, &plan.normalise)?;
-            let interfaces = vec![Interface { name: file.name().to_owned(), mtu: None, engine: None }];
+            let interfaces = vec![Interface { name: file.name().to_owned(), index: None, mtu: None, engine: None }];
             let progress = file.progress();
             Ok(Opened { shares: vec![vec![Box::new(file)]], interfaces, progress })
         }
@@ -206,91 +234,6 @@ pub fn frames_of_block(block: &mut [u8], each: &mut dyn FnMut(&Frame<'_>)) -> u3
         });
     }
     cursor.left()
-}
-
-fn open_live(live: &LivePlan, plan: &SessionPlan) -> Result<Opened, Problems> {
-    let (names, problems) = interfaces::meant(&live.interfaces);
-    let mut problems: Vec<Box<dyn Explain>> = problems.into_iter().map(Into::into).collect();
-    if names.is_empty() {
-        // No interface will compile the filter; its mistakes are to be known all the same.
-        problems.extend(filter::check(&plan.filter).err().map(Into::into));
-    }
-    let tell_directions = live.directions == Directions::InOut && plan.needs_direction();
-    let rings = names.len().max(1) * usize::from(live.workers.value());
-    let buffer = live.buffer / u64::try_from(rings).unwrap_or(u64::MAX);
-    let shares = (0..live.workers.value()).map(|_| Vec::new()).collect();
-    let mut opened = Opened { shares, interfaces: Vec::new(), progress: None };
-    let mut down = Vec::new();
-    for name in names {
-        let Ok(interface) = u16::try_from(opened.interfaces.len()).map(InterfaceId) else { break };
-        match open_interface(live, plan, (interface, &name), tell_directions, buffer) {
-            Ok((sources, interface)) => {
-                opened.shares.iter_mut().zip(sources).for_each(|(share, source)| share.push(source));
-                opened.interfaces.push(interface);
-            }
-            // A pattern means those that can be captured; only a name means this very one.
-            Err(problem @ SourceError::InterfaceDown { .. }) if !live.interfaces.contains(&name) => down.push(problem),
-            Err(problem) => {
-                let general = problem.is_general();
-                problems.push(problem.into());
-                if general {
-                    break;
-                }
-            }
-        }
-    }
-    if opened.interfaces.is_empty() {
-        problems.extend(down.into_iter().map(Into::into));
-    } else {
-        for problem in down {
-            tracing::warn!("{problem}: it is not mirrored");
-        }
-    }
-    Problems::unless_empty(problems)?;
-    Ok(opened)
-}
-
-/// One source for each worker, of `buffer` bytes.
-fn open_interface(
-    plan: &LivePlan,
-    session: &SessionPlan,
-    interface: (InterfaceId, &str),
-    tell_directions: bool,
-    buffer: u64,
-) -> Result<(Vec<Box<dyn Source>>, Interface), SourceError> {
-    let captured_by = |engine, mtu| Interface { name: interface.1.to_owned(), mtu, engine: Some(engine) };
-    let rings = match plan.engine {
-        Engine::Auto | Engine::Ring if interface.1 != interfaces::ANY => {
-            RingCapture::open(plan, session, interface, buffer.max(LEAST_BUFFER))?
-        }
-        _ => None,
-    };
-    if let Some(rings) = rings {
-        let mtu = rings.first().and_then(RingCapture::mtu);
-        return Ok((boxed(rings), captured_by(Engine::Ring, mtu)));
-    }
-    if plan.engine == Engine::Ring {
-        return Err(SourceError::NoRing { interface: interface.1.to_owned() });
-    }
-    let open = |directions, buffer: u64| Live::open(plan, session, interface, directions, buffer.max(LEAST_BUFFER));
-    // Frames of `any` are cooked and tell their direction themselves.
-    if !tell_directions || interface.1 == interfaces::ANY {
-        let captures = open(plan.directions, buffer)?;
-        let mtu = captures.first().and_then(Live::mtu);
-        return Ok((boxed(captures), captured_by(Engine::Pcap, mtu)));
-    }
-    let (received, sent) = (open(Directions::In, buffer / 2)?, open(Directions::Out, buffer / 2)?);
-    let mtu = received.first().and_then(Live::mtu);
-    // Both groups were joined in the order of the workers: each worker has both directions of its flows.
-    let merged = received
-        .into_iter()
-        .zip(sent)
-        .map(|(received, sent)| ByDirection::new(interface.1, [received, sent], plan.delay));
-    Ok((boxed(merged.collect::<Result<Vec<_>, _>>()?), captured_by(Engine::Pcap, mtu)))
-}
-
-fn boxed<S: Source + 'static>(sources: Vec<S>) -> Vec<Box<dyn Source>> {
-    sources.into_iter().map(|source| Box::new(source) as _).collect()
 }
 
 /// How frames of `link_type` become Ethernet; said once if they are not.

@@ -19,7 +19,7 @@ use crate::error::Explain;
 use crate::frame::{Frame, InterfaceId, Offload};
 use crate::ledger::KernelDrops;
 use crate::quantity::{Directions, Ifindex, Mtu, Workers};
-use crate::sys;
+use crate::sys::interface;
 use crate::sys::packet_socket::{PacketSocket, RingShape};
 use crate::sys::tpacket::Ring;
 
@@ -43,6 +43,8 @@ pub(super) struct RingCapture {
     ease: u32,
     /// How long to let blocks come together.
     pause: Duration,
+    /// How long after the end of the interface a block may come.
+    grace: Duration,
     name: String,
     interface: InterfaceId,
     /// Whether what the offloads left unfinished is to be finished.
@@ -55,12 +57,20 @@ pub(super) struct RingCapture {
     link: Link,
 }
 
+/// An interface that is down for so long will not be gone at once, as one that is deleted: the operator hears of it.
+const SAY_DOWN_AFTER: Duration = Duration::from_millis(500);
+
 /// What is known of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     Up,
-    /// It went down, and no frame has come since.
-    Down,
+    /// It went down then, and no frame has come since.
+    Down {
+        since: Instant,
+        said: bool,
+    },
+    /// It is gone. What it captured before may still be handed over until then.
+    Gone(Instant),
 }
 
 impl RingCapture {
@@ -103,6 +113,7 @@ impl RingCapture {
             was_full: false,
             ease: shape.block_count / 8,
             pause: plan.delay * 3 / 4,
+            grace: super::grace(plan.delay),
             name: name.to_owned(),
             interface,
             normalise: session.normalise.enabled,
@@ -131,28 +142,41 @@ impl RingCapture {
     }
 
     /// What the socket has to say while no frame comes: an interface that is down may come back, one that is gone does
-    /// not.
-    fn look_around(&mut self) -> Result<(), SourceError> {
+    /// not. That one is known by its number: it may have another name by now.
+    fn look_around(&mut self, now: Instant) -> Result<Option<Readiness>, SourceError> {
+        if let Link::Gone(until) = self.link {
+            let interface = self.name.clone();
+            let cause = io::Error::from_raw_os_error(libc::ENODEV);
+            return if now < until {
+                Ok(Some(Readiness::Until(until)))
+            } else {
+                Err(SourceError::InterfaceGone { interface, cause })
+            };
+        }
         let told = match SockRef::from(&self.ring).take_error() {
             Ok(told) => told,
             Err(cause) => Some(cause),
         };
         // An interface that is deleted goes down first, and of that alone the socket tells.
         if told.is_none() && self.link == Link::Up {
-            return Ok(());
+            return Ok(None);
         }
-        let is_there = index_of(&self.name).is_ok_and(|index| index == self.index);
-        if !is_there {
-            let cause = told.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENODEV));
-            return Err(SourceError::InterfaceGone { interface: self.name.clone(), cause });
+        let Ok(name) = interface::name(self.ring.as_fd(), self.index) else {
+            // The kernel still holds the block that was being filled.
+            let until = now + self.grace;
+            self.link = Link::Gone(until);
+            return Ok(Some(Readiness::Until(until)));
+        };
+        let (since, mut said) = match self.link {
+            Link::Down { since, said } => (since, said),
+            Link::Up | Link::Gone(_) => (now, false),
+        };
+        if self.speaks && !said && now >= since + SAY_DOWN_AFTER {
+            tracing::warn!("{name} is down; waiting for it");
+            said = true;
         }
-        if let Some(cause) = told
-            && self.speaks
-        {
-            tracing::warn!("{}: {cause}; waiting for it", self.name);
-        }
-        self.link = Link::Down;
-        Ok(())
+        self.link = Link::Down { since, said };
+        Ok(None)
     }
 }
 
@@ -207,7 +231,7 @@ fn index_of(name: &str) -> io::Result<Ifindex> {
 }
 
 fn is_loopback(socket: BorrowedFd<'_>, name: &str) -> bool {
-    sys::interface::flags(socket, name).is_ok_and(|flags| flags & libc::IFF_LOOPBACK != 0)
+    interface::flags(socket, name).is_ok_and(|flags| flags & libc::IFF_LOOPBACK != 0)
 }
 
 fn shape(buffer: u64, plan: &LivePlan) -> RingShape {
@@ -228,10 +252,12 @@ impl Source for RingCapture {
         let mut left = budget;
         while left > 0 {
             let Some(block) = self.ring.block() else {
-                self.look_around().map_err(|gone| Box::new(gone) as Box<dyn Explain>)?;
-                return Ok(self.ran_dry(now));
+                let is_ending = self.look_around(now).map_err(|gone| Box::new(gone) as Box<dyn Explain>)?;
+                return Ok(is_ending.unwrap_or_else(|| self.ran_dry(now)));
             };
-            self.link = Link::Up;
+            if matches!(self.link, Link::Down { .. }) {
+                self.link = Link::Up;
+            }
             let mut cursor = self.cursor.take().unwrap_or_else(|| Cursor::start(block));
             while left > 0
                 && let Some(captured) = cursor.advance(block)

@@ -35,6 +35,18 @@ pub fn is_on(interface: &str, offload: Offload) -> io::Result<bool> {
     Ok(value.data != 0)
 }
 
+/// How fast the link of `interface` is, in bits a second; `None` where the driver does not know or there is no link.
+///
+/// # Errors
+/// The kernel's: no such interface, or one without a link (`EOPNOTSUPP`).
+pub fn speed(interface: &str) -> io::Result<Option<u64>> {
+    let mut settings = LinkSettings { command: ETHTOOL_GSET, ..LinkSettings::default() };
+    ask(interface, &mut settings)?;
+    let megabits = u32::from(settings.speed_high) << 16 | u32::from(settings.speed);
+    // 0 and SPEED_UNKNOWN, which drivers cut to 16 bits or not.
+    Ok(Some(megabits).filter(|speed| ![0, 0xffff, u32::MAX].contains(speed)).map(|speed| u64::from(speed) * 1_000_000))
+}
+
 /// Whether the feature `name`, as `ethtool -k` shows it, is on at `interface`.
 ///
 /// # Errors
@@ -62,6 +74,7 @@ pub fn has_feature(interface: &str, name: &str) -> io::Result<bool> {
 pub const UDP_SEGMENTATION: &str = "tx-udp-segmentation";
 
 // linux/ethtool.h.
+const ETHTOOL_GSET: u32 = 0x01;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
@@ -110,10 +123,30 @@ struct FeatureBlock {
     never_changed: u32,
 }
 
+/// `struct ethtool_cmd`: what the kernel says of a link. The newer `ETHTOOL_GLINKSETTINGS` tells the same speed.
+#[repr(C)]
+#[derive(Default)]
+struct LinkSettings {
+    command: u32,
+    supported: u32,
+    advertising: u32,
+    /// Megabits a second, the low half.
+    speed: u16,
+    /// Duplex, port, PHY address, transceiver, autonegotiation, MDIO.
+    link: [u8; 6],
+    most_frames: [u32; 2],
+    speed_high: u16,
+    mdi: [u8; 2],
+    partner: u32,
+    reserved: [u32; 2],
+}
+
 /// A structure for `SIOCETHTOOL`: it begins with the command and holds all that the kernel writes for it.
 trait Question {}
 
 impl Question for EthtoolValue {}
+/// The kernel writes a `struct ethtool_cmd`, of which this is a copy.
+impl Question for LinkSettings {}
 /// The kernel writes one `u32` for each bit of `sets`: one.
 impl Question for FeatureCount {}
 /// The kernel writes all its names whatever `count` says, and it is asked how many they are first: never more than
@@ -146,6 +179,13 @@ mod tests {
         assert!(is_on("lo", Offload::TcpSegmentation).is_ok_and(|on| on));
         assert!(is_on("no-such-device0", Offload::TcpSegmentation).is_err());
         assert!(is_on("a-name-that-no-interface-can-have", Offload::GenericReceive).is_err());
+    }
+
+    #[test]
+    fn the_loopback_device_has_no_speed() {
+        assert_eq!(size_of::<LinkSettings>(), 44);
+        assert_eq!(speed("lo").unwrap_err().raw_os_error(), Some(libc::EOPNOTSUPP));
+        assert_eq!(speed("no-such-device0").unwrap_err().raw_os_error(), Some(libc::ENODEV));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::{Ioctl, c_int, c_short};
 
+use crate::quantity::Ifindex;
+
 /// The MTU of the interface `name`, in bytes, in the network namespace of `socket`, which may be of any kind.
 ///
 /// # Errors
@@ -46,6 +48,23 @@ pub fn flags(socket: BorrowedFd<'_>, name: &str) -> io::Result<c_int> {
 pub fn set_flags(socket: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<()> {
     let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_flags: ifr_flags(flags) };
     ask(socket, name, libc::SIOCSIFFLAGS, ifr_ifru).map(|_| ())
+}
+
+/// The name of the interface with this number, in the network namespace of `socket`.
+///
+/// # Errors
+/// The kernel's: `ENODEV` when there is no such interface.
+pub fn name(socket: BorrowedFd<'_>, index: Ifindex) -> io::Result<String> {
+    let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_ifindex: index.value().cast_signed() };
+    let mut question = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru };
+    // SAFETY: netdevice(7): SIOCGIFNAME "given the ifr_ifindex, return the name of the interface in ifr_name". `question` is
+    // a whole struct ifreq and outlives the call.
+    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFNAME, &raw mut question) };
+    if outcome < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = question.ifr_name.iter().map(|letter| letter.to_ne_bytes()[0]).take_while(|&letter| letter != 0);
+    Ok(String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned())
 }
 
 /// One of the requests of netdevice(7) that take and give a number.
@@ -94,5 +113,14 @@ mod tests {
         assert!(mtu(socket.as_fd(), "lo").unwrap() >= 576);
         assert_eq!(mtu(socket.as_fd(), "lo7qx").unwrap_err().raw_os_error(), Some(libc::ENODEV));
         assert!(mtu(socket.as_fd(), "longer-than-sixteen").is_err());
+    }
+
+    #[test]
+    fn an_interface_is_known_by_its_number() {
+        let socket = UnixDatagram::unbound().unwrap();
+        let loopback = nix::net::if_::if_nametoindex("lo").unwrap();
+        let number = |number: u32| Ifindex::new(number.into()).unwrap();
+        assert_eq!(name(socket.as_fd(), number(loopback)).unwrap(), "lo");
+        assert_eq!(name(socket.as_fd(), Ifindex::MAX).unwrap_err().raw_os_error(), Some(libc::ENODEV));
     }
 }

@@ -1,15 +1,18 @@
 //! The only unsafe code: one kernel interface a file, each block argued from the manual page.
 #![allow(unsafe_code)] // the one place where it is allowed
 
+pub mod async_fd;
 pub mod ethtool;
 pub mod interface;
 pub mod mmap;
 pub mod mmsg;
 pub mod packet_fanout;
 pub mod packet_socket;
+pub mod peer_groups;
 pub mod prefetch;
 pub mod recvmmsg;
 pub mod socket_option;
+pub mod thread;
 pub mod tpacket;
 pub mod tun;
 pub mod xdp_program;

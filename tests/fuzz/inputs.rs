@@ -10,9 +10,9 @@ use farspan::compare::{Comparing, Comparison, Kind, Order, compare_sources};
 use farspan::config::endpoint;
 use farspan::config::local_end::CaptureFilePlan;
 use farspan::config::plan::{
-    Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, FilePlan, Fit, Gso, Host, Ids, NormalisePlan,
-    OuterPackets, Pace, Probe, SessionPlan, SourcePlan, Spread, Tag, TransmitPlan, TunnelPlan, TunnelsPlan,
-    UdpChecksum,
+    Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, FilePlan, Fit, Gso, Host, Ids, LimitPlan,
+    NormalisePlan, OuterPackets, Pace, PriorityPlan, Probe, SamplePlan, SessionPlan, SourcePlan, Spread, Tag,
+    TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
 };
 use farspan::error::Explain;
 use farspan::flow::FlowHash;
@@ -160,6 +160,7 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
         name: "fuzz".into(),
         source: SourcePlan::Tunnels(tunnels),
         filter: if asks(5) { "ip or vlan".into() } else { String::new() },
+        sample: SamplePlan::default(),
         normalise: NormalisePlan {
             enabled: asks(6),
             mtu: Mtu::ETHERNET,
@@ -170,6 +171,8 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
             destination("file", End::File(CaptureFilePlan::plain(null()))),
             destination("relay", End::Tunnel(relay)),
         ],
+        limit: LimitPlan::default(),
+        priority: PriorityPlan::default(),
         end: EndPlan::default(),
     }
 }

@@ -118,6 +118,16 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// An empty one whose name begins so: for a test that needs another than the lab's three.
+    pub fn named(beginning: &str) -> Self {
+        Self::new(format!("{beginning}{}", std::process::id()))
+    }
+
+    /// What `ip netns` calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn new(name: String) -> Self {
         succeed(Command::new("ip").args(["netns", "add", &name]));
         let namespace = Self { name };
@@ -150,7 +160,18 @@ impl Namespace {
         Process::start(command)
     }
 
-    fn link_up(&self, link: &str, mtu: u32, addresses: &[&str]) {
+    /// Runs `work` on a thread of its own whose sockets are the namespace's.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.name)).expect("the namespace is there");
+        let inside = || {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("the tests run as root");
+            work()
+        };
+        thread::scope(|scope| scope.spawn(inside).join().expect("the work succeeds"))
+    }
+
+    /// Brings an interface up, with this MTU and these addresses.
+    pub fn link_up(&self, link: &str, mtu: u32, addresses: &[&str]) {
         // No link-local address: it would add router solicitations and MLD reports to the test's traffic.
         self.run(&format!("ip link set {link} mtu {mtu} addrgenmode none up"));
         for address in addresses {
@@ -167,7 +188,7 @@ impl Drop for Namespace {
 }
 
 /// A veth with a queue for each of several workers: AF_XDP takes one.
-fn wire(left: &Namespace, left_link: &str, right: &Namespace, right_link: &str) {
+pub fn wire(left: &Namespace, left_link: &str, right: &Namespace, right_link: &str) {
     let mut command = Command::new("ip");
     let queues = ["numtxqueues", "4", "numrxqueues", "4"];
     command.args(["link", "add", left_link, "netns", &left.name]).args(queues);

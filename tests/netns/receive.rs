@@ -345,7 +345,8 @@ fn a_taken_port_and_a_missing_capability_are_told() {
 
     let unprivileged = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"];
     let copy = lab.path("farspan");
-    std::fs::copy(binary(), &copy).unwrap();
+    // By another program: what this one has open for writing a child of another test has open too, and cannot be run.
+    succeed(Command::new("cp").arg(binary()).arg(&copy));
     let folder = copy.parent().unwrap();
     succeed(Command::new("chmod").arg("755").arg(folder));
     let mut command = lab.analyzer.command(unprivileged[0]);

@@ -64,6 +64,11 @@ impl Servers {
     }
 }
 
+/// So many HTTP requests of the client for `/evil`, each over a connection of its own, one after the other.
+pub fn requests(lab: &Lab, count: u32) {
+    lab.client.run(&format!("curl -sS -H Connection:close -o /dev/null http://{HOST}/evil?[1-{count}]"));
+}
+
 /// Writes `bytes` random bytes to the file that the servers know as `/bulk` and returns its SHA-256.
 pub fn bulk_file(lab: &Lab, bytes: u64) -> String {
     let path = lab.path("bulk");

@@ -10,6 +10,7 @@ use super::process::Process;
 use super::senders::{MOST_SENDERS, Sender, senders};
 use crate::daemon::view::{DestinationView, SessionView, State, View};
 use crate::ledger::{DestinationLedger, DropReason, Drops, Kind as DropKind};
+use crate::session::governor::{GovernorState, GovernorView};
 
 /// What a page is about.
 #[derive(Debug)]
@@ -246,6 +247,46 @@ pub const FAMILIES: &[Family] = &[
         },
     ),
     family(
+        "farspan_governor_state",
+        Kind::Gauge,
+        &["session", "state"],
+        "1 for what the governor of a session with limits does, else 0.",
+        |scene, samples| {
+            each_governor(scene, |session, governor| {
+                for state in GovernorState::LABELS {
+                    samples.add([session, state], u8::from(state == governor.state.label()));
+                }
+            });
+        },
+    ),
+    family(
+        "farspan_kept_ratio",
+        Kind::Gauge,
+        SESSION,
+        "Of the frames that would have gone on in the last seconds: the part that did, where a session has limits.",
+        |scene, samples| each_governor(scene, |session, governor| samples.add([session], governor.kept_fraction)),
+    ),
+    family(
+        "farspan_admitted_flows_ratio",
+        Kind::Gauge,
+        SESSION,
+        "The part of new flows that is admitted, where a session has limits.",
+        |scene, samples| each_governor(scene, |session, governor| samples.add([session], governor.admitted_flows)),
+    ),
+    family(
+        "farspan_limit_used_ratio",
+        Kind::Gauge,
+        &["session", "limit"],
+        "How much of a limit is used: 1 is all of it.",
+        |scene, samples| {
+            each_governor(scene, |session, governor| {
+                for limit in &governor.limits {
+                    samples.add([session, &limit.name], limit.used());
+                }
+            });
+        },
+    ),
+    family(
         "farspan_destination_healthy",
         Kind::Gauge,
         DESTINATION,
@@ -312,6 +353,14 @@ fn each_account(scene: &Scene<'_>, mut each: impl FnMut(&SessionView, &Destinati
 
 fn each_destination(scene: &Scene<'_>, mut each: impl FnMut(&SessionView, &DestinationView)) {
     each_session(scene, |session| session.destinations.iter().for_each(|destination| each(session, destination)));
+}
+
+fn each_governor(scene: &Scene<'_>, mut each: impl FnMut(&str, &GovernorView)) {
+    each_session(scene, |session| {
+        if let Some(governor) = &session.governor {
+            each(&session.name, governor);
+        }
+    });
 }
 
 fn each_sender(scene: &Scene<'_>, mut each: impl FnMut([&str; 4], &Sender)) {

@@ -8,14 +8,13 @@ mod families;
 mod process;
 mod senders;
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 
-pub use exposition::{Format, Kind};
-pub use families::FAMILIES;
+pub use exposition::{Format, Head, Kind};
+pub use families::{FAMILIES, Family};
 pub use senders::MOST_SENDERS;
 
 use super::http::{Request, Response, Status, exchange};
@@ -41,12 +40,19 @@ pub fn page(view: &View, format: Format, size: usize) -> String {
 }
 
 /// Answers on `listener` for ever, with what `view` shows.
-pub async fn serve(listener: TcpListener, view: impl Fn() -> View) {
-    let pages = Pages { view, latest: RefCell::default() };
-    let enter = async || listener.accept().await.map(|(stream, _)| stream);
-    let stay = async |stream| {
-        // Whoever goes away in the middle has read enough.
-        let _ = exchange(stream, |request| pages.answer(request, Instant::now())).await;
+pub async fn serve(listener: TcpListener, view: impl Fn() -> View + Send + Sync + 'static) {
+    let pages = Arc::new(Pages { view, latest: Mutex::default() });
+    let listener = Arc::new(listener);
+    let enter = || {
+        let listener = Arc::clone(&listener);
+        async move { listener.accept().await.map(|(stream, _)| stream) }
+    };
+    let stay = |stream| {
+        let pages = Arc::clone(&pages);
+        async move {
+            // Whoever goes away in the middle has read enough.
+            let _ = exchange(stream, |request| pages.answer(request, Instant::now())).await;
+        }
     };
     receive("metrics", enter, LIMIT, stay).await;
 }
@@ -54,7 +60,7 @@ pub async fn serve(listener: TcpListener, view: impl Fn() -> View) {
 /// The pages, each made again when it is asked for and no longer fresh.
 struct Pages<V> {
     view: V,
-    latest: RefCell<[Option<Made>; 2]>,
+    latest: Mutex<[Option<Made>; 2]>,
 }
 
 /// A page, and when it was made.
@@ -76,7 +82,8 @@ impl<V: Fn() -> View> Pages<V> {
     }
 
     fn metrics(&self, format: Format, now: Instant) -> Arc<str> {
-        let mut latest = self.latest.borrow_mut();
+        // A page is whole, whoever was interrupted over it.
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = &mut latest[usize::from(format == Format::OpenMetrics)];
         let size = match latest {
             Some((made, text)) if now.duration_since(*made) < FRESH => return Arc::clone(text),
@@ -148,6 +155,9 @@ mod tests {
             "farspan_session_last_frame_timestamp_seconds{session=\"dmz\"} 1800259200",
             "farspan_destination_healthy{session=\"dmz\",destination=\"archive\"} 0",
             "farspan_config_reloads_total{result=\"failure\"} 1",
+            "farspan_governor_state{session=\"dmz\",state=\"shedding\"} 1",
+            "farspan_kept_ratio{session=\"dmz\"} 0.625",
+            "farspan_limit_used_ratio{session=\"dmz\",limit=\"limit.cpu\"} 1.25",
             "farspan_build_info{version=\"0.1.0\"} 1",
         ] {
             assert!(text.contains(&format!("{line}\n")), "{line} in\n{text}");
@@ -164,7 +174,7 @@ mod tests {
             made.set(made.get() + 1);
             testing::view()
         };
-        let pages = Pages { view, latest: RefCell::default() };
+        let pages = Pages { view, latest: Mutex::default() };
         let start = Instant::now();
         let ask = |path: &str, accept: Option<&str>, after| {
             let request = Request { path: path.to_owned(), accept: accept.map(str::to_owned) };

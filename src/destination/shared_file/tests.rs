@@ -141,9 +141,9 @@ fn interfaces_that_come_up_leave_a_rotated_file_its_room() {
     let rotation = Rotation { size: Some(64 << 10), ..Rotation::default() };
     let file = SharedFile::create(&CaptureFilePlan { file, rotation, sync: Sync::Off }).unwrap();
     let interface = |number: u32| Interface { name: format!("stream {number}"), comment: Some("x".repeat(60)) };
-    let known = (0..1000).take_while(|&number| file.number_of_another(interface(number)) == Some(number)).count();
+    let known = (0..1000).take_while(|&number| file.number_of_one_of_many(interface(number)) == Some(number)).count();
     assert!((100..200).contains(&known), "{known}");
-    assert_eq!(file.number_of_another(interface(1000)), None);
+    assert_eq!(file.number_of_one_of_many(interface(1000)), None);
     let batch = records(Format::Pcapng, 1, 1000, 100);
     assert_eq!(file.append(&batch), all(batch.len()));
     let files = files(directory.path());
@@ -166,4 +166,55 @@ fn a_directory_that_is_not_there_is_known_before_the_start() {
         assert_eq!(hint(path), None);
     }
     assert!(!inside("a.pcap").exists());
+}
+
+/// The names of the interfaces that frames were captured on, as libpcap's section has them. Reads the blocks themselves:
+/// (interface of the section, frame's first byte).
+fn packets_by_name(bytes: &[u8]) -> Vec<(String, u8)> {
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let (mut at, mut names, mut packets) = (0, Vec::new(), Vec::new());
+    while at < bytes.len() {
+        match word(at) {
+            0x0a0d_0d0a => names.clear(),
+            1 => {
+                // The first option is the name.
+                let len = usize::from(u16::from_le_bytes([bytes[at + 18], bytes[at + 19]]));
+                names.push(String::from_utf8(bytes[at + 20..at + 20 + len].to_vec()).unwrap());
+            }
+            _ => packets.push((names[word(at + 8) as usize].clone(), bytes[at + 28])),
+        }
+        at += word(at + 4) as usize;
+    }
+    packets
+}
+
+#[test]
+fn interfaces_that_come_and_go_for_years_do_not_make_a_file_begin_with_all_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("years.pcapng");
+    let file = SharedFile::create(&CaptureFilePlan::plain(FilePath::Path(path.clone()))).unwrap();
+    let interface = |name: &str| Interface { name: name.to_owned(), comment: None };
+    let record = |interface: u32, byte: u8| {
+        let about = About { timestamp: Timestamp::default(), wire_len: 60, interface, direction: None };
+        let mut record = Vec::new();
+        about.write(Format::Pcapng, [&[], &[byte; 60]], &mut record);
+        record
+    };
+    let stays = file.number_of(interface("eth0")).unwrap();
+    for number in 0..1000_u32 {
+        let name = format!("veth{number}");
+        let comes = file.number_of_another(interface(&name));
+        let byte = u8::try_from(number % 251).unwrap();
+        file.append(&record(comes, byte));
+        file.append(&record(stays, 255));
+        file.release(comes);
+    }
+    assert!(file.output().interfaces.len() <= MOST_UNUSED + 3);
+    assert!(file.output().header().len() < 20_000);
+    file.finish();
+
+    let expected = (0..1000_u32)
+        .flat_map(|number| [(format!("veth{number}"), u8::try_from(number % 251).unwrap()), ("eth0".to_owned(), 255)]);
+    assert_eq!(packets_by_name(&fs::read(&path).unwrap()), expected.collect::<Vec<_>>());
+    assert_eq!(files(directory.path())[0].1.len(), 2000, "libpcap reads every section");
 }

@@ -28,7 +28,7 @@ use receiver::Receiver;
 /// # Errors
 /// Everything that could not be opened.
 pub(super) fn open(tunnels: &TunnelsPlan, plan: &SessionPlan) -> Result<Opened, Problems> {
-    let name = |name: &str| Interface { name: name.to_owned(), mtu: None, engine: None };
+    let name = |name: &str| Interface { name: name.to_owned(), index: None, mtu: None, engine: None };
     let interfaces = tunnels.names().iter().map(|written| name(written)).collect();
     if let OuterPackets::File(file) = &tunnels.outer {
         let receiver = Receiver::new(tunnels, tunnels.endpoints.clone(), plan, InterfaceId(0))?;

@@ -1,0 +1,74 @@
+//! What is left out on purpose, and what the session may take.
+
+use super::facts::Facts;
+use super::finding::Finding;
+use super::report::Statement;
+use super::traffic::bits_in_words;
+use crate::config::plan::{End, LimitPlan, SampleBy, SamplePlan, SessionPlan};
+
+/// The sample and the limits, where there are some.
+pub fn in_words(plan: &SessionPlan) -> Vec<Statement> {
+    let SamplePlan { rate, by } = plan.sample;
+    let what = match by {
+        SampleBy::Flow => "flow, whole",
+        SampleBy::Frame => "frame",
+    };
+    let sample = (rate.one_in() > 1).then(|| format!("one {what}, in {}", rate.one_in()));
+    let LimitPlan { bandwidth, rate, cpu, memory: _, underlay, pressure } = plan.limit;
+    let limits = [
+        bandwidth.map(bits_in_words),
+        rate.map(|frames| format!("{frames:.0} frames a second")),
+        cpu.map(|share| share.to_string()),
+        underlay.map(|share| format!("the underlay {share} busy")),
+        pressure.map(|share| format!("{share} of the time somebody waits for a CPU")),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    let limits = (!limits.is_empty()).then(|| format!("{}; beyond it, whole flows are left out", limits.join(", ")));
+    let said = [("sample", sample), ("limit", limits)];
+    said.into_iter().filter_map(|(about, text)| Some(Statement::new(about, text?))).collect()
+}
+
+/// Says when an analyzer of conversations gets single frames.
+pub fn findings(plan: &SessionPlan, _: &Facts) -> Vec<Finding> {
+    let is_torn = plan.sample.by == SampleBy::Frame && plan.sample.rate.one_in() > 1;
+    let analyzes = |end: &End| matches!(end, End::Tunnel(tunnel) if tunnel.analyzer.is_some());
+    if !is_torn || !plan.destinations.iter().any(|destination| analyzes(&destination.end)) {
+        return Vec::new();
+    }
+    let why =
+        "A sample of frames tears every conversation: an IDS reassembles none of them, and its rules stay silent.";
+    vec![Finding::warning("the analyzer gets single frames").because(why).cure("sample_by = \"flow\"")]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{facts, mtu, plan, tunnel, vxlan};
+    use super::*;
+    use crate::config::plan::{Analyzer, TunnelPlan};
+
+    #[test]
+    fn samples_and_limits_are_told() {
+        let mut plan = plan(tunnel(vxlan()));
+        assert!(in_words(&plan).is_empty());
+        plan.sample = SamplePlan { rate: "1/10".parse().unwrap(), by: SampleBy::Flow };
+        plan.limit = LimitPlan { bandwidth: Some(5e8), cpu: Some("20%".parse().unwrap()), ..LimitPlan::default() };
+        assert_eq!(
+            in_words(&plan),
+            [
+                Statement::new("sample", "one flow, whole, in 10"),
+                Statement::new("limit", "500.0 Mbit/s, 20 % of a core; beyond it, whole flows are left out"),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_analyzer_of_single_frames_is_warned_about() {
+        let mut plan = plan(TunnelPlan { analyzer: Some(Analyzer::Suricata), ..tunnel(vxlan()) });
+        for (sample, by, found) in
+            [("1/1", SampleBy::Frame, 0), ("1/9", SampleBy::Flow, 0), ("1/9", SampleBy::Frame, 1)]
+        {
+            plan.sample = SamplePlan { rate: sample.parse().unwrap(), by };
+            assert_eq!(findings(&plan, &facts(mtu(1500))).len(), found, "{sample} {by}");
+        }
+    }
+}

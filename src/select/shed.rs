@@ -1,0 +1,426 @@
+//! Shedding: when there is more than a limit allows, some flows are left out, whole, and the others stay whole.
+//!
+//! A flow's hash gives it a place on a scale of 65,536 buckets. Three marks on that scale, which the governor sets, say
+//! what becomes of its frames:
+//!
+//! ```text
+//!   0            settled              open           established            65,536
+//!   ├───────────────┼───────────────────┼──────────────────┼──────────────────┤
+//!     every frame      flows that were      flows that were    no frame
+//!                      admitted, and new    admitted
+//! ```
+//!
+//! To let in less, the governor moves `open` down at once, which cuts no conversation short, and `established` only as far
+//! as it must. To let in more, it moves `open` up: a conversation that was left out so far stays out until it ends, because
+//! an analyzer can do nothing with its second half. What has been open for long is `settled`: there every frame goes on, so
+//! that a connection that lasts for months is not missing for months.
+//!
+//! The marks only ever move along the scale, so windows are nested: of two that are equally wide, neither has a flow that
+//! the other has not. Both directions, all fragments between two addresses and all workers agree.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::flow::{FlowHash, Purpose};
+use crate::wire::layers::{Fragment, Layers, TCP};
+
+/// Places on the scale.
+pub const BUCKETS: u32 = 1 << 16;
+/// How long a bucket must have been silent for a packet in it to be a new flow, when it is none of TCP: in seconds.
+const SILENCE: u8 = 10;
+
+/// The three marks. `settled` ≤ `open` ≤ `established` ≤ [`BUCKETS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Below, every frame is admitted.
+    pub settled: u32,
+    /// Below, new flows are.
+    pub open: u32,
+    /// Below, flows are that were admitted before.
+    pub established: u32,
+    /// Whether control frames are: ARP, LACP, STP, LLDP and whatever else is neither IP nor carries other traffic.
+    pub control_frames: bool,
+    /// Whether frames are to be taken in larger portions, because it is CPU time that is short: to be woken costs some.
+    pub in_portions: bool,
+}
+
+impl Window {
+    /// Everything.
+    pub const FULL: Self =
+        Self { settled: BUCKETS, open: BUCKETS, established: BUCKETS, control_frames: true, in_portions: false };
+
+    /// In one word, with a number that tells one edition from the next.
+    fn packed(self, edition: u8) -> u64 {
+        let [control_frames, in_portions] = [self.control_frames, self.in_portions].map(u32::from);
+        let parts = [self.settled, self.open, self.established, control_frames, in_portions, u32::from(edition)];
+        parts.into_iter().zip([0, 17, 34, 51, 52, 53]).fold(0, |word, (mark, at)| word | u64::from(mark) << at)
+    }
+
+    fn unpacked(word: u64) -> Self {
+        let mark = |at: u32| u32::try_from(word >> at & 0x1_ffff).unwrap_or(BUCKETS);
+        let switch = |at: u32| word >> at & 1 == 1;
+        Self {
+            settled: mark(0),
+            open: mark(17),
+            established: mark(34),
+            control_frames: switch(51),
+            in_portions: switch(52),
+        }
+    }
+}
+
+/// The window as the control plane sets it and workers read it, once a turn.
+#[derive(Debug)]
+pub struct Admission(AtomicU64);
+
+impl Default for Admission {
+    /// Everything is admitted.
+    fn default() -> Self {
+        Self(AtomicU64::new(Window::FULL.packed(0)))
+    }
+}
+
+impl Admission {
+    /// Sets the window. Whoever reads it knows that it was set, even to what it was.
+    pub fn set(&self, window: Window) {
+        let edition = u8::try_from(self.0.load(Ordering::Relaxed) >> 53 & 0xff).unwrap_or(0).wrapping_add(1);
+        // One word that stands for itself: nothing else is published by it.
+        self.0.store(window.packed(edition), Ordering::Relaxed);
+    }
+
+    /// What was set last, with its edition.
+    fn word(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One worker's memory of which flows it admitted.
+#[derive(Debug)]
+pub struct Shed {
+    window: Window,
+    /// The word that `window` was read from.
+    word: u64,
+    /// Of each bucket: whether it is admitted, and in the low 7 bits the second in which it was last seen. Only what lies
+    /// between `settled` and `established` is kept up to date.
+    buckets: Box<[Bucket]>,
+    /// The second that it is now, modulo 128.
+    second: u8,
+}
+
+/// Whether a bucket is admitted (the top bit), and when it was last seen, in seconds modulo 128.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bucket(u8);
+
+impl Bucket {
+    const ADMITTED: u8 = 0x80;
+    const SECOND: u8 = 0x7f;
+
+    const fn new(is_admitted: bool, second: u8) -> Self {
+        Self(if is_admitted { Self::ADMITTED } else { 0 } | second & Self::SECOND)
+    }
+
+    const fn is_admitted(self) -> bool {
+        self.0 & Self::ADMITTED != 0
+    }
+
+    /// Whether it has been silent. After two minutes of silence it may look as if it had not, for a while: then a flow is
+    /// taken for the one before it.
+    const fn is_silent(self, second: u8) -> bool {
+        second.wrapping_sub(self.0) & Self::SECOND >= SILENCE
+    }
+}
+
+/// What a frame may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The first packet of a TCP connection: SYN without ACK.
+    Opening,
+    /// Another packet of TCP.
+    Connection,
+    /// Anything without a beginning that shows.
+    Other,
+    /// What keeps the network itself together.
+    Control,
+}
+
+impl Default for Shed {
+    fn default() -> Self {
+        let buckets = vec![Bucket::new(true, 0); BUCKETS as usize].into_boxed_slice();
+        Self { window: Window::FULL, word: Window::FULL.packed(0), buckets, second: 0 }
+    }
+}
+
+impl Shed {
+    /// Takes over what the governor has set: for once a turn. `second` is any clock's, as long as it goes on evenly. Says
+    /// whether anything was set since the last turn.
+    pub fn follow(&mut self, admission: &Admission, second: u64) -> bool {
+        self.second = u8::try_from(second & u64::from(Bucket::SECOND)).unwrap_or(0);
+        let word = admission.word();
+        let is_new = word != self.word;
+        if is_new {
+            self.word = word;
+            self.move_to(Window::unpacked(word));
+        }
+        is_new
+    }
+
+    /// The window now.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
+    /// Narrows the window by itself, until the governor sets another: what is open ends at `open` at most, and what is
+    /// established at `established`.
+    pub fn narrow(&mut self, open: u32, established: u32) {
+        let window = self.window;
+        let established = window.established.min(established);
+        let open = window.open.min(open).min(established);
+        self.move_to(Window { settled: window.settled.min(open), open, established, ..window });
+    }
+
+    fn move_to(&mut self, window: Window) {
+        let before = std::mem::replace(&mut self.window, window);
+        // What leaves the settled part was admitted until now; what is beyond all marks is not admitted any more.
+        self.fill(window.settled..before.settled, true);
+        self.fill(window.established..BUCKETS, false);
+    }
+
+    fn fill(&mut self, buckets: Range<u32>, is_admitted: bool) {
+        let buckets = buckets.start as usize..buckets.end as usize;
+        if let Some(buckets) = self.buckets.get_mut(buckets) {
+            buckets.fill(Bucket::new(is_admitted, self.second));
+        }
+    }
+
+    /// Whether a frame of this flow is admitted. Asked once for each frame, in the order of capture.
+    pub fn admits(&mut self, flow: FlowHash, frame: &[u8], layers: &Layers) -> bool {
+        let place = flow.mixed_for(Purpose::Shed).0 >> 16;
+        if place < self.window.settled {
+            return true;
+        }
+        match kind(frame, layers) {
+            Kind::Control => self.window.control_frames,
+            _ if place >= self.window.established => false,
+            kind => self.admits_at(place, kind),
+        }
+    }
+
+    /// The same between `settled` and `established`, where memory decides.
+    fn admits_at(&mut self, place: u32, kind: Kind) -> bool {
+        let Some(bucket) = self.buckets.get_mut(place as usize) else { return false };
+        let is_new = match kind {
+            Kind::Opening => true,
+            Kind::Connection | Kind::Control => false,
+            Kind::Other => bucket.is_silent(self.second),
+        };
+        let is_admitted = if is_new { place < self.window.open } else { bucket.is_admitted() };
+        *bucket = Bucket::new(is_admitted, self.second);
+        is_admitted
+    }
+}
+
+fn kind(frame: &[u8], layers: &Layers) -> Kind {
+    const FLAGS: usize = 13;
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+
+    let Some(ip) = layers.ip else {
+        return if carries_traffic(layers.ethertype) { Kind::Other } else { Kind::Control };
+    };
+    if ip.protocol != TCP || ip.fragment != Fragment::Whole {
+        return Kind::Other;
+    }
+    match frame.get(ip.transport + FLAGS) {
+        Some(flags) if flags & (SYN | ACK) == SYN => Kind::Opening,
+        _ => Kind::Connection,
+    }
+}
+
+/// Whether frames of this `EtherType` carry other traffic (IEEE's public list of `EtherTypes`): broken IP, MPLS, `PPPoE`
+/// sessions, frames in frames, storage.
+const fn carries_traffic(ethertype: u16) -> bool {
+    matches!(
+        ethertype,
+        0x0800 | 0x86dd | 0x8847 | 0x8848 | 0x8864 | 0x88e7 | 0x6558 | 0x22f3 | 0x894f | 0x8906 | 0x8915 | 0x88a2
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A hash whose place is `place`: found by trying, because mixing has no simple way back.
+    fn at(place: u32) -> FlowHash {
+        (0..1 << 22).map(FlowHash).find(|flow| flow.mixed_for(Purpose::Shed).0 >> 16 == place).unwrap()
+    }
+
+    /// TCP with these flags.
+    fn tcp(flags: u8) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let packet = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 7], [192, 0, 2, 8], 64);
+        packet.tcp(40_000, 80, 1, 1000).write(&mut frame, &[]).unwrap();
+        frame[14 + 20 + 13] = flags;
+        frame
+    }
+
+    fn udp() -> Vec<u8> {
+        let mut frame = Vec::new();
+        let packet = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 7], [192, 0, 2, 8], 64);
+        packet.udp(40_000, 53).write(&mut frame, &[]).unwrap();
+        frame
+    }
+
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+
+    struct Tried {
+        shed: Shed,
+        admission: Admission,
+        second: u64,
+    }
+
+    impl Tried {
+        fn new() -> Self {
+            Self { shed: Shed::default(), admission: Admission::default(), second: 0 }
+        }
+
+        fn set(&mut self, settled: u32, open: u32, established: u32) {
+            self.admission.set(Window { settled, open, established, ..Window::FULL });
+            assert!(self.shed.follow(&self.admission, self.second));
+        }
+
+        fn wait(&mut self, seconds: u64) {
+            self.second += seconds;
+            self.shed.follow(&self.admission, self.second);
+        }
+
+        fn admits(&mut self, place: u32, frame: &[u8]) -> bool {
+            self.shed.admits(at(place), frame, &Layers::parse(frame))
+        }
+    }
+
+    #[test]
+    fn an_admitted_conversation_stays_while_new_ones_are_refused() {
+        let mut tried = Tried::new();
+        assert!(tried.admits(500, &tcp(SYN)));
+        tried.set(100, 100, BUCKETS);
+        assert!(tried.admits(500, &tcp(ACK)), "it was there before");
+        assert!(!tried.admits(501, &tcp(SYN)) && !tried.admits(501, &tcp(ACK)), "a new one, and all of it");
+        assert!(tried.admits(99, &tcp(SYN)) && tried.admits(99, &udp()));
+        tried.set(100, 100, 400);
+        assert!(!tried.admits(500, &tcp(ACK)), "now it must go too");
+    }
+
+    #[test]
+    fn a_conversation_that_was_left_out_stays_out_until_the_next_one() {
+        let mut tried = Tried::new();
+        tried.set(100, 100, 100);
+        assert!(!tried.admits(500, &tcp(SYN)));
+        tried.set(100, 1000, 1000);
+        assert!(!tried.admits(500, &tcp(ACK)), "its beginning is missing");
+        assert!(tried.admits(500, &tcp(SYN)) && tried.admits(500, &tcp(ACK)));
+        tried.set(1000, 1000, 1000);
+        assert!(tried.admits(501, &tcp(ACK)), "after so long everything goes on");
+    }
+
+    #[test]
+    fn what_has_no_beginning_is_new_after_a_silence() {
+        let mut tried = Tried::new();
+        tried.set(0, 0, 0);
+        assert!(!tried.admits(500, &udp()));
+        tried.set(0, 1000, 1000);
+        for _ in 0..30 {
+            tried.wait(1);
+            assert!(!tried.admits(500, &udp()), "it goes on without a pause");
+        }
+        tried.wait(u64::from(SILENCE));
+        assert!(tried.admits(500, &udp()) && tried.admits(500, &udp()));
+        tried.set(0, 100, 1000);
+        tried.wait(5);
+        assert!(tried.admits(500, &udp()), "it is under way");
+        tried.wait(u64::from(SILENCE));
+        assert!(!tried.admits(500, &udp()), "that would be a new one");
+    }
+
+    #[test]
+    fn control_frames_go_last() {
+        let frame = |ethertype: [u8; 2]| [&[2; 12][..], &ethertype, &[0; 46]].concat();
+        let mut tried = Tried::new();
+        tried.set(0, 0, 0);
+        // ARP, LLDP, LACP, spanning tree (a length); MPLS and PPPoE carry traffic.
+        for kind in [[0x08, 0x06], [0x88, 0xcc], [0x88, 0x09], [0, 38]] {
+            assert!(tried.admits(500, &frame(kind)), "{kind:x?}");
+        }
+        for kind in [[0x88, 0x47], [0x88, 0x64]] {
+            assert!(!tried.admits(500, &frame(kind)), "{kind:x?}");
+        }
+        tried.admission.set(Window { settled: 0, open: 0, established: 0, control_frames: false, in_portions: false });
+        tried.wait(0);
+        assert!(!tried.admits(500, &frame([0x08, 0x06])));
+    }
+
+    /// Frames of some places and windows that move, in any order.
+    #[derive(Clone, Debug)]
+    enum Event {
+        Marks([u32; 3]),
+        Narrow(u32, u32),
+        Frame(u32, u8),
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let marks = any::<[u16; 3]>().prop_map(|marks| {
+            let mut marks = marks.map(u32::from);
+            marks.sort_unstable();
+            Event::Marks(marks)
+        });
+        let frames = (0..8_u32, proptest::sample::select(vec![SYN, ACK]));
+        let frames = frames.prop_map(|(place, flags)| Event::Frame(place * 8191, flags));
+        let narrow = any::<[u16; 2]>().prop_map(|[open, established]| Event::Narrow(open.into(), established.into()));
+        proptest::collection::vec(prop_oneof![1 => marks, 1 => narrow, 6 => frames], 0..200)
+    }
+
+    proptest! {
+        /// Whatever the window does: a conversation that began within it is whole as long as it stays below `established`,
+        /// and one that was refused stays refused until it is opened anew or settled.
+        #[test]
+        fn no_conversation_is_admitted_in_its_middle(events in events()) {
+            let flows: Vec<FlowHash> = (0..8).map(|place| at(place * 8191)).collect();
+            let (mut shed, admission) = (Shed::default(), Admission::default());
+            // The slow twin: of each conversation, whether it is admitted.
+            let mut admitted = [true; 8];
+            for event in events {
+                match event {
+                    Event::Marks([settled, open, established]) => {
+                        admission.set(Window { settled, open, established, ..Window::FULL });
+                        prop_assert!(shed.follow(&admission, 0));
+                    }
+                    Event::Narrow(open, established) => shed.narrow(open, established),
+                    Event::Frame(place, flags) => {
+                        let number = (place / 8191) as usize;
+                        let window = shed.window();
+                        if flags == SYN {
+                            admitted[number] = place < window.open;
+                        }
+                        let expected = place < window.settled || admitted[number];
+                        let frame = tcp(flags);
+                        prop_assert_eq!(shed.admits(flows[number], &frame, &Layers::parse(&frame)), expected);
+                    }
+                }
+                let window = shed.window();
+                for (number, admitted) in admitted.iter_mut().enumerate() {
+                    let place = u32::try_from(number).unwrap() * 8191;
+                    *admitted = (*admitted || place < window.settled) && place < window.established;
+                }
+            }
+        }
+
+        #[test]
+        fn a_window_is_read_as_it_was_set(marks in any::<[u16; 3]>(), control_frames: bool, in_portions: bool, edition: u8) {
+            let [settled, open, established] = marks.map(|mark| u32::from(mark) + 1);
+            let window = Window { settled, open, established, control_frames, in_portions };
+            prop_assert_eq!(Window::unpacked(window.packed(edition)), window);
+        }
+    }
+}

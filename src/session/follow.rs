@@ -1,0 +1,399 @@
+//! Follows the interfaces of a running session: opens those that appear, lets go of those that vanish.
+//!
+//! Part of the control plane. Opening and closing takes the kernel milliseconds an interface, so threads of their own do
+//! it, inside the plan's network namespace; the workers hear of it between two turns.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+use super::contact::{Contact, Failures};
+use super::orders::{LetGo, Order};
+use super::roster::{Change, Roster};
+use crate::config::plan::{LivePlan, SessionPlan};
+use crate::destination::missing_ids;
+use crate::error::Explain;
+use crate::frame::InterfaceId;
+use crate::kernel::link_events::{Links, LinksError};
+use crate::kernel::netns::Namespace;
+use crate::quantity::Ifindex;
+use crate::source::interfaces::{Meant, meant};
+use crate::source::{self, Captured, Interface, SourceError};
+
+/// How often what was not possible is tried again, and a namespace looked at: nobody tells when its last process has ended.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often the interfaces are compared although nobody tells of a change.
+const TICK: Duration = Duration::from_mins(1);
+
+/// What follows the interfaces of one session.
+pub(super) struct Follower {
+    live: LivePlan,
+    plan: Arc<SessionPlan>,
+    /// Whether the session waits for what it names, too; else that has to stay where it is.
+    stays: bool,
+    roster: Roster,
+    returns: UnboundedReceiver<LetGo>,
+    failures: Failures,
+    /// `None` while there is no such namespace.
+    namespace: Option<Namespace>,
+    links: Option<Links>,
+    /// The interfaces that are being opened, and the numbers that are reserved for them.
+    opening: Option<oneshot::Receiver<Vec<Opened>>>,
+    reserved: Vec<InterfaceId>,
+    /// When to look although nobody tells of a change.
+    look_at: Instant,
+    /// What was said about interfaces that cannot be captured, by their name: once each.
+    complaints: Vec<(String, String)>,
+    /// Interfaces that the plan means and the session has no use for, as long as they are there.
+    refused: Vec<(Option<Ifindex>, String)>,
+    /// Interfaces whose capture broke off, and when they may be opened again if they are still there.
+    resting: Vec<(Option<Ifindex>, Instant)>,
+}
+
+/// An interface whose turn it is to be opened.
+struct Opened {
+    meant: Meant,
+    id: InterfaceId,
+    /// Whether destinations have to learn the number's name.
+    is_new: bool,
+    /// Bytes of one ring.
+    buffer: u64,
+    outcome: Result<Captured, SourceError>,
+}
+
+impl Follower {
+    /// Of a session that captures `interfaces` already. If it `stays`, nothing that is missing is a failure.
+    pub(super) fn new(
+        live: LivePlan,
+        plan: Arc<SessionPlan>,
+        interfaces: &[Interface],
+        returns: UnboundedReceiver<LetGo>,
+        failures: Failures,
+        stays: bool,
+    ) -> Self {
+        let workers = usize::from(live.workers.value());
+        let share = source::share(live.buffer, interfaces.len() * workers, live.has_patterns());
+        Self {
+            roster: Roster::new(workers, interfaces, share * workers as u64),
+            live,
+            plan,
+            stays,
+            returns,
+            failures,
+            namespace: None,
+            links: None,
+            opening: None,
+            look_at: Instant::now(),
+            complaints: Vec::new(),
+            refused: Vec::new(),
+            resting: Vec::new(),
+            reserved: Vec::new(),
+        }
+    }
+
+    /// Uses the look at farspan's own namespace that others use, too, unless the plan means another namespace.
+    pub(super) fn share_links(&mut self, links: Links) {
+        if self.live.netns.is_none() {
+            (self.namespace, self.links) = (Some(Namespace::own()), Some(links));
+        }
+    }
+
+    /// What is captured now.
+    pub(super) fn interfaces(&self) -> Vec<Interface> {
+        self.roster.interfaces()
+    }
+
+    /// Waits until something happens and does what follows from it. Nothing is missed when the wait is given up.
+    pub(super) async fn turn(&mut self, contacts: &[Contact]) {
+        tokio::select! {
+            Some(gone) = self.returns.recv() => self.take_back(gone, contacts),
+            opened = opened(&mut self.opening) => {
+                self.opening = None;
+                self.attach(opened, contacts);
+            }
+            () = changed(&mut self.links) => {}
+            () = sleep_until(self.look_at) => {}
+        }
+        // One look after the other: what is being opened is not compared with.
+        if self.opening.is_none() {
+            self.look(contacts);
+        }
+    }
+
+    /// Compares what is captured with what is there.
+    fn look(&mut self, contacts: &[Contact]) {
+        self.look_at = Instant::now() + TICK;
+        if !self.is_inside(contacts) {
+            return;
+        }
+        let Some(links) = &mut self.links else { return };
+        let (mut meant, _) = meant(&self.live.interfaces, &links.now());
+        self.complaints.retain(|(name, _)| meant.iter().any(|one| one.name == *name));
+        self.refused.retain(|refused| meant.iter().any(|one| is_of(refused, one)));
+        meant.retain(|one| self.has_use_for(one));
+        let mut wanted = Vec::new();
+        for change in self.roster.compare(&meant) {
+            match change {
+                Change::Open(one) => wanted.push(one),
+                other => self.order(other, contacts),
+            }
+        }
+        let now = Instant::now();
+        self.resting.retain(|&(_, until)| now < until);
+        wanted.retain(|one| !self.resting.iter().any(|&(index, _)| index == one.index));
+        if let Some(next) = self.resting.iter().map(|&(_, until)| until).min() {
+            self.look_at = self.look_at.min(next);
+        }
+        self.open(wanted);
+    }
+
+    /// Finds the namespace of the plan and the look at its interfaces, or lets go of everything when it has gone.
+    fn is_inside(&mut self, contacts: &[Contact]) -> bool {
+        if let Some(namespace) = &mut self.namespace
+            && !namespace.is_current()
+        {
+            tracing::info!("the network namespace {} has gone: waiting for it", self.place());
+            for change in self.roster.let_all_go() {
+                self.order(change, contacts);
+            }
+            // What we hold of it would keep it alive.
+            (self.namespace, self.links) = (None, None);
+        }
+        if self.live.netns.is_some() {
+            self.look_at = Instant::now() + AGAIN;
+        }
+        if self.links.is_some() {
+            return true;
+        }
+        let namespace = Namespace::find(self.live.netns.as_ref());
+        let links = namespace.map_err(LinksError::from).and_then(|namespace| {
+            let links = Links::follow(&namespace)?;
+            self.namespace = Some(namespace);
+            Ok(links)
+        });
+        match links {
+            Ok(links) => self.links = Some(links),
+            Err(error) => {
+                self.look_at = Instant::now() + AGAIN;
+                self.complain(&self.place(), &error);
+            }
+        }
+        self.links.is_some()
+    }
+
+    /// What messages call the namespace.
+    fn place(&self) -> String {
+        self.live.netns.as_ref().map_or_else(String::new, ToString::to_string)
+    }
+
+    /// Whether the session can capture it: every tunnel has an id for an interface of that name. Says so if not.
+    fn has_use_for(&mut self, one: &Meant) -> bool {
+        if self.refused.iter().any(|refused| is_of(refused, one)) {
+            return false;
+        }
+        let missing = missing_ids(&self.plan.destinations, std::slice::from_ref(&one.name));
+        if let Some(reason) = missing.first() {
+            tracing::warn!("{} is not mirrored: {}", one.name, whole(&**reason));
+            self.refused.push((one.index, one.name.clone()));
+        }
+        missing.is_empty()
+    }
+
+    /// Starts opening interfaces, on a thread inside the namespace.
+    fn open(&mut self, wanted: Vec<Meant>) {
+        let Some(namespace) = self.namespace.clone() else { return };
+        let workers = usize::from(self.live.workers.value());
+        let free = self.live.buffer.saturating_sub(self.roster.buffer());
+        let buffer = source::share(free, wanted.len() * workers, self.live.has_patterns());
+        let mut reserved = Vec::new();
+        for one in wanted {
+            match self.roster.reserve(&one.name) {
+                Some((id, is_new)) => reserved.push((one, id, is_new)),
+                None => self.complain(&one.name.clone(), &TooMany { interface: one.name }),
+            }
+        }
+        if reserved.is_empty() {
+            return;
+        }
+        let (tell, told) = oneshot::channel();
+        let (live, plan) = (self.live.clone(), Arc::clone(&self.plan));
+        self.reserved = reserved.iter().map(|&(_, id, _)| id).collect();
+        let open = move || {
+            let open_one = |(meant, id, is_new): (Meant, InterfaceId, bool)| {
+                let outcome = source::open_one(&live, &plan, (id, &meant), buffer);
+                Opened { meant, id, is_new, buffer, outcome }
+            };
+            let opened = namespace.within(|| reserved.into_iter().map(open_one).collect::<Vec<_>>());
+            // Nobody waits for it when the session ends meanwhile.
+            let _ = tell.send(opened.unwrap_or_default());
+        };
+        match thread::Builder::new().name("opening".to_owned()).spawn(open) {
+            Ok(_) => self.opening = Some(told),
+            Err(error) => {
+                tracing::warn!("cannot open interfaces, trying again: {error}");
+                self.give_up();
+            }
+        }
+    }
+
+    /// Nothing that was to be opened is: the thread did not start, or the namespace has gone.
+    fn give_up(&mut self) {
+        for id in self.reserved.drain(..) {
+            self.roster.release(id);
+        }
+        self.look_at = Instant::now() + AGAIN;
+    }
+
+    /// Hands every worker its part of the interfaces that were opened.
+    fn attach(&mut self, opened: Vec<Opened>, contacts: &[Contact]) {
+        if opened.is_empty() {
+            self.give_up();
+        }
+        self.reserved.clear();
+        for Opened { meant, id, is_new, buffer, outcome } in opened {
+            let Captured { sources, interface } = match outcome {
+                Ok(captured) => captured,
+                Err(error) => {
+                    self.roster.release(id);
+                    self.cannot_open(meant, &error);
+                    continue;
+                }
+            };
+            tracing::info!("{} is mirrored now", meant.name);
+            self.complaints.retain(|(name, _)| *name != meant.name);
+            let attachment = self.roster.attach(id, interface, buffer * sources.len() as u64);
+            let name: Arc<str> = meant.name.into();
+            for (contact, source) in contacts.iter().zip(sources) {
+                let learn = is_new.then(|| Order::Learn { interface: id, name: Arc::clone(&name) });
+                contact.order(learn.into_iter().chain([Order::Attach { attachment, source }]));
+            }
+        }
+    }
+
+    fn cannot_open(&mut self, meant: Meant, error: &SourceError) {
+        match error {
+            // It will be up, or there again: the kernel tells.
+            SourceError::InterfaceDown { .. } | SourceError::NoSuchInterface { .. } => {}
+            // It will never be anything else.
+            SourceError::NoRing { .. } | SourceError::UnsupportedLinkType { .. } => {
+                self.complain(&meant.name.clone(), error);
+                self.refused.push((meant.index, meant.name));
+                return;
+            }
+            _ => self.complain(&meant.name, error),
+        }
+        self.look_at = Instant::now() + AGAIN;
+    }
+
+    /// Says why an interface is not captured, once.
+    fn complain(&mut self, name: &str, error: &dyn Explain) {
+        let words = whole(error);
+        if self.complaints.iter().any(|(known, said)| known == name && *said == words) {
+            return;
+        }
+        tracing::warn!("{words}: trying again");
+        self.complaints.retain(|(known, _)| known != name);
+        self.complaints.push((name.to_owned(), words));
+    }
+
+    /// Has every worker do what the bookkeeping says.
+    fn order(&mut self, change: Change, contacts: &[Contact]) {
+        for contact in contacts {
+            match &change {
+                Change::Rename(interface, name) => {
+                    contact.order([Order::Learn { interface: *interface, name: Arc::clone(name) }]);
+                }
+                Change::LetGo(attachment) => contact.order([Order::Detach { attachment: *attachment }]),
+                Change::Open(_) => {}
+            }
+        }
+        match change {
+            Change::Rename(_, name) => tracing::info!("an interface is called {name} now"),
+            Change::LetGo(attachment) => {
+                if let Some(interface) = self.roster.interface(attachment) {
+                    self.is_gone(&interface.name, None);
+                }
+            }
+            Change::Open(_) => {}
+        }
+    }
+
+    /// Takes back a source from a worker, and closes it aside.
+    fn take_back(&mut self, LetGo { attachment, source, failure }: LetGo, contacts: &[Contact]) {
+        if let Some(interface) = self.roster.let_go(attachment) {
+            self.is_gone(&interface.name, failure);
+            // Where one worker has lost its part of the flows, all begin anew, if the interface is still there.
+            for contact in contacts {
+                contact.order([Order::Detach { attachment }]);
+            }
+            self.resting.push((interface.index, Instant::now() + AGAIN));
+        }
+        // Without a thread it is closed here.
+        let _ = thread::Builder::new().name("closing".to_owned()).spawn(move || drop(source));
+    }
+
+    /// Says that an interface has gone. Where it was named, and the session does not stay, that is a failure.
+    fn is_gone(&self, name: &str, failure: Option<Box<dyn Explain>>) {
+        if self.stays || !self.live.interfaces.iter().any(|named| named == name) {
+            tracing::info!("{name} has gone");
+            return;
+        }
+        let gone = || {
+            let cause = std::io::Error::from_raw_os_error(libc::ENODEV);
+            SourceError::InterfaceGone { interface: name.to_owned(), cause }.into()
+        };
+        self.failures.report(failure.unwrap_or_else(gone));
+    }
+}
+
+/// More interfaces at one time than frames can tell apart.
+#[derive(Debug, thiserror::Error)]
+#[error("{interface} is not mirrored: a session has 65,536 interfaces at most")]
+struct TooMany {
+    interface: String,
+}
+
+impl Explain for TooMany {}
+
+/// Whether a refusal is of this interface, as it is called now.
+fn is_of((index, name): &(Option<Ifindex>, String), one: &Meant) -> bool {
+    *index == one.index && *name == one.name
+}
+
+/// An error with its cause, on one line.
+fn whole(error: &dyn Explain) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
+}
+
+/// What was opened, when it is; for ever, if nothing is being opened.
+async fn opened(opening: &mut Option<oneshot::Receiver<Vec<Opened>>>) -> Vec<Opened> {
+    match opening {
+        // A thread that ends without a word has opened nothing.
+        Some(opening) => opening.await.unwrap_or_default(),
+        None => pending().await,
+    }
+}
+
+async fn changed(links: &mut Option<Links>) {
+    match links {
+        Some(links) => links.changed().await,
+        None => pending().await,
+    }
+}
+
+impl std::fmt::Debug for Follower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follower").field("roster", &self.roster).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,255 @@
+//! What workers tell the governor and what it tells them: a few atomics, touched once a turn.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::regulator::{BURST, Braked, FLOOD, TICK};
+use crate::ledger::{DropReason, Ledger};
+use crate::select::shed::{Admission, BUCKETS, Shed};
+
+/// What is measured of a session's workers together, as rising totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Measures {
+    /// Frames that went on to the destinations.
+    pub(super) frames: u64,
+    /// Bytes that the destinations sent or wrote: outer IP packets, records.
+    pub(super) bytes: u64,
+    /// CPU time of the threads, in nanoseconds.
+    pub(super) cpu: u64,
+    /// Captured frames that would have gone on.
+    pub(super) wanted: u64,
+    /// Of those, what was left out.
+    pub(super) shed: u64,
+}
+
+impl Measures {
+    /// What came since `earlier`.
+    pub(super) fn since(self, earlier: Self) -> Self {
+        Self {
+            frames: self.frames.saturating_sub(earlier.frames),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+            cpu: self.cpu.saturating_sub(earlier.cpu),
+            wanted: self.wanted.saturating_sub(earlier.wanted),
+            shed: self.shed.saturating_sub(earlier.shed),
+        }
+    }
+
+    /// The part of the frames that went on; `None` when there was none.
+    pub(super) fn kept(self) -> Option<f64> {
+        #[allow(clippy::cast_precision_loss, reason = "a proportion")]
+        (self.wanted > 0).then(|| 1.0 - self.shed as f64 / self.wanted as f64)
+    }
+
+    /// What one worker's ledger says.
+    fn of(ledger: &Ledger, cpu: u64) -> Self {
+        let shed = ledger.not_selected[DropReason::Shed];
+        let selected = ledger.captured.saturating_sub(ledger.not_selected.total());
+        let bytes = ledger.destinations.iter().map(|destination| destination.bytes).sum();
+        Self { frames: ledger.offered, bytes, cpu, wanted: selected + shed, shed }
+    }
+}
+
+/// Totals that several add to.
+#[derive(Debug, Default)]
+pub(super) struct Meters([AtomicU64; 5]);
+
+impl Meters {
+    pub(super) fn add(&self, Measures { frames, bytes, cpu, wanted, shed }: Measures) {
+        for (total, more) in self.0.iter().zip([frames, bytes, cpu, wanted, shed]) {
+            if more > 0 {
+                // A count stands for itself; nothing else is published by it.
+                total.fetch_add(more, Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(super) fn read(&self) -> Measures {
+        let [frames, bytes, cpu, wanted, shed] = [0, 1, 2, 3, 4].map(|at: usize| self.0[at].load(Ordering::Relaxed));
+        Measures { frames, bytes, cpu, wanted, shed }
+    }
+}
+
+/// What the workers of one session and its governor share.
+#[derive(Debug)]
+pub(in crate::session) struct Shared {
+    pub(super) admission: Admission,
+    pub(super) meters: Meters,
+    /// What a tick may use of frames, bytes and CPU time; as much as anybody likes where nothing is limited.
+    allowance: [u64; 3],
+    /// The marks that workers came down to by themselves in this tick: open, established.
+    lowered: [AtomicU32; 2],
+}
+
+impl Shared {
+    /// `allowance` is what a tick may use: frames, bytes and nanoseconds of CPU time.
+    pub(super) fn new(allowance: [Option<u64>; 3]) -> Self {
+        Self {
+            admission: Admission::default(),
+            meters: Meters::default(),
+            allowance: allowance.map(|most| most.unwrap_or(u64::MAX).max(1)),
+            lowered: [AtomicU32::new(u32::MAX), AtomicU32::new(u32::MAX)],
+        }
+    }
+
+    /// What workers did by themselves since this was asked last.
+    pub(super) fn take_braked(&self) -> Option<Braked> {
+        let [open, established] = [0, 1].map(|at: usize| self.lowered[at].swap(u32::MAX, Ordering::Relaxed));
+        (open <= BUCKETS).then_some(Braked { open, established: established.min(BUCKETS) })
+    }
+
+    /// How far the tick's allowance is used, 1 being all of it.
+    fn used(&self, since: Measures) -> f64 {
+        let Measures { frames, bytes, cpu, .. } = since;
+        let parts = [frames, bytes, cpu].into_iter().zip(self.allowance);
+        #[allow(clippy::cast_precision_loss, reason = "a proportion")]
+        parts.map(|(used, most)| used as f64 / most as f64).fold(0.0, f64::max)
+    }
+}
+
+/// A worker's side: it tells what it used, follows the window, and brakes by itself when a burst comes between two ticks.
+#[derive(Debug)]
+pub(in crate::session) struct Governed {
+    shared: Arc<Shared>,
+    /// What this worker has told so far.
+    told: Measures,
+    /// When more began to be used than [`BURST`] times the limit, and what all workers had used by then.
+    since: (Instant, Measures),
+    /// Whether it has narrowed the window since then.
+    has_braked: bool,
+    /// For the seconds that the window counts in.
+    started: Instant,
+}
+
+impl Governed {
+    /// A worker that begins now.
+    pub(in crate::session) fn new(shared: Arc<Shared>, now: Instant) -> Self {
+        let used = shared.meters.read();
+        Self { shared, told: Measures::default(), since: (now, used), has_braked: false, started: now }
+    }
+
+    /// Follows the window: at the beginning of a turn.
+    pub(in crate::session) fn follow(&mut self, now: Instant, shed: &mut Shed) {
+        shed.follow(&self.shared.admission, now.saturating_duration_since(self.started).as_secs());
+    }
+
+    /// Tells what the turn used: at its end. `now` is the time at its beginning.
+    pub(in crate::session) fn tell(&mut self, now: Instant, ledger: &Ledger, shed: &mut Shed) {
+        let measured = Measures::of(ledger, cpu_time(self.told.cpu));
+        self.shared.meters.add(measured.since(self.told));
+        self.told = measured;
+
+        let used = self.shared.meters.read();
+        let since = used.since(self.since.1);
+        let ticks = now.saturating_duration_since(self.since.0).as_secs_f64() / TICK.as_secs_f64();
+        // In allowances of a tick.
+        let part = self.shared.used(since);
+        let excess = part - BURST * ticks;
+        if excess <= 0.0 {
+            (self.since, self.has_braked) = ((now, used), false);
+        } else if excess > 1.0 {
+            let kept = since.kept().unwrap_or(1.0);
+            self.brake((now, used), part / ticks.max(0.05), excess, kept, shed);
+        }
+    }
+
+    /// Narrows the window: the limit is exceeded so many times, and more than a tick's allowance went beyond a mere peak.
+    /// New flows first; flows that are under way when that was not enough, and only for a flood.
+    fn brake(&mut self, (now, used): (Instant, Measures), times: f64, excess: f64, kept: f64, shed: &mut Shed) {
+        let is_flood = times > FLOOD && excess > 2.0;
+        if self.has_braked && !is_flood {
+            return;
+        }
+        let window = shed.window();
+        let open = scaled(kept / times).min(window.open);
+        let established = if is_flood { open } else { window.established };
+        shed.narrow(open, established);
+        for (lowered, mark) in self.shared.lowered.iter().zip([open, established]) {
+            lowered.fetch_min(mark, Ordering::Relaxed);
+        }
+        self.has_braked = true;
+        if is_flood {
+            // From here on it is another load.
+            (self.since, self.has_braked) = ((now, used), false);
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 65,536")]
+fn scaled(part: f64) -> u32 {
+    (f64::from(BUCKETS) * part.clamp(0.0, 1.0)) as u32
+}
+
+/// CPU time of this thread in nanoseconds; `before` where the kernel does not tell.
+fn cpu_time(before: u64) -> u64 {
+    let Ok(time) = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID) else { return before };
+    let time = Duration::from(time);
+    u64::try_from(time.as_nanos()).unwrap_or(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ledger in which so many frames went on.
+    fn ledger(offered: u64, shed: u64) -> Ledger {
+        let mut ledger = Ledger { captured: offered + shed, offered, ..Ledger::default() };
+        ledger.not_selected[DropReason::Shed] = shed;
+        ledger
+    }
+
+    #[test]
+    fn every_worker_s_use_counts_once() {
+        let shared = Arc::new(Shared::new([None; 3]));
+        let now = Instant::now();
+        let mut workers = [(); 2].map(|()| (Governed::new(Arc::clone(&shared), now), Shed::default()));
+        for turn in 1..=3 {
+            for (governed, shed) in &mut workers {
+                governed.tell(now, &ledger(10 * turn, turn), shed);
+            }
+        }
+        let Measures { frames, wanted, shed, cpu, .. } = shared.meters.read();
+        assert_eq!((frames, wanted, shed), (60, 66, 6));
+        assert!(cpu > 0, "this thread has run");
+        assert_eq!(shared.take_braked(), None);
+    }
+
+    #[test]
+    fn a_burst_between_two_ticks_is_braked_by_the_worker_in_proportion() {
+        let shared = Arc::new(Shared::new([Some(100), None, None]));
+        let start = Instant::now();
+        let (mut governed, mut shed) = (Governed::new(Arc::clone(&shared), start), Shed::default());
+        governed.tell(start + TICK / 10, &ledger(110, 0), &mut shed);
+        assert_eq!(shed.window().open, BUCKETS, "it may be a mere peak");
+        // Five times the limit: 250 of 100 in half a tick.
+        governed.tell(start + TICK / 2, &ledger(250, 0), &mut shed);
+        let window = shed.window();
+        assert_eq!((window.open, window.established), (BUCKETS / 5, BUCKETS), "new flows only");
+        governed.tell(start + TICK * 6 / 10, &ledger(300, 0), &mut shed);
+        assert_eq!(shed.window(), window, "once is enough");
+        // It goes on, with flows that were admitted before; a fifth of it was left out.
+        governed.tell(start + TICK, &ledger(500, 125), &mut shed);
+        let mark = scaled(0.8 / 5.0);
+        assert_eq!((shed.window().open, shed.window().established), (mark, mark));
+        let braked = Braked { open: mark, established: mark };
+        assert_eq!((shared.take_braked(), shared.take_braked()), (Some(braked), None));
+        // The governor decides anew.
+        shared.admission.set(crate::select::shed::Window::FULL);
+        governed.follow(start + TICK, &mut shed);
+        assert_eq!(shed.window().open, BUCKETS);
+        governed.tell(start + TICK * 2, &ledger(600, 125), &mut shed);
+        assert_eq!(shed.window().open, BUCKETS, "within the limit");
+    }
+
+    #[test]
+    fn a_governor_that_comes_late_is_no_burst() {
+        let shared = Arc::new(Shared::new([Some(100), None, None]));
+        let start = Instant::now();
+        let (mut governed, mut shed) = (Governed::new(Arc::clone(&shared), start), Shed::default());
+        governed.tell(start + TICK * 3, &ledger(310, 0), &mut shed);
+        assert_eq!(shed.window().open, BUCKETS);
+        assert_eq!(shared.take_braked(), None);
+    }
+}

@@ -1,0 +1,346 @@
+//! How far the window is open: pure arithmetic, asked ten times a second.
+//!
+//! It is told how far the limits are used, 1 being all that is allowed, and which part of the frames was kept, and answers
+//! with a window. The quotient of the two says how much of the load the limit has room for. That is where `open` goes at
+//! once, and it does not matter how long the flows last that were admitted before: a controller that went on turning until
+//! they have ended would swing. Three rules besides:
+//!
+//! - New flows are refused before established ones are cut short: `established` comes down only while the load stays too
+//!   high, or when it is a flood.
+//! - It comes down fast and goes up slowly, and within three percent of where it should be it does not move.
+//! - Nothing is saved up: while everything is let in there is no credit, while nothing is, no debt.
+
+use std::time::Duration;
+
+use crate::select::shed::{BUCKETS, Window};
+
+/// How often it is asked.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// The whole scale, as a number.
+const SCALE: f64 = 65_536.0;
+/// Of the place where the window should end, above and below: it stays where it is.
+const DEAD_ZONE: f64 = 0.03;
+/// What a tick weighs in the smoothed use: they reach back about two seconds.
+const WEIGHT: f64 = 0.05;
+/// What a tick weighs in the skew: it changes within minutes.
+const SKEW_WEIGHT: f64 = 0.005;
+/// Times the limit, smoothed: so much that established flows are cut short, without waiting for them to end.
+const TOO_MUCH: f64 = 1.2;
+/// Times the limit within a tick: a burst. What new flows may have comes down at once.
+pub(super) const BURST: f64 = 2.0;
+/// Times the limit within a tick: so sudden a burst that established flows go at once too.
+pub(super) const FLOOD: f64 = 3.0;
+/// After so many seconds, what was open all the time is settled.
+const SETTLES_AFTER: usize = 60;
+/// How long nothing at all was let in, and it was still too much, before control frames go too.
+const LAST_RESORT: Duration = Duration::from_secs(1);
+
+/// The state between two ticks. `open` and `established` are parts of the scale, 0 to 1.
+#[derive(Clone, Debug)]
+pub(super) struct Regulator {
+    open: f64,
+    established: f64,
+    /// The use of the limits, smoothed.
+    used: f64,
+    /// The part of the frames that was kept, smoothed in the same way.
+    kept: f64,
+    /// Frames kept for each part of the scale that is open: 1 when the load is spread evenly over it.
+    skew: f64,
+    settling: Settling,
+    /// How long it has been too much with everything left out.
+    in_vain: Duration,
+}
+
+impl Default for Regulator {
+    /// Everything is let in, and has been for long.
+    fn default() -> Self {
+        Self {
+            open: 1.0,
+            established: 1.0,
+            used: 0.0,
+            kept: 1.0,
+            skew: 1.0,
+            settling: Settling::default(),
+            in_vain: Duration::ZERO,
+        }
+    }
+}
+
+/// What workers did by themselves in a tick, because it was not over yet and its allowance was: the marks that they came
+/// down to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Braked {
+    /// How far new flows were admitted then.
+    pub(super) open: u32,
+    /// How far established ones were.
+    pub(super) established: u32,
+}
+
+impl Regulator {
+    /// The window for the next tick. `used` is the use of the limit that is used most, over the last `interval`, and `kept`
+    /// the part of the frames that was kept, if there were any.
+    pub(super) fn step(&mut self, used: f64, kept: Option<f64>, braked: Option<Braked>, interval: Duration) -> Window {
+        let used = if used.is_finite() { used.clamp(0.0, 100.0) } else { 100.0 };
+        let ticks = (interval.as_secs_f64() / TICK.as_secs_f64()).clamp(0.1, 5.0);
+        self.used += (used - self.used) * (WEIGHT * ticks);
+        if let Some(kept) = kept {
+            self.kept += (kept - self.kept) * (WEIGHT * ticks);
+            if self.open > 0.001 {
+                self.skew += (kept / self.open - self.skew) * (SKEW_WEIGHT * ticks);
+                self.skew = self.skew.clamp(0.02, 50.0);
+            }
+        }
+        if let Some(Braked { open, established }) = braked {
+            // What was used before they braked says nothing about now.
+            self.come_down_to(f64::from(open) / SCALE, f64::from(established) / SCALE, used);
+        } else if used > BURST {
+            let open = self.room(used, kept.unwrap_or(1.0));
+            let established = if used > FLOOD { open } else { self.established };
+            self.come_down_to(open, established, used);
+        } else {
+            self.approach(ticks);
+        }
+        if self.open > 0.999 {
+            self.open = 1.0;
+        } else if self.open * SCALE < 1.0 {
+            self.open = 0.0;
+        }
+        self.established = self.established.max(self.open);
+        if self.established * SCALE < 1.0 {
+            self.established = 0.0;
+        }
+        let is_in_vain = self.established <= 0.0 && self.used > 1.0 + DEAD_ZONE;
+        self.in_vain = if is_in_vain { self.in_vain + interval } else { Duration::ZERO };
+        self.window(interval)
+    }
+
+    /// Up to where the limit has room, when so much is used for the part that is kept.
+    fn room(&self, used: f64, kept: f64) -> f64 {
+        (kept.max(1.0 / SCALE) / used.max(0.01) / self.skew).min(1.0)
+    }
+
+    /// A burst: goes down at once, and begins to smooth anew.
+    fn come_down_to(&mut self, open: f64, established: f64, used: f64) {
+        let is_cut = established < self.established;
+        self.established = self.established.min(established);
+        self.open = self.open.min(open).min(self.established);
+        let will_be_kept = if is_cut { self.open } else { self.established };
+        self.kept = (will_be_kept * self.skew).min(1.0);
+        self.used = if is_cut { 1.0 } else { self.used.min(used).max(1.0) };
+    }
+
+    /// Moves towards where the limit is just used.
+    fn approach(&mut self, ticks: f64) {
+        let room = self.room(self.used, self.kept);
+        if self.used > TOO_MUCH {
+            self.established += (self.open.min(room) - self.established) * (0.1 * ticks);
+            if self.established * SCALE < 64.0 {
+                (self.established, self.open) = (0.0, 0.0);
+            }
+        }
+        if room < self.open * (1.0 - DEAD_ZONE) && self.used > 0.9 {
+            self.open = room.max(self.open * 0.8_f64.powf(ticks));
+        } else if room > self.open * (1.0 + DEAD_ZONE) && self.used < 1.0 {
+            self.open = room.min(self.open * 1.03_f64.powf(ticks) + 0.0005 * ticks);
+        } else if self.used < 0.9 {
+            // Whatever else is thought: the limit is not used.
+            self.open = (self.open * 1.003_f64.powf(ticks) + 0.0002 * ticks).min(1.0);
+        }
+    }
+
+    fn window(&mut self, interval: Duration) -> Window {
+        let (open, established) = (mark(self.open), mark(self.established));
+        let settled = self.settling.note(open, interval);
+        Window { settled, open, established, control_frames: self.in_vain < LAST_RESORT, in_portions: false }
+    }
+}
+
+/// A part of the scale as a mark on it.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 65,536")]
+fn mark(part: f64) -> u32 {
+    ((part.clamp(0.0, 1.0) * SCALE).round() as u32).min(BUCKETS)
+}
+
+/// How far it was open at least in each of the last seconds.
+#[derive(Clone, Debug)]
+struct Settling {
+    least: [u32; SETTLES_AFTER],
+    at: usize,
+    /// How long the current second has been going on.
+    passed: Duration,
+}
+
+impl Default for Settling {
+    fn default() -> Self {
+        Self { least: [BUCKETS; SETTLES_AFTER], at: 0, passed: Duration::ZERO }
+    }
+}
+
+impl Settling {
+    /// Takes note of how far it is open now, and says how far it was all the time.
+    fn note(&mut self, open: u32, interval: Duration) -> u32 {
+        self.passed += interval;
+        if self.passed >= Duration::from_secs(1) {
+            self.passed = Duration::ZERO;
+            self.at = (self.at + 1) % SETTLES_AFTER;
+            self.least[self.at] = open;
+        }
+        self.least[self.at] = self.least[self.at].min(open);
+        self.least.iter().copied().min().unwrap_or(open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A host that mirrors: flows begin evenly over the scale and last for a while, and what is dropped costs a part of
+    /// what is mirrored.
+    struct Host {
+        /// Use of the limit if everything were mirrored.
+        load: f64,
+        /// Of that, what dropping costs.
+        floor: f64,
+        /// Ticks that a flow lasts.
+        lasts: usize,
+        /// Up to where flows were admitted that began in each of the last ticks; the latest last.
+        begun: Vec<f64>,
+        /// The part of the frames that the first half of the flows has, as a power: 1 when they are all alike.
+        skew: f64,
+        /// Flows that were admitted, and of these, those that were cut short.
+        admitted: f64,
+        cut: f64,
+    }
+
+    impl Host {
+        fn new(load: f64, floor: f64, lasts: usize) -> Self {
+            Self { load, floor, lasts, begun: vec![1.0; lasts], skew: 1.0, admitted: 0.0, cut: 0.0 }
+        }
+
+        /// Use of the limit in a tick with this window, and the part of the frames that is kept.
+        fn used(&mut self, window: Window, noise: f64) -> (f64, f64) {
+            let part = |mark: u32| f64::from(mark) / SCALE;
+            self.begun.remove(0);
+            self.begun.push(part(window.open));
+            let (settled, established) = (part(window.settled), part(window.established));
+            self.admitted += part(window.open);
+            for admitted in &mut self.begun {
+                let stays = admitted.min(established).max(settled);
+                self.cut += (*admitted - stays).max(0.0);
+                *admitted = stays;
+            }
+            #[allow(clippy::cast_precision_loss, reason = "a short time")]
+            let kept = self.begun.iter().sum::<f64>() / self.lasts as f64;
+            let kept = kept.powf(self.skew);
+            (self.load * noise * (self.floor + (1.0 - self.floor) * kept), kept)
+        }
+    }
+
+    fn run(host: &mut Host, regulator: &mut Regulator, ticks: usize) -> Vec<(f64, Window)> {
+        let mut window = regulator.window(Duration::ZERO);
+        (0..ticks)
+            .map(|tick| {
+                // A load that is never the same, and never by chance.
+                let noise = [1.0, 1.2, 0.7, 1.1, 0.9, 1.3, 0.8][tick % 7];
+                let (used, kept) = host.used(window, noise);
+                window = regulator.step(used, Some(kept), None, TICK);
+                (used, window)
+            })
+            .collect()
+    }
+
+    fn mean(used: &[(f64, Window)]) -> f64 {
+        #[allow(clippy::cast_precision_loss, reason = "a short time")]
+        let count = used.len() as f64;
+        used.iter().map(|(used, _)| used).sum::<f64>() / count
+    }
+
+    #[test]
+    fn below_the_limit_everything_is_settled() {
+        for (_, window) in run(&mut Host::new(0.7, 0.1, 10), &mut Regulator::default(), 500) {
+            assert_eq!(window, Window::FULL);
+        }
+    }
+
+    #[test]
+    fn a_load_that_ends_leaves_nothing_behind() {
+        let mut regulator = Regulator::default();
+        run(&mut Host::new(20.0, 0.02, 10), &mut regulator, 300);
+        let after = run(&mut Host::new(0.5, 0.02, 10), &mut regulator, 1200);
+        let opens: Vec<u32> = after.iter().map(|(_, window)| window.open).collect();
+        assert!(opens.windows(2).all(|pair| pair[0] <= pair[1]), "it only goes up");
+        assert_eq!(opens[300], BUCKETS, "within half a minute");
+        assert!(after[500].1.settled < BUCKETS, "but what is under way is not let in at once");
+        assert_eq!(after[1199].1, Window::FULL);
+    }
+
+    #[test]
+    fn a_sudden_flood_is_met_within_two_ticks() {
+        let (mut regulator, mut host) = (Regulator::default(), Host::new(0.5, 0.02, 50));
+        run(&mut host, &mut regulator, 100);
+        host.load = 10.0;
+        let after = run(&mut host, &mut regulator, 20);
+        assert!(after[3..].iter().all(|(used, _)| *used < 1.6), "{after:?}");
+    }
+
+    #[test]
+    fn when_dropping_alone_is_too_much_nothing_is_left_in_the_end_and_it_comes_back() {
+        let (mut regulator, mut host) = (Regulator::default(), Host::new(20.0, 0.1, 10));
+        let during = run(&mut host, &mut regulator, 300);
+        let last = during[299].1;
+        assert_eq!((last.open, last.established, last.control_frames), (0, 0, false));
+        host.load = 0.5;
+        let after = run(&mut host, &mut regulator, 400);
+        assert_eq!((after[399].1.open, after[399].1.control_frames), (BUCKETS, true));
+    }
+
+    #[test]
+    fn what_workers_did_themselves_is_not_done_again() {
+        let mut regulator = Regulator::default();
+        let braked = Braked { open: BUCKETS / 4, established: BUCKETS / 2 };
+        let window = regulator.step(5.0, Some(1.0), Some(braked), TICK);
+        assert_eq!((window.open, window.established), (BUCKETS / 4, BUCKETS / 2));
+    }
+
+    proptest! {
+        /// Whatever the load, what dropping costs, how long flows last and how unlike they are: the limit is used, it holds
+        /// on average, and flows that were admitted stay.
+        #[test]
+        fn the_limit_is_used_and_not_exceeded(
+            load in 1.2..10.0_f64,
+            floor in 0.0..0.05_f64,
+            lasts in 1..100_usize,
+            skew in 0.8..1.3_f64,
+        ) {
+            let mut regulator = Regulator::default();
+            let mut host = Host { skew, ..Host::new(load, floor, lasts) };
+            run(&mut host, &mut regulator, 600);
+            (host.admitted, host.cut) = (0.0, 0.0);
+            let steady = run(&mut host, &mut regulator, 700);
+            let mean = mean(&steady);
+            prop_assert!((0.93..1.07).contains(&mean), "mean {mean}");
+            prop_assert!(host.cut < 0.002 * host.admitted, "{} of {} are cut short", host.cut, host.admitted);
+        }
+
+        #[test]
+        fn marks_are_in_order_whatever_is_measured(
+            used in proptest::collection::vec(prop_oneof![0.0..3.0_f64, any::<f64>()], 1..200),
+            braked in proptest::option::of(any::<[u16; 2]>()),
+            kept in proptest::option::of(0.0..1.0_f64),
+            millis in 0..2000_u64,
+        ) {
+            let mut regulator = Regulator::default();
+            for used in used {
+                let braked = braked.map(|[one, other]| Braked {
+                    open: one.min(other).into(),
+                    established: one.max(other).into(),
+                });
+                let window = regulator.step(used, kept, braked, Duration::from_millis(millis));
+                prop_assert!(window.settled <= window.open, "{window:?}");
+                prop_assert!(window.open <= window.established && window.established <= BUCKETS, "{window:?}");
+            }
+        }
+    }
+}
