@@ -147,7 +147,9 @@ mod tests {
         };
         workers[0].say(now, &account, None);
         assert_eq!(said_of(&said), (5, true, None), "said just now");
-        workers.iter_mut().for_each(|worker| worker.say(now, &account, None));
+        for worker in &mut workers {
+            worker.say(now, &account, None);
+        }
         assert_eq!(lock(&said).counts.unreachable, 15);
         let minute_later = now + Duration::from_mins(1);
         assert_eq!(lock(&said).unreachable.news(minute_later, 15), Some(10), "all that was not said yet");

@@ -35,8 +35,9 @@ impl CannotCreate {
         let may = if !plan.rotation.is_on() && path.exists() {
             access(path, AccessFlags::W_OK)
         } else {
-            let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-            access(directory.unwrap_or_else(|| Path::new(".")), AccessFlags::W_OK | AccessFlags::X_OK)
+            // With the dot, a file in the directory's place is not taken for one that nobody may enter.
+            let directory = path.parent().unwrap_or(Path::new("")).join(".");
+            access(&directory, AccessFlags::W_OK | AccessFlags::X_OK)
         };
         may.err().map(|error| Self { file: path.display().to_string(), cause: error.into() })
     }

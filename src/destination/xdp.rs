@@ -106,20 +106,6 @@ impl Xdp {
         })
     }
 
-    /// Takes in what the kernel has done with.
-    fn take_in(&mut self, queue: &mut Queue, account: &mut DestinationLedger) {
-        let Some(member) = &mut self.member else { return };
-        self.free.extend(member.complete_share(queue));
-        for done in member.done(queue) {
-            self.submitted -= 1;
-            match done.dropped {
-                None => count_sent(account, done.frame.len - ethernet::HEADER_LEN, done.frame.cut),
-                Some(reason) => count_dropped(account, reason, 1),
-            }
-            self.free.extend(done.slot);
-        }
-    }
-
     /// Submits what waits and has the kernel send it.
     fn submit(&mut self, queue: &mut Queue, account: &mut DestinationLedger) {
         let Some(member) = &self.member else { return };
@@ -136,12 +122,20 @@ impl Xdp {
         self.kick(queue, account);
     }
 
+    /// Has the kernel send what was submitted, and gives what it has done with its fate.
     fn kick(&mut self, queue: &mut Queue, account: &mut DestinationLedger) {
-        if let Err(error) = queue.kick() {
-            self.write_failed = Some(error);
-        }
+        let Self { member: Some(member), free, submitted, .. } = self else { return };
+        let result = member.kick(queue, &mut |done| {
+            *submitted -= 1;
+            match done.dropped {
+                None => count_sent(account, done.frame.len - ethernet::HEADER_LEN, done.frame.cut),
+                Some(reason) => count_dropped(account, reason, 1),
+            }
+            free.extend(done.slot);
+        });
+        free.extend(member.complete_share(queue));
         self.is_down = queue.is_down();
-        self.take_in(queue, account);
+        self.write_failed = result.err().or(self.write_failed.take());
     }
 
     /// A replay waits until there is room again, [`REPLAY_PATIENCE`] at most.
@@ -256,8 +250,9 @@ impl Transmit for Xdp {
     fn finish(&mut self, account: &mut DestinationLedger) {
         if let Some(queue) = self.member.as_ref().map(Member::queue) {
             let (mut queue, mut waited) = (lock(&queue), Duration::ZERO);
-            // What another destination's kick brought back has its fate.
-            self.take_in(&mut queue, account);
+            if self.submitted > 0 {
+                self.kick(&mut queue, account);
+            }
             while self.submitted > 0 && waited < LAST_PATIENCE && !queue.is_gone() {
                 sleep(NAP);
                 waited += NAP;

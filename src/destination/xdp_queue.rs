@@ -240,9 +240,26 @@ impl Member {
         queue.unclaimed.split_off(queue.unclaimed.len() - missing)
     }
 
-    /// What the kernel has done with of this member's frames, since the last time.
-    pub(super) fn done<'a>(&self, queue: &'a mut Queue) -> impl Iterator<Item = Done> + 'a {
-        queue.done.get_mut(self.number).into_iter().flat_map(|done| done.drain(..))
+    /// Has the kernel send what was submitted, as far as it can now. Gives `each` frame of this member that it has done
+    /// with since the last time.
+    ///
+    /// # Errors
+    /// What is neither a full device nor one that is down or gone.
+    pub(super) fn kick(&self, queue: &mut Queue, each: &mut impl FnMut(Done)) -> io::Result<()> {
+        self.done(queue, each);
+        queue.down = false;
+        let result = if queue.socket.is_zero_copy() {
+            queue.wake_driver(self.number, each)
+        } else {
+            queue.send_copies(self.number, each)
+        };
+        self.done(queue, each);
+        result
+    }
+
+    /// Gives `each` frame of this member that the kernel has done with while others had it send theirs.
+    pub(super) fn done(&self, queue: &mut Queue, each: &mut impl FnMut(Done)) {
+        queue.done.get_mut(self.number).into_iter().flat_map(|done| done.drain(..)).for_each(each);
     }
 
     /// Leaves the queue, with all slots that are not on their way; the others are the queue's when they come back.
@@ -261,31 +278,22 @@ impl Member {
 }
 
 impl Queue {
-    /// Has the kernel send what was submitted, as far as it can now, and takes in what it has done with.
-    ///
-    /// # Errors
-    /// What is neither a full device nor one that is down or gone.
-    pub(super) fn kick(&mut self) -> io::Result<()> {
-        self.down = false;
-        if self.socket.is_zero_copy() { self.wake_driver() } else { self.send_copies() }
-    }
-
-    fn send_copies(&mut self) -> io::Result<()> {
+    fn send_copies(&mut self, member: usize, each: &mut impl FnMut(Done)) -> io::Result<()> {
         let mut result = Ok(());
         // A kernel that does not tell how far it has come may have sent all that it sends with one kick.
         let mut unseen = self.socket.unconsumed() / self.socket.budget();
         loop {
             let before = self.socket.unconsumed();
-            let outcome = self.socket.kick();
-            self.take_in();
-            let error = match outcome {
-                Ok(()) if self.socket.unconsumed() == 0 => break,
-                Ok(()) => None,
-                Err(error) => Some(error),
-            };
-            match error.as_ref().and_then(io::Error::raw_os_error) {
+            let error = self.socket.kick().err();
+            let code = error.as_ref().and_then(io::Error::raw_os_error);
+            if code == Some(libc::EBUSY) {
                 // The device dropped a frame, and the kernel stopped there.
-                Some(libc::EBUSY) => self.drop_one(),
+                self.drop_one();
+            }
+            self.take_in(member, each);
+            match code {
+                None if self.socket.unconsumed() == 0 => break,
+                Some(libc::EBUSY) => {}
                 Some(libc::ENXIO | libc::ENODEV) => {
                     self.give_up();
                     break;
@@ -307,15 +315,14 @@ impl Queue {
                 break;
             }
         }
-        self.take_in();
         result
     }
 
     /// The driver takes frames when it comes to it, and says nothing about any of them: all that it takes count as sent
     /// when they come back.
-    fn wake_driver(&mut self) -> io::Result<()> {
+    fn wake_driver(&mut self, member: usize, each: &mut impl FnMut(Done)) -> io::Result<()> {
         let outcome = self.socket.kick();
-        self.take_in();
+        self.take_in(member, each);
         match outcome.as_ref().map_err(io::Error::raw_os_error) {
             // No longer zero-copy, or no longer there. `Xdp` joins anew, and is told how it can.
             Err(Some(libc::ENXIO | libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP)) => self.give_up(),
@@ -337,14 +344,17 @@ impl Queue {
         self.down
     }
 
-    /// Gives every completed slot back to its member.
-    fn take_in(&mut self) {
+    /// Gives every completed slot back to its member: at once to the one with this number, which is asking.
+    fn take_in(&mut self, asking: usize, each: &mut impl FnMut(Done)) {
         while let Some(slot) = self.socket.completed() {
             match self.flights.get_mut(slot.index()).and_then(Option::take) {
                 Some(Flight { member, frame, dropped }) => {
                     let dropped = dropped.then_some(DropReason::DeviceBusy);
-                    if let Some(done) = self.done.get_mut(member) {
-                        done.push(Done { slot: Some(slot), frame, dropped });
+                    let done = Done { slot: Some(slot), frame, dropped };
+                    if member == asking {
+                        each(done);
+                    } else if let Some(of_member) = self.done.get_mut(member) {
+                        of_member.push(done);
                     }
                 }
                 None => self.unclaimed.push(slot),
@@ -352,17 +362,11 @@ impl Queue {
         }
     }
 
-    /// Remembers that a frame did not leave: its slot is completed all the same, before or after this.
+    /// Remembers that a frame did not leave: its slot is completed all the same.
     fn drop_one(&mut self) {
         let dropped = self.socket.dropped();
         if let Some(flight) = self.flights.get_mut(dropped).and_then(Option::as_mut) {
             flight.dropped = true;
-            return;
-        }
-        // Completed already, and taken in as sent.
-        let is_it = |done: &&mut Done| done.slot.as_ref().is_some_and(|slot| slot.index() == dropped);
-        if let Some(done) = self.done.iter_mut().flatten().rfind(is_it) {
-            done.dropped = Some(DropReason::DeviceBusy);
         }
     }
 
