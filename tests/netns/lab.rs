@@ -89,6 +89,22 @@ impl Lab {
         self.host.run(&format!("ip link set h0 mtu {mtu}"));
     }
 
+    /// Waits until the taps of this interface of the host have had so many frames, or dropped them.
+    ///
+    /// What a veth counts as received may still wait in a CPU's backlog, in front of the taps.
+    pub fn await_tapped(&self, link: &str, frames: u32) {
+        await_that(&format!("{frames} frames at {link}"), || {
+            let received = self.host.run(&format!("cat /sys/class/net/{link}/statistics/rx_packets"));
+            received.trim().parse::<u32>().is_ok_and(|received| received >= frames)
+        });
+        await_that("the backlog of every CPU to be empty", || {
+            /// Of net/core/net-procfs.c, `softnet_seq_show`: how many frames wait.
+            const BACKLOG: usize = 11;
+            let all = fs::read_to_string("/proc/net/softnet_stat").expect("the kernel tells it");
+            all.lines().all(|cpu| cpu.split_whitespace().nth(BACKLOG) == Some("00000000"))
+        });
+    }
+
     /// A path in the test's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.as_ref().expect("the folder lives as long as the lab").path().join(name)

@@ -105,10 +105,7 @@ fn rotated_files_of_two_workers_hold_every_frame_once_and_each_is_complete() {
         let farspan = Farspan::mirror(&lab, &["-i", "h0", "--workers", "2", "-B", "64MiB", "--to", &to]);
         let sent: Vec<Vec<u8>> = (0..FRAMES).map(|number| traffic::udp_frame(number, 16, 400)).collect();
         traffic::send(&lab, &sent, "--mbps=100");
-        await_that("every frame at the interface", || {
-            let received = lab.host.run("cat /sys/class/net/h0/statistics/rx_packets");
-            received.trim().parse::<u32>().is_ok_and(|received| received >= FRAMES)
-        });
+        lab.await_tapped("h0", FRAMES);
         let ledger = farspan.stop();
         ledger.assert_lossless();
 
@@ -185,10 +182,7 @@ fn a_full_disk_costs_frames_never_half_a_record_and_it_goes_on_when_there_is_roo
         let frame = |number| traffic::udp_frame(number, 4, 400);
         traffic::send(&lab, &(0..BATCH).map(frame).collect::<Vec<_>>(), "--mbps=100");
         await_that("the disk to be full", || farspan.log().contains("cannot write the capture file"));
-        await_that("every frame to be seen", || {
-            let received = lab.host.run("cat /sys/class/net/h0/statistics/rx_packets");
-            received.trim().parse::<u32>().is_ok_and(|received| received >= BATCH)
-        });
+        lab.await_tapped("h0", BATCH);
         // The last of them have had time to be lost when the first of the next ones is there.
         fs::remove_file(&ballast).expect("the ballast is there");
         let late = BATCH..BATCH + 500;

@@ -187,10 +187,7 @@ fn two_workers_share_flows_out_alike_among_an_analyzer_and_a_file() {
     for _ in 0..2 {
         traffic::send(&lab, &conversations(2_000), "--pps=10000");
     }
-    await_that("every frame at the interface", || {
-        let received = lab.host.run("cat /sys/class/net/h0/statistics/rx_packets");
-        received.trim().parse::<u32>().is_ok_and(|received| received >= 8_000)
-    });
+    lab.await_tapped("h0", 8_000);
     let ledger = farspan.stop();
     ledger.assert_lossless();
     let sent = |number: usize| usize::try_from(ledger.destinations[number].sent).expect("a small number");

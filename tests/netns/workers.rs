@@ -201,10 +201,7 @@ fn sequence_numbers_are_one_series_for_all_workers() {
 
 /// Stops when the interface has received every frame that was sent; nothing is said about how many were dropped.
 fn stop_when_all_were_seen(farspan: Farspan, lab: &Lab) -> Ledger {
-    await_that("every frame at the interface", || {
-        let received = lab.host.run("cat /sys/class/net/h0/statistics/rx_packets");
-        received.trim().parse::<u32>().is_ok_and(|received| received >= FRAMES)
-    });
+    lab.await_tapped("h0", FRAMES);
     let ledger = farspan.stop();
     assert!(ledger.captured + ledger.kernel_dropped >= u64::from(FRAMES), "the tap saw every frame: {ledger:#?}");
     ledger
@@ -232,10 +229,7 @@ fn what_two_workers_write_to_a_pipe_is_one_sound_capture_file() {
     let said = || fs::read_to_string(&log).unwrap_or_default();
     await_that("farspan's start line", || said().contains("mirroring "));
     traffic::send(&lab, &numbered(), "--mbps=100");
-    await_that("every frame at the interface", || {
-        let received = lab.host.run("cat /sys/class/net/h0/statistics/rx_packets");
-        received.trim().parse::<u32>().is_ok_and(|received| received >= FRAMES)
-    });
+    lab.await_tapped("h0", FRAMES);
     assert!(farspan.interrupt().success(), "{}", said());
     copying.join().expect("the copying ends").expect("the folder is writable");
 
