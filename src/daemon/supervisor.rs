@@ -18,8 +18,8 @@ use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
 use crate::kernel::lookup::{Moved, moved};
 use crate::quantity::Timestamp;
+use crate::session::Outcome;
 use crate::session::control::PATIENCE;
-use crate::session::{Outcome, SessionError};
 
 /// How often a session that runs is looked at: what it captures, and whether its sockets still have the right address.
 const LOOK: Duration = Duration::from_secs(1);
@@ -349,7 +349,7 @@ impl Supervisor {
 async fn last_words(started: &mut Started) -> Outcome {
     match timeout(PATIENCE, started.running.ended()).await {
         Ok(outcome) => outcome,
-        Err(_) => Outcome { ledger: started.running.ledger(), failures: vec![SessionError::Abandoned.into()] },
+        Err(_) => started.running.abandon(),
     }
 }
 

@@ -96,8 +96,8 @@ pub enum SessionError {
         /// The destination's name.
         destination: String,
     },
-    /// A defect of farspan: the worker's part of the ledger is as it was last published.
-    #[error("worker thread worker-{worker} ended unexpectedly; what it counted last is missing from the ledger")]
+    /// A defect of farspan.
+    #[error("worker thread worker-{worker} ended unexpectedly; the frames that it held are counted as crashed")]
     Crashed {
         /// The worker's number.
         worker: usize,
