@@ -64,6 +64,9 @@ pub struct SessionView {
     pub last_frame: Option<SystemTime>,
     /// What went wrong last, be it over or not.
     pub last_error: Option<String>,
+    /// When that was, in seconds since 1970.
+    #[serde(default, with = "perhaps_unix_time")]
+    pub last_error_at: Option<SystemTime>,
     /// What keeps it within its limits, while it runs; `None` without limits.
     #[serde(default)]
     pub governor: Option<GovernorView>,
@@ -155,6 +158,9 @@ pub struct DestinationView {
     pub mtu: Option<u32>,
     /// What went wrong with it last, be it over or not.
     pub last_error: Option<String>,
+    /// When that was, in seconds since 1970.
+    #[serde(default, with = "perhaps_unix_time")]
+    pub last_error_at: Option<SystemTime>,
 }
 
 /// Durations as seconds with their fraction, to the millisecond: as much as anybody reads.
@@ -226,6 +232,7 @@ mod tests {
             ledger,
             last_frame: Some(time),
             last_error: Some("there is no interface `eth0`".into()),
+            last_error_at: Some(time),
             governor: None,
             destinations: Vec::new(),
         };

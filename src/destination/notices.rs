@@ -18,6 +18,8 @@ pub(super) struct Notices {
     host_unreachable: Rising,
     unreachable: Rising,
     write_failed: Rising,
+    /// The last error that made a datagram `write_failed`.
+    refusal: Option<io::Error>,
 }
 
 /// Between two looks at the counters, and at the sockets' error queues.
@@ -37,6 +39,7 @@ impl Notices {
             host_unreachable: Rising::default(),
             unreachable: Rising::default(),
             write_failed: Rising::default(),
+            refusal: None,
         }
     }
 
@@ -58,6 +61,11 @@ impl Notices {
         self.sent.1.is_some_and(|last| now.duration_since(last) < ECHO)
     }
 
+    /// The last error that made a datagram `write_failed`.
+    pub(super) fn last_refusal(&self) -> Option<String> {
+        self.refusal.as_ref().map(ToString::to_string)
+    }
+
     /// Says what is new in `account`. `failure` is the last error that made a datagram `write_failed`.
     pub(super) fn say(&mut self, now: Instant, account: &DestinationLedger, failure: Option<io::Error>) {
         let (name, to) = (&account.name, &account.to);
@@ -76,10 +84,11 @@ impl Notices {
             let (sentence, remedy) = (DropReason::Unreachable.sentence(), DropReason::Unreachable.remedy());
             tracing::warn!("destination {name} ({to}): {frames} frames dropped: {sentence}; {remedy}");
         }
-        if let Some(error) = failure
-            && let Some(frames) = self.write_failed.news(now, account.dropped[DropReason::WriteFailed])
-        {
-            tracing::warn!("destination {name} ({to}): {frames} frames dropped: {error}");
+        if let Some(error) = failure {
+            if let Some(frames) = self.write_failed.news(now, account.dropped[DropReason::WriteFailed]) {
+                tracing::warn!("destination {name} ({to}): {frames} frames dropped: {error}");
+            }
+            self.refusal = Some(error);
         }
     }
 }
