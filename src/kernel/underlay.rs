@@ -121,7 +121,10 @@ impl Underlay {
 
     /// Takes note of the source address that the route prefers now.
     pub fn prefer_source(&self, source: IpAddr) {
-        self.other_source.store(source != self.local && !self.source_is_chosen, Ordering::Relaxed);
+        let is_other = source != self.local && !self.source_is_chosen;
+        if self.other_source.swap(is_other, Ordering::Relaxed) != is_other {
+            self.news.send_replace(());
+        }
     }
 
     /// Whether it is another than that of our sockets, which are to be opened anew then.
@@ -210,7 +213,8 @@ impl Underlay {
         }
     }
 
-    /// Changes with the state of the next hop, and with every ICMP report that host or network cannot be reached.
+    /// Changes with the state of the next hop, with the source address that the route prefers, and with every ICMP report
+    /// that host or network cannot be reached.
     pub fn news(&self) -> watch::Receiver<()> {
         self.news.subscribe()
     }
