@@ -3,11 +3,13 @@
 //! "Frame" means the Ethernet frame from destination MAC to the last payload byte: no preamble, no FCS, VLAN tags in
 //! line. Offsets count from its first byte.
 
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use crate::flow::FlowHash;
 use crate::ledger::DropReason;
 use crate::quantity::{Direction, Mtu, Timestamp};
+use crate::wire::decapsulate::Tunnel;
 use crate::wire::layers::{Ip, Layers};
 
 /// A frame as a source lends it: it ends with the callback it was given to.
@@ -23,6 +25,8 @@ pub struct Frame<'a> {
     pub direction: Option<Direction>,
     /// Which of the session's interfaces it was seen on: an index into the session's interface list.
     pub interface: InterfaceId,
+    /// The stream of the tunnel that it came out of, where that has an account of its own.
+    pub origin: Option<&'a Origin>,
     /// What the host's offloads may have left unfinished.
     pub offload: Offload,
     /// Whether the source put back a VLAN tag that the kernel or the NIC had taken out.
@@ -34,6 +38,19 @@ pub struct Frame<'a> {
 /// Position of an interface in the session's list; a file is interface 0 of its session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct InterfaceId(pub u16);
+
+/// A stream of tunnelled frames: what one sender sends with one id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its number, which no other stream of the session has. Numbers are not given out one after the other.
+    pub number: u32,
+    /// Whose outer packets these are.
+    pub sender: IpAddr,
+    /// What they are.
+    pub encapsulation: Tunnel,
+    /// VNI, key or session id; `None` where the packets have none.
+    pub id: Option<u32>,
+}
 
 /// What is known about segmentation and checksum offload of a captured frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +105,11 @@ pub struct WireFrame<'a> {
     pub direction: Option<Direction>,
     /// Which of the session's interfaces it was seen on.
     pub interface: InterfaceId,
+    /// The stream of the tunnel that it came out of, where that has an account of its own.
+    pub origin: Option<&'a Origin>,
 }
 
-impl WireFrame<'_> {
+impl<'a> WireFrame<'a> {
     /// At most the first `keep` bytes of the frame, which keeps the length that it had on the wire.
     #[must_use]
     pub fn truncated(self, keep: usize) -> Self {
@@ -101,7 +120,10 @@ impl WireFrame<'_> {
 
     /// A frame that was cut out of this one and is whole in itself: `head` and `body`, with `packet` in it.
     #[must_use]
-    pub fn piece<'p>(&self, head: &'p [u8], body: &'p [u8], packet: Ip) -> WireFrame<'p> {
+    pub fn piece<'p>(&self, head: &'p [u8], body: &'p [u8], packet: Ip) -> WireFrame<'p>
+    where
+        'a: 'p,
+    {
         let wire_len = u32::try_from(head.len() + body.len()).unwrap_or(u32::MAX);
         WireFrame { head, body, wire_len, layers: Layers { ip: Some(packet), ..self.layers }, ..*self }
     }

@@ -89,6 +89,7 @@ pub fn send(token: &Token, destinations: &mut Destinations, ledger: &mut Ledger)
             timestamp: Timestamp::now(),
             direction: None,
             interface: InterfaceId::default(),
+            origin: None,
         };
         destinations.offer(&frame, ledger);
     }

@@ -105,6 +105,7 @@ fn run(destinations: &mut Destinations, ledger: &mut Ledger, frames: &[Vec<u8>],
             timestamp: Timestamp::default(),
             direction: None,
             interface: InterfaceId::default(),
+            origin: None,
         };
         destinations.offer(&frame, ledger);
         if number % 100 == 99 {

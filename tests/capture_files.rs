@@ -453,6 +453,7 @@ fn a_full_disk_never_leaves_half_a_record() {
                 timestamp: Timestamp::from_nanos(nanos),
                 direction: None,
                 interface: InterfaceId(0),
+                origin: None,
             };
             file.offer(&frame, account);
         }

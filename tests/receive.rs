@@ -183,6 +183,43 @@ fn as_many_tunnels_are_taken_off_as_are_wanted() {
 }
 
 #[test]
+fn each_stream_is_an_interface_in_pcapng() {
+    let folder = TempDir::new().unwrap();
+    let packets = [
+        udp(4789, &vxlan(42, &frame(1))),
+        udp(4789, &vxlan(43, &frame(2))),
+        ip(47, &erspan2(7, 0, &frame(3))),
+        udp(4789, &vxlan(42, &frame(4))),
+    ];
+    write_capture(&folder.path().join("outer.pcap"), &packets);
+    let output = farspan(folder.path(), &["receive", "--from", "file:outer.pcap", "--to", "pcap:inner.pcapng"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let names = interfaces_of_packets(&std::fs::read(folder.path().join("inner.pcapng")).unwrap());
+    assert_eq!(names, ["192.0.2.1 vxlan 42", "192.0.2.1 vxlan 43", "192.0.2.1 erspan2 7", "192.0.2.1 vxlan 42"]);
+}
+
+/// The name of each packet's interface in a little-endian pcapng file (draft-ietf-opsawg-pcapng sections 4.2 and 4.3).
+fn interfaces_of_packets(mut file: &[u8]) -> Vec<String> {
+    let word = |bytes: &[u8]| u32::from_le_bytes(bytes[..4].try_into().unwrap());
+    let (mut interfaces, mut packets) = (Vec::new(), Vec::new());
+    while !file.is_empty() {
+        let (block, rest) = file.split_at(word(&file[4..]) as usize);
+        match word(block) {
+            // The name is the first option: its code, its length, its bytes.
+            1 => {
+                let length = usize::from(block[18]);
+                assert_eq!(block[16..18], [2, 0]);
+                interfaces.push(String::from_utf8(block[20..20 + length].to_vec()).unwrap());
+            }
+            6 => packets.push(interfaces[word(&block[8..]) as usize].clone()),
+            _ => {}
+        }
+        file = rest;
+    }
+    packets
+}
+
+#[test]
 fn the_tunnels_id_becomes_a_vlan_tag() {
     let tagged = |tags: &[[u8; 4]]| [&frame(1)[..12], &tags.concat(), &frame(1)[12..]].concat();
     // ERSPAN II says that the sender took out VLAN 100 with priority 5.

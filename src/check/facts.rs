@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, sleep};
 
+use super::gro;
 use super::network::Cloud;
 use super::traffic::{self, Traffic};
 use crate::config;
@@ -40,6 +41,8 @@ pub struct Facts {
     pub cpus: usize,
     /// Whether the kernel can be asked for TAP devices.
     pub has_tap_devices: bool,
+    /// The interfaces on which the kernel joins what it receives (GRO), where that may concern the session.
+    pub joining: Vec<String>,
 }
 
 /// An interface that the session captures on.
@@ -69,8 +72,16 @@ impl Facts {
         let capabilities = Capabilities::of_this_process().unwrap_or(Capabilities::NONE);
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         let has_tap_devices = Path::new(tun::CLONE_DEVICE).exists();
-        (Self { links, tapped, underlays, capabilities, cloud: cloud(), cpus, has_tap_devices }, problems)
+        let joining = if gro::receives_gre(plan) { joining(&links) } else { Vec::new() };
+        (Self { links, tapped, underlays, capabilities, cloud: cloud(), cpus, has_tap_devices, joining }, problems)
     }
+}
+
+/// The names of those that are up, may lead to other hosts, and have receive offload.
+fn joining(links: &[Link]) -> Vec<String> {
+    let is_on = |name: &str| ethtool::is_on(name, Offload::GenericReceive).unwrap_or(false);
+    let joins = |link: &&Link| link.up && link.needs_neighbour && is_on(&link.name);
+    links.iter().filter(joins).map(|link| link.name.clone()).collect()
 }
 
 /// All links, and those that are tapped with their traffic.

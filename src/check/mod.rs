@@ -8,6 +8,7 @@ pub mod analyzer;
 pub mod capture;
 pub mod facts;
 pub mod finding;
+pub mod gro;
 pub mod gso;
 pub mod limits;
 pub mod local_ends;
@@ -25,9 +26,12 @@ pub mod xdp;
 
 use std::os::unix::fs::FileTypeExt as _;
 
-use crate::config::plan::{FilePath, SessionPlan};
+use crate::config::local_end::CaptureFilePlan;
+use crate::config::plan::{DestinationPlan, End, FilePath, SessionPlan, TransmitPlan, TunnelPlan};
 use crate::destination::missing_ids;
+use crate::destination::shared_file::CannotCreate;
 use crate::error::{Explain, Problems};
+use crate::session::relay_loop::relay_loops;
 use crate::source;
 use facts::Facts;
 use finding::Finding;
@@ -44,8 +48,10 @@ pub async fn check(plan: &SessionPlan) -> (Report, Vec<Box<dyn Explain>>) {
     problems.extend(missing_ids(&plan.destinations, &interfaces));
     let (facts, unreachable) = Facts::gather(plan).await;
     problems.extend(unreachable);
+    problems.extend(relay_loops(plan, &facts.underlays));
     problems.extend(privileges::problems(plan, &facts));
     problems.extend(local_ends::problems(plan, &facts));
+    problems.extend(unwritable_files(plan));
     (judge(plan, &facts), problems)
 }
 
@@ -64,10 +70,26 @@ fn open_sources(plan: &SessionPlan) -> Result<Vec<String>, Problems> {
     Ok(opened.interfaces.into_iter().map(|interface| interface.name).collect())
 }
 
+/// Capture files, those of dry runs among them, that cannot be written where they are to be. None is created.
+fn unwritable_files(plan: &SessionPlan) -> Vec<Box<dyn Explain>> {
+    let cannot = |plan: &CaptureFilePlan| Some(CannotCreate::in_the_way(plan)?.into());
+    let cannot = |destination: &DestinationPlan| -> Option<Box<dyn Explain>> {
+        match &destination.end {
+            End::File(file) => cannot(file),
+            End::Tunnel(TunnelPlan { transmit: TransmitPlan::CaptureFile(file), .. }) => {
+                cannot(&CaptureFilePlan::plain(file.clone()))
+            }
+            End::Tunnel(_) | End::Tap(_) => None,
+        }
+    };
+    plan.destinations.iter().filter_map(cannot).collect()
+}
+
 /// What there is to say about `plan` on a host with these facts.
 fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
-    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 10] = [
+    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 11] = [
         capture::findings,
+        gro::findings,
         workers::findings,
         limits::findings,
         mtu::findings,
@@ -87,7 +109,7 @@ fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
 mod tests {
     use super::testing::{facts, mtu, plan, tunnel, vxlan};
     use super::*;
-    use crate::config::plan::{Analyzer, Encapsulation, Host, Ids, SourcePlan, TunnelPlan};
+    use crate::config::plan::{Analyzer, Encapsulation, Host, Ids, SourcePlan};
     use crate::kernel::namespace::Namespace;
     use crate::quantity::Vni;
 

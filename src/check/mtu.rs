@@ -60,6 +60,9 @@ pub fn inner_mtu(plan: &SessionPlan, facts: &Facts) -> Mtu {
     }
 }
 
+/// The longest IP packet that there is: no path takes more.
+const LONGEST: usize = 65_535;
+
 /// The MTU that vendors advise for paths of tunnels between hosts with MTU 1500.
 const COMMON: usize = 1600;
 
@@ -81,7 +84,11 @@ fn does_not_fit(name: &str, room: Room, fit: Fit) -> Option<Finding> {
         return None;
     }
     let common = if tagged <= COMMON { format!("; {COMMON} is a common choice") } else { String::new() };
-    let raise = format!("raise the MTU of the path to {tagged} (with a VLAN tag), on every device of it{common}");
+    let raise = if tagged <= LONGEST {
+        format!("raise the MTU of the path to {tagged} (with a VLAN tag), on every device of it{common}")
+    } else {
+        format!("lower the MTU of what is mirrored: no packet is longer than {LONGEST}")
+    };
     if needed <= path {
         return Some(
             Finding::note(format!("destination {name}: full frames fit, with a VLAN tag they do not"))
@@ -200,5 +207,15 @@ mod tests {
         let findings = findings(&plan(tunnel(vxlan())), &facts);
         assert_eq!(findings[0].what, "destination 1: full frames leave as two");
         assert!(findings[0].remedy[0].contains("9054"), "{findings:?}");
+    }
+
+    #[test]
+    fn nobody_is_told_to_set_an_mtu_that_there_is_not() {
+        let mut facts = facts(testing::mtu(1500));
+        // The loopback interface's.
+        facts.tapped[0].link.mtu = Some(testing::mtu(65_536));
+        let findings = findings(&plan(tunnel(vxlan())), &facts);
+        let told = "to keep frames whole, lower the MTU of what is mirrored: no packet is longer than 65535";
+        assert_eq!(findings[0].remedy, [told]);
     }
 }

@@ -94,5 +94,6 @@ pub fn facts(path: Mtu) -> Facts {
         cloud: None,
         cpus: 4,
         has_tap_devices: true,
+        joining: Vec::new(),
     }
 }

@@ -189,6 +189,7 @@ impl Pairing {
     /// Judges those who wait since `turn` or longer, together with their partners.
     fn judge_until(&mut self, turn: u64) {
         let is_end = turn == u64::MAX;
+        self.waiting[B].tell_copies();
         for judgement in judge(self.waiting[A].frames(), self.waiting[B].frames()) {
             let turn_of = |side: usize, ordinal| self.waiting[side].frames().get(ordinal).map(|held| held.turn);
             let oldest = judgement.a.iter().filter_map(|ordinal| turn_of(A, ordinal));

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::Shared;
-use super::records::About;
+use super::origins::Origins;
+use super::records::{About, Format};
 use super::shared_file::{CannotCreate, SharedFile};
 use crate::config::local_end::CaptureFilePlan;
 use crate::frame::{InterfaceId, WireFrame};
@@ -17,10 +18,18 @@ use crate::wire::pcapng::Interface;
 pub struct CaptureFile {
     file: SharedFile,
     /// By what number the file knows each of the session's interfaces.
-    interfaces: Vec<Option<u32>>,
+    interfaces: Vec<Option<Known>>,
+    origins: Origins,
     records: Vec<u8>,
     /// What every further frame is dropped for, once nothing can be written any more.
     closed: Option<DropReason>,
+}
+
+/// One of the session's interfaces.
+#[derive(Debug)]
+struct Known {
+    name: String,
+    number: u32,
 }
 
 impl CaptureFile {
@@ -34,25 +43,28 @@ impl CaptureFile {
     /// When the file cannot be created or written.
     pub fn open(plan: &CaptureFilePlan, interfaces: &[String], shared: &mut Shared) -> Result<Self, CannotCreate> {
         let file = shared.file(plan)?;
-        let number_of = |name: &String| file.number_of(Interface { name: name.clone(), comment: None });
-        let numbers = interfaces.iter().map(number_of).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self::writing(file, numbers.into_iter().map(Some).collect()))
+        let known = |name: &String| {
+            let number = file.number_of(Interface { name: name.clone(), comment: None })?;
+            Ok(Some(Known { name: name.clone(), number }))
+        };
+        let interfaces = interfaces.iter().map(known).collect::<Result<_, _>>()?;
+        Ok(Self::writing(file, interfaces))
     }
 
     /// Lets the file know an interface of this name, which frames call `interface` from now on.
     pub fn learn_interface(&mut self, interface: InterfaceId, name: &str) {
         let at = usize::from(interface.0);
         if self.interfaces.len() <= at {
-            self.interfaces.resize(at + 1, None);
+            self.interfaces.resize_with(at + 1, || None);
         }
         let number = self.file.number_of_another(Interface { name: name.to_owned(), comment: None });
-        if let Some(before) = self.interfaces[at].replace(number) {
-            self.file.release(before);
+        if let Some(before) = self.interfaces[at].replace(Known { name: name.to_owned(), number }) {
+            self.file.release(before.number);
         }
     }
 
-    fn writing(file: SharedFile, interfaces: Vec<Option<u32>>) -> Self {
-        Self { file, interfaces, records: Vec::with_capacity(Self::BUFFER), closed: None }
+    fn writing(file: SharedFile, interfaces: Vec<Option<Known>>) -> Self {
+        Self { file, interfaces, origins: Origins::new(), records: Vec::with_capacity(Self::BUFFER), closed: None }
     }
 
     /// Whether nothing can be written any more: the reader of the pipe has ended, or a record broke off in it.
@@ -77,11 +89,19 @@ impl CaptureFile {
         let about = About {
             timestamp: frame.timestamp,
             wire_len: frame.wire_len,
-            interface: self.interfaces.get(usize::from(frame.interface.0)).copied().flatten().unwrap_or(0),
+            interface: self.interface_of(frame),
             direction: frame.direction,
         };
         about.write(self.file.format, [frame.head, frame.body], &mut self.records);
         account.in_flight += 1;
+    }
+
+    /// Where the file says that the frame was seen: its tunnelled stream, or the session's interface.
+    fn interface_of(&mut self, frame: &WireFrame<'_>) -> u32 {
+        let Some(Some(known)) = self.interfaces.get(usize::from(frame.interface.0)) else { return 0 };
+        let origin = frame.origin.filter(|_| self.file.format == Format::Pcapng);
+        let stream = origin.and_then(|origin| self.origins.number_of(origin, &known.name, &self.file));
+        stream.unwrap_or(known.number)
     }
 
     /// Writes the buffer and gives every record its fate. Where time ends files, `now` may have ended the last one.
@@ -109,6 +129,7 @@ impl CaptureFile {
             self.closed = written.closed.then_some(reason);
         }
         self.records.clear();
+        self.origins.retry();
     }
 
     /// Writes the buffer and gives every record its fate: afterwards nothing is in flight, and the disk has what the plan
@@ -121,7 +142,8 @@ impl CaptureFile {
 
 impl Drop for CaptureFile {
     fn drop(&mut self) {
-        self.interfaces.iter().flatten().for_each(|&number| self.file.release(number));
+        let interfaces = self.interfaces.iter().flatten().map(|known| known.number);
+        interfaces.chain(self.origins.numbers()).for_each(|number| self.file.release(number));
     }
 }
 
@@ -150,12 +172,13 @@ mod tests {
             timestamp: Timestamp::from_nanos(nanos),
             direction: None,
             interface: InterfaceId(0),
+            origin: None,
         }
     }
 
     /// A destination that writes to `file`, which cannot be cut.
     fn writing_to(file: File) -> CaptureFile {
-        CaptureFile::writing(SharedFile::writing_to(file), vec![Some(0)])
+        CaptureFile::writing(SharedFile::writing_to(file), vec![None])
     }
 
     #[test]

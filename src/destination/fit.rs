@@ -124,6 +124,7 @@ mod tests {
             timestamp: Timestamp::default(),
             direction: None,
             interface: InterfaceId::default(),
+            origin: None,
         }
     }
 

@@ -13,6 +13,7 @@ pub mod last_error;
 mod next_hop;
 mod notices;
 pub mod open_error;
+mod origins;
 mod outer;
 mod raw_ip;
 mod records;

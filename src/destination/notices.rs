@@ -1,12 +1,14 @@
 //! What a destination tells the operator while it runs: once, or at most once a minute with a count.
 
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::ledger::{DestinationLedger, DropReason};
+use crate::quantity::Mtu;
 use crate::rising::Rising;
 
-/// Turns the counters of one destination into log lines.
+/// Turns what one worker counts of a destination into log lines, which the session's workers write together.
 #[derive(Debug)]
 pub(super) struct Notices {
     /// The analyzer's command that silences port or protocol unreachable.
@@ -14,12 +16,30 @@ pub(super) struct Notices {
     next_look: Option<Instant>,
     /// How much had been sent at the last look, and when it last was more than before.
     sent: (u64, Option<Instant>),
-    said_port_unreachable: bool,
+    /// What this worker has added to the common counts.
+    added: Counts,
+    said: Arc<Mutex<Said>>,
+}
+
+/// What was said about a destination, by whichever worker.
+#[derive(Debug, Default)]
+pub struct Said {
+    port_unreachable: bool,
+    room: Option<usize>,
+    counts: Counts,
     host_unreachable: Rising,
     unreachable: Rising,
     write_failed: Rising,
     /// The last error that made a datagram `write_failed`.
     refusal: Option<io::Error>,
+}
+
+/// What is spoken of with a count.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    host_unreachable: u64,
+    unreachable: u64,
+    write_failed: u64,
 }
 
 /// Between two looks at the counters, and at the sockets' error queues.
@@ -29,18 +49,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const ECHO: Duration = Duration::from_secs(30);
 
 impl Notices {
-    /// `firewall_line` is what an operator runs on the analyzer to silence its port or protocol unreachables.
-    pub(super) fn new(firewall_line: String) -> Self {
-        Self {
-            firewall_line,
-            next_look: None,
-            sent: (0, None),
-            said_port_unreachable: false,
-            host_unreachable: Rising::default(),
-            unreachable: Rising::default(),
-            write_failed: Rising::default(),
-            refusal: None,
-        }
+    /// `firewall_line` is what an operator runs on the analyzer to silence its port or protocol unreachables; `said` is
+    /// what the workers have in common.
+    pub(super) fn new(firewall_line: String, said: Arc<Mutex<Said>>) -> Self {
+        Self { firewall_line, next_look: None, sent: (0, None), added: Counts::default(), said }
     }
 
     /// Whether it is time to look, about once a second.
@@ -63,34 +75,58 @@ impl Notices {
 
     /// The last error that made a datagram `write_failed`.
     pub(super) fn last_refusal(&self) -> Option<String> {
-        self.refusal.as_ref().map(ToString::to_string)
+        lock(&self.said).refusal.as_ref().map(ToString::to_string)
     }
 
     /// Says what is new in `account`. `failure` is the last error that made a datagram `write_failed`.
     pub(super) fn say(&mut self, now: Instant, account: &DestinationLedger, failure: Option<io::Error>) {
         let (name, to) = (&account.name, &account.to);
-        if account.icmp.port_unreachable > 0 && !self.said_port_unreachable {
-            self.said_port_unreachable = true;
+        let own = Counts {
+            host_unreachable: account.icmp.host_unreachable,
+            unreachable: account.dropped[DropReason::Unreachable],
+            write_failed: account.dropped[DropReason::WriteFailed],
+        };
+        let added = std::mem::replace(&mut self.added, own);
+        let mut said = lock(&self.said);
+        let Said { port_unreachable, counts, host_unreachable, unreachable, write_failed, refusal, room: _ } =
+            &mut *said;
+        counts.host_unreachable += own.host_unreachable.saturating_sub(added.host_unreachable);
+        counts.unreachable += own.unreachable.saturating_sub(added.unreachable);
+        counts.write_failed += own.write_failed.saturating_sub(added.write_failed);
+        if account.icmp.port_unreachable > 0 && !std::mem::replace(port_unreachable, true) {
             tracing::info!(
                 "destination {name} ({to}): the analyzer answers \"port unreachable\", as one that only sniffs does; \
                  nothing is lost. To silence it there: {}",
                 self.firewall_line
             );
         }
-        if let Some(reports) = self.host_unreachable.news(now, account.icmp.host_unreachable) {
+        if let Some(reports) = host_unreachable.news(now, counts.host_unreachable) {
             tracing::warn!("destination {name} ({to}): {reports} ICMP reports that the host cannot be reached");
         }
-        if let Some(frames) = self.unreachable.news(now, account.dropped[DropReason::Unreachable]) {
+        if let Some(frames) = unreachable.news(now, counts.unreachable) {
             let (sentence, remedy) = (DropReason::Unreachable.sentence(), DropReason::Unreachable.remedy());
             tracing::warn!("destination {name} ({to}): {frames} frames dropped: {sentence}; {remedy}");
         }
         if let Some(error) = failure {
-            if let Some(frames) = self.write_failed.news(now, account.dropped[DropReason::WriteFailed]) {
+            if let Some(frames) = write_failed.news(now, counts.write_failed) {
                 tracing::warn!("destination {name} ({to}): {frames} frames dropped: {error}");
             }
-            self.refusal = Some(error);
+            *refusal = Some(error);
         }
     }
+
+    /// Says that the path MTU is `mtu` now, which leaves room for frames of `room` bytes.
+    pub(super) fn say_room(&self, account: &DestinationLedger, mtu: Mtu, room: usize) {
+        if lock(&self.said).room.replace(room) != Some(room) {
+            let (name, to) = (&account.name, &account.to);
+            tracing::info!("destination {name} ({to}): path MTU is now {mtu}, room for frames of {room} bytes");
+        }
+    }
+}
+
+fn lock(said: &Mutex<Said>) -> MutexGuard<'_, Said> {
+    // Whoever panicked with it has only counted less than there was.
+    said.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -100,9 +136,31 @@ mod tests {
     #[test]
     fn the_counters_are_looked_at_once_a_second() {
         let start = Instant::now();
-        let mut notices = Notices::new(String::new());
+        let mut notices = Notices::new(String::new(), Arc::default());
         let looks: Vec<bool> =
             [0, 500, 999, 1000, 1001, 2500].map(|ms| notices.is_due(start + Duration::from_millis(ms))).to_vec();
         assert_eq!(looks, [true, false, false, true, false, true]);
+    }
+
+    #[test]
+    fn what_several_workers_count_is_said_once_and_together() {
+        let (now, said) = (Instant::now(), Arc::<Mutex<Said>>::default());
+        let mut workers = [(); 3].map(|()| Notices::new(String::new(), Arc::clone(&said)));
+        let mut account = DestinationLedger::default();
+        account.icmp.port_unreachable = 1;
+        account.dropped[DropReason::Unreachable] = 5;
+        let said_of = |said: &Mutex<Said>| {
+            let mut said = lock(said);
+            let counts = said.counts;
+            (counts.unreachable, said.port_unreachable, said.unreachable.news(now, counts.unreachable))
+        };
+        workers[0].say(now, &account, None);
+        assert_eq!(said_of(&said), (5, true, None), "said just now");
+        for worker in &mut workers {
+            worker.say(now, &account, None);
+        }
+        assert_eq!(lock(&said).counts.unreachable, 15);
+        let minute_later = now + Duration::from_mins(1);
+        assert_eq!(lock(&said).unreachable.news(minute_later, 15), Some(10), "all that was not said yet");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::notices::Said;
 use super::sequence::Counters;
 use super::shared_file::{CannotCreate, SharedFile};
 use super::tap_device::{TapDevice, TapError};
@@ -25,6 +26,10 @@ pub struct Shared {
     mtu: Mtu,
     /// The session's sequence numbers, by destination and what they number; `None` where the encapsulation has none.
     counters: Vec<(String, Encapsulation, Option<Counters>)>,
+    /// What was said about each destination, by name.
+    said: Vec<(String, Arc<Mutex<Said>>)>,
+    /// The number of the worker that opens destinations now.
+    pub(super) worker: u32,
     /// How many destinations send through AF_XDP.
     members: usize,
     /// The session's interfaces in zero-copy mode, where that is wanted.
@@ -41,7 +46,8 @@ impl Shared {
         let members = ways.filter(|way| way.is_xdp()).count();
         let queues = queues(worker, members, zero_copy.as_ref());
         let mtu = Mtu::ETHERNET;
-        Self { files: Vec::new(), taps: Vec::new(), mtu, counters: Vec::new(), members, zero_copy, queues }
+        let (files, taps, counters, said) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { files, taps, mtu, counters, said, worker, members, zero_copy, queues }
     }
 
     /// The same for frames of links with this MTU; Ethernet's unless given.
@@ -67,6 +73,7 @@ impl Shared {
 
     /// Goes on to another worker of the session: it has sockets of its own.
     pub fn go_on_to(&mut self, worker: u32) {
+        self.worker = worker;
         self.queues = queues(worker, self.members, self.zero_copy.as_ref());
     }
 
@@ -81,6 +88,16 @@ impl Shared {
         let file = SharedFile::create(plan)?;
         self.files.push((plan.clone(), file.clone()));
         Ok(file)
+    }
+
+    /// What any worker has said about the destination `name`.
+    pub(super) fn said(&mut self, name: &str) -> Arc<Mutex<Said>> {
+        if let Some((_, said)) = self.said.iter().find(|(known, _)| known == name) {
+            return Arc::clone(said);
+        }
+        let said = Arc::<Mutex<Said>>::default();
+        self.said.push((name.to_owned(), Arc::clone(&said)));
+        said
     }
 
     /// The TAP device of that plan, created unless another worker has done so in this session.

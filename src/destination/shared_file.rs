@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{AccessFlags, access};
 
 use super::file_series::FileSeries;
 use super::records::Format;
@@ -24,6 +26,21 @@ pub struct CannotCreate {
     file: String,
     #[source]
     cause: io::Error,
+}
+
+impl CannotCreate {
+    /// What keeps the files of `plan` from being written, as far as that can be told without creating one.
+    pub fn in_the_way(plan: &CaptureFilePlan) -> Option<Self> {
+        let FilePath::Path(path) = &plan.file else { return None };
+        let may = if !plan.rotation.is_on() && path.exists() {
+            access(path, AccessFlags::W_OK)
+        } else {
+            // With the dot, a file in the directory's place is not taken for one that nobody may enter.
+            let directory = path.parent().unwrap_or(Path::new("")).join(".");
+            access(&directory, AccessFlags::W_OK | AccessFlags::X_OK)
+        };
+        may.err().map(|error| Self { file: path.display().to_string(), cause: error.into() })
+    }
 }
 
 impl Explain for CannotCreate {
@@ -165,6 +182,14 @@ impl SharedFile {
         }
     }
 
+    /// The same for one of many. `None` where the interfaces, with which every file of a series begins, would leave too
+    /// little room for its records.
+    pub(super) fn number_of_one_of_many(&self, interface: Interface) -> Option<u32> {
+        let mut output = self.output();
+        let is_known = output.interfaces.iter().any(|known| known.interface == interface);
+        (is_known || output.may_have_another()).then(|| output.number_of(interface))
+    }
+
     /// Appends whole records. Waits while a pipe is full.
     pub(super) fn append(&self, records: &[u8]) -> Written {
         self.output().append(records)
@@ -220,6 +245,11 @@ impl Output {
         }
         self.current = Some(current);
         Ok(())
+    }
+
+    /// Whether a file that is rotated still has most of its size for records.
+    fn may_have_another(&self) -> bool {
+        self.rotation.size.is_none_or(|size| self.header().len() as u64 <= size / 4)
     }
 
     /// What each file and each section begins with: the header, and in pcapng the interfaces.
@@ -393,13 +423,13 @@ impl Current {
         self.whole.unwrap_or(0)
     }
 
-    /// Writes a block that is no record: all of it or nothing.
+    /// Writes a block that is no record. What stands of it after an error is to be taken back.
     fn write_block(&mut self, block: &[u8]) -> io::Result<()> {
-        match self.file.write_all(block) {
-            Ok(()) => self.whole = self.whole.map(|whole| whole + block.len() as u64),
-            Err(error) => return self.take_back().and(Err(error)),
+        let (_, result) = write_as_much_as_possible(&mut self.file, block);
+        if result.is_ok() {
+            self.whole = self.whole.map(|whole| whole + block.len() as u64);
         }
-        Ok(())
+        result
     }
 
     /// Takes back what stands behind the last whole record.

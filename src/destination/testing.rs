@@ -24,6 +24,7 @@ pub fn frame(bytes: &[u8]) -> WireFrame<'_> {
         timestamp: Timestamp::from_nanos(1_700_000_000_123_456_789),
         direction: None,
         interface: InterfaceId(0),
+        origin: None,
     }
 }
 

@@ -42,9 +42,9 @@ pub trait Transmit: Send + fmt::Debug {
     /// Takes in what the kernel has finished since, once a turn. Only where it does not say so at once.
     fn settle(&mut self, _now: Instant, _account: &mut DestinationLedger) {}
 
-    /// Whether the kernel has datagrams whose fate is not known yet: then the next turn must come soon.
-    fn is_unsettled(&self) -> bool {
-        false
+    /// When it is to be settled again at the latest: soon while the kernel has datagrams whose fate is not known yet.
+    fn unsettled_until(&self, _now: Instant) -> Option<Instant> {
+        None
     }
 
     /// Waits a moment for the fates of datagrams that the kernel still has, and gives those that it does not tell the

@@ -1,15 +1,15 @@
 //! A tunnel to one analyzer: fit, encapsulate with the one copy, batch, send.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::Patience;
 use super::dry_run::DryRun;
 use super::encapsulate::{Encapsulator, outer_len, udp_port};
 use super::fit::Fitter;
 use super::next_hop::{NextHopGate, Passage};
-use super::notices::Notices;
+use super::notices::{Notices, Said};
 use super::open_error::{CannotOpen, OpenError};
 use super::runs::Runs;
 use super::socket_bank::SocketBank;
@@ -21,7 +21,7 @@ use crate::config::local_end::CaptureFilePlan;
 use crate::config::plan::{DestinationPlan, Encapsulation, Fit, TransmitPlan, TunnelPlan};
 use crate::frame::{InterfaceId, WireFrame};
 use crate::kernel::underlay::Underlay;
-use crate::ledger::{DestinationLedger, DropReason};
+use crate::ledger::{DestinationLedger, DropReason, IcmpReports};
 use crate::select::own_traffic::OwnTunnel;
 use crate::wire::pcapng::Interface;
 
@@ -36,6 +36,8 @@ pub struct Tunnel {
     underlay: Arc<Underlay>,
     outbox: Outbox,
     notices: Notices,
+    /// Whether another worker's socket gets the same ICMP reports: those of GRE have no port, so each raw socket gets all.
+    repeats_reports: bool,
     own: Option<OwnTunnel>,
 }
 
@@ -54,9 +56,6 @@ struct Outbox {
     unsettled_until: Option<Instant>,
     patience: Patience,
 }
-
-/// How soon an engine that did not tell every fate at once is asked again.
-const SETTLE: Duration = Duration::from_millis(1);
 
 impl Tunnel {
     /// Opens the sockets, or the dry run's file, of `destination`, whose tunnel is `plan`. Ids are resolved for
@@ -78,7 +77,10 @@ impl Tunnel {
                 encapsulator.share(shared.counters(&destination.name, &plan.encapsulation));
                 Ok((encapsulator, open_engine(destination, plan, underlay, shared)?))
             })
-            .map(|(encapsulator, engine)| Self::assemble(plan, underlay, encapsulator, engine, patience))
+            .map(|(encapsulator, engine)| {
+                let notices = (shared.said(&destination.name), shared.worker > 0);
+                Self::assemble(plan, underlay, encapsulator, engine, patience, notices)
+            })
             .map_err(|error| CannotOpen { destination: destination.place(), error })
     }
 
@@ -107,10 +109,10 @@ impl Tunnel {
     pub fn flush(&mut self, now: Instant, account: &mut DestinationLedger) {
         self.outbox.engine.settle(now, account);
         self.outbox.release(Some(now), account);
-        self.outbox.unsettled_until = self.outbox.engine.is_unsettled().then(|| now + SETTLE);
+        self.outbox.unsettled_until = self.outbox.engine.unsettled_until(now);
+        self.forget_repeated(account);
         if self.notices.is_due(now) && self.notices.expects_reports(now, account) {
-            let failure = self.outbox.engine.collect_reports(account);
-            self.notices.say(now, account, failure);
+            self.report(now, account);
         }
         self.refresh_room(account);
     }
@@ -120,8 +122,21 @@ impl Tunnel {
         self.outbox.release(Some(now), account);
         self.outbox.abandon(DropReason::Stopping, account);
         self.outbox.engine.finish(account);
+        self.report(now, account);
+    }
+
+    /// Takes in the ICMP reports that no send has met, and says what is new.
+    fn report(&mut self, now: Instant, account: &mut DestinationLedger) {
         let failure = self.outbox.engine.collect_reports(account);
+        self.forget_repeated(account);
         self.notices.say(now, account, failure);
+    }
+
+    /// Leaves ICMP reports to the worker that counts them.
+    fn forget_repeated(&self, account: &mut DestinationLedger) {
+        if self.repeats_reports {
+            account.icmp = IcmpReports::default();
+        }
     }
 
     /// Whether nothing can leave any more: it is a dry run into a pipe whose reader has ended.
@@ -149,8 +164,7 @@ impl Tunnel {
     fn refresh_room(&mut self, account: &DestinationLedger) {
         let room = self.outbox.room(&self.underlay);
         if room != self.room {
-            let (name, to, mtu) = (&account.name, &account.to, self.underlay.mtu());
-            tracing::info!("destination {name} ({to}): path MTU is now {mtu}, room for frames of {room} bytes");
+            self.notices.say_room(account, self.underlay.mtu(), room);
             self.room = room;
         }
     }
@@ -227,6 +241,7 @@ impl Tunnel {
         encapsulator: Encapsulator,
         (engine, sources): (Box<dyn Transmit>, Vec<u16>),
         patience: Patience,
+        (said, is_another_worker): (Arc<Mutex<Said>>, bool),
     ) -> Self {
         let is_live = plan.is_live();
         let outbox = Outbox {
@@ -245,7 +260,8 @@ impl Tunnel {
             room: outbox.room(underlay),
             underlay: Arc::clone(underlay),
             outbox,
-            notices: Notices::new(firewall_line(&plan.encapsulation, underlay.remote())),
+            notices: Notices::new(firewall_line(&plan.encapsulation, underlay.remote()), said),
+            repeats_reports: is_another_worker && udp_port(&plan.encapsulation).is_none(),
             own: is_live.then(|| OwnTunnel { local: underlay.local(), remote: underlay.remote(), carrier }),
         }
     }

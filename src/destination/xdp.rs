@@ -29,7 +29,9 @@ use crate::wire::outer_template::OuterTemplate;
 /// Frames that are submitted together: enough to make the system call cheap, few enough that the kernel's copy finds them
 /// in the processor's caches, and that the next ones do not push them out. More would cost a tenth more CPU.
 const BATCH: usize = 64;
-/// How often a lost interface is looked for.
+/// How soon the kernel is asked again for fates that it did not tell at once.
+const SETTLE: Duration = Duration::from_millis(1);
+/// How often a lost interface is looked for, or one that is down is tried.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Longest single wait for the device: so soon a replay notices that its session is to end.
 const NAP: Duration = Duration::from_millis(1);
@@ -54,6 +56,9 @@ pub(super) struct Xdp {
     underlay: Arc<Underlay>,
     /// Sockets with the same ports: ICMP errors come to them.
     idle: Vec<TunnelSocket>,
+    /// Whether the interface was down when the kernel was last asked to send: frames are then refused, so that not a ring
+    /// full of them leaves late, and what it had taken before leaves when it is up again, as out of a network card's ring.
+    is_down: bool,
     /// Whether a frame may wait for the device: no longer when one has waited in vain.
     may_wait: bool,
     write_failed: Option<io::Error>,
@@ -95,22 +100,10 @@ impl Xdp {
             ports,
             underlay: Arc::clone(underlay),
             idle,
+            is_down: false,
             may_wait: true,
             write_failed: None,
         })
-    }
-
-    /// Takes in what the kernel has done with.
-    fn take_in(&mut self, queue: &mut Queue, account: &mut DestinationLedger) {
-        let Some(member) = &self.member else { return };
-        for done in member.done(queue) {
-            self.submitted -= 1;
-            match done.dropped {
-                None => count_sent(account, done.frame.len - ethernet::HEADER_LEN, done.frame.cut),
-                Some(reason) => count_dropped(account, reason, 1),
-            }
-            self.free.extend(done.slot);
-        }
     }
 
     /// Submits what waits and has the kernel send it.
@@ -129,23 +122,33 @@ impl Xdp {
         self.kick(queue, account);
     }
 
+    /// Has the kernel send what was submitted, and gives what it has done with its fate.
     fn kick(&mut self, queue: &mut Queue, account: &mut DestinationLedger) {
-        if let Err(error) = queue.kick() {
-            self.write_failed = Some(error);
-        }
-        self.take_in(queue, account);
+        let Self { member: Some(member), free, submitted, .. } = self else { return };
+        let result = member.kick(queue, &mut |done| {
+            *submitted -= 1;
+            match done.dropped {
+                None => count_sent(account, done.frame.len - ethernet::HEADER_LEN, done.frame.cut),
+                Some(reason) => count_dropped(account, reason, 1),
+            }
+            free.extend(done.slot);
+        });
+        free.extend(member.complete_share(queue));
+        self.is_down = queue.is_down();
+        self.write_failed = result.err().or(self.write_failed.take());
     }
 
     /// A replay waits until there is room again, [`REPLAY_PATIENCE`] at most.
     fn wait_for_room(&mut self, queue: &mut Queue, account: &mut DestinationLedger) {
         let mut waited = Duration::ZERO;
-        while self.free.is_empty() && self.submitted > 0 && self.may_wait && self.underlay.may_wait() {
+        while (self.free.is_empty() || self.is_down) && self.submitted > 0 && self.may_wait && self.underlay.may_wait()
+        {
             sleep(NAP);
             waited += NAP;
             self.kick(queue, account);
             self.may_wait = waited < REPLAY_PATIENCE;
         }
-        self.may_wait |= !self.free.is_empty();
+        self.may_wait |= !self.free.is_empty() && !self.is_down;
     }
 
     /// Leaves the queue; what the kernel still has of ours is lost with it.
@@ -154,7 +157,7 @@ impl Xdp {
             let waiting = self.waiting.drain(..);
             count_dropped(account, DropReason::InterfaceDown, waiting.len() + self.submitted);
             member.leave(self.free.drain(..).chain(waiting.map(|waiting| waiting.slot)));
-            self.submitted = 0;
+            (self.submitted, self.is_down) = (0, false);
         }
     }
 
@@ -182,7 +185,7 @@ impl Xdp {
 impl Transmit for Xdp {
     fn push(&mut self, header_len: usize, frame: &WireFrame<'_>, bucket: u32, cut: bool) -> Option<&mut [u8]> {
         let (start, len) = (self.outer.len() + header_len, self.outer.len() + header_len + frame.len());
-        if self.member.as_ref().is_none_or(|member| len > member.largest_frame) {
+        if self.is_down || self.member.as_ref().is_none_or(|member| len > member.largest_frame) {
             return None;
         }
         if self.waiting.len() >= BATCH {
@@ -229,7 +232,7 @@ impl Transmit for Xdp {
     }
 
     fn settle(&mut self, now: Instant, account: &mut DestinationLedger) {
-        if self.submitted > 0
+        if (self.submitted > 0 || self.is_down)
             && let Some(queue) = self.member.as_ref().map(Member::queue)
         {
             self.kick(&mut lock(&queue), account);
@@ -237,15 +240,19 @@ impl Transmit for Xdp {
         self.follow(now, account);
     }
 
-    fn is_unsettled(&self) -> bool {
-        self.submitted > 0 || self.member.is_none()
+    fn unsettled_until(&self, now: Instant) -> Option<Instant> {
+        if self.member.is_none() || self.is_down {
+            return Some(self.look_again.filter(|&again| again > now).unwrap_or(now + LOOK_AGAIN));
+        }
+        (self.submitted > 0).then(|| now + SETTLE)
     }
 
     fn finish(&mut self, account: &mut DestinationLedger) {
         if let Some(queue) = self.member.as_ref().map(Member::queue) {
             let (mut queue, mut waited) = (lock(&queue), Duration::ZERO);
-            // What another destination's kick brought back has its fate.
-            self.take_in(&mut queue, account);
+            if self.submitted > 0 {
+                self.kick(&mut queue, account);
+            }
             while self.submitted > 0 && waited < LAST_PATIENCE && !queue.is_gone() {
                 sleep(NAP);
                 waited += NAP;
@@ -257,7 +264,7 @@ impl Transmit for Xdp {
     }
 
     fn when_full(&self) -> DropReason {
-        if self.member.is_none() { DropReason::InterfaceDown } else { DropReason::DeviceBusy }
+        if self.member.is_none() || self.is_down { DropReason::InterfaceDown } else { DropReason::DeviceBusy }
     }
 
     fn largest_packet(&self) -> usize {

@@ -53,6 +53,8 @@ pub struct Queues {
 pub(super) struct Member {
     queue: Arc<Mutex<Queue>>,
     number: usize,
+    /// How many slots it has, those of frames on their way among them.
+    slots: usize,
     /// The interface that the queue belongs to.
     pub(super) device: Ifindex,
     /// Largest frame that a slot holds, in bytes.
@@ -73,6 +75,8 @@ pub(super) struct Queue {
     done: Vec<Vec<Done>>,
     /// Whether the interface is gone, or has no more to do with the socket: then nothing comes back.
     gone: bool,
+    /// Whether the interface was down at the last kick.
+    down: bool,
     /// The program that zero-copy mode needs; it outlives the socket.
     _program: Option<Arc<Attached>>,
 }
@@ -112,6 +116,8 @@ pub struct QueueError {
     pub device: String,
     /// Which transmit queue.
     pub queue: u32,
+    /// Whether frames of the interface's MTU need several chunks of memory, which Linux takes since 6.6.
+    pub needs_chunks: bool,
     /// The kernel's words.
     pub cause: io::Error,
 }
@@ -138,13 +144,14 @@ impl Queues {
         let slots = locked.unclaimed.split_off(left);
         locked.done.push(Vec::with_capacity(slots.len()));
         drop(locked);
-        Ok((Member { queue, number, device, largest_frame }, slots))
+        Ok((Member { queue, number, slots: slots.len(), device, largest_frame }, slots))
     }
 
     fn open_queue(&mut self, device: Ifindex, patience: Duration) -> Result<Arc<Mutex<Queue>>, QueueError> {
         let queue = self.bind_queue(device, patience).map_err(|cause| QueueError {
             device: name(device),
             queue: self.number,
+            needs_chunks: mtu(device).is_ok_and(|mtu| shape(mtu).chunks_per_slot > 1),
             cause,
         })?;
         let queue = Arc::new(Mutex::new(queue));
@@ -177,6 +184,7 @@ impl Queues {
             flights: vec![None; shape.slots],
             done: Vec::new(),
             gone: false,
+            down: false,
             _program: program,
         }
     }
@@ -224,9 +232,34 @@ impl Member {
         queue.socket.submit(slot, frame.len);
     }
 
-    /// What the kernel has done with of this member's frames, since the last time.
-    pub(super) fn done<'a>(&self, queue: &'a mut Queue) -> impl Iterator<Item = Done> + 'a {
-        queue.done.get_mut(self.number).into_iter().flat_map(|done| done.drain(..))
+    /// The slots that are missing from its share and have come back: those of frames that were on their way when some
+    /// member left.
+    pub(super) fn complete_share(&mut self, queue: &mut Queue) -> Vec<Slot> {
+        let missing = queue.share.saturating_sub(self.slots).min(queue.unclaimed.len());
+        self.slots += missing;
+        queue.unclaimed.split_off(queue.unclaimed.len() - missing)
+    }
+
+    /// Has the kernel send what was submitted, as far as it can now. Gives `each` frame of this member that it has done
+    /// with since the last time.
+    ///
+    /// # Errors
+    /// What is neither a full device nor one that is down or gone.
+    pub(super) fn kick(&self, queue: &mut Queue, each: &mut impl FnMut(Done)) -> io::Result<()> {
+        self.done(queue, each);
+        queue.down = false;
+        let result = if queue.socket.is_zero_copy() {
+            queue.wake_driver(self.number, each)
+        } else {
+            queue.send_copies(self.number, each)
+        };
+        self.done(queue, each);
+        result
+    }
+
+    /// Gives `each` frame of this member that the kernel has done with while others had it send theirs.
+    pub(super) fn done(&self, queue: &mut Queue, each: &mut impl FnMut(Done)) {
+        queue.done.get_mut(self.number).into_iter().flat_map(|done| done.drain(..)).for_each(each);
     }
 
     /// Leaves the queue, with all slots that are not on their way; the others are the queue's when they come back.
@@ -245,30 +278,22 @@ impl Member {
 }
 
 impl Queue {
-    /// Has the kernel send what was submitted, as far as it can now, and takes in what it has done with.
-    ///
-    /// # Errors
-    /// What is neither a full device nor one that is down or gone.
-    pub(super) fn kick(&mut self) -> io::Result<()> {
-        if self.socket.is_zero_copy() { self.wake_driver() } else { self.send_copies() }
-    }
-
-    fn send_copies(&mut self) -> io::Result<()> {
+    fn send_copies(&mut self, member: usize, each: &mut impl FnMut(Done)) -> io::Result<()> {
         let mut result = Ok(());
         // A kernel that does not tell how far it has come may have sent all that it sends with one kick.
         let mut unseen = self.socket.unconsumed() / self.socket.budget();
         loop {
             let before = self.socket.unconsumed();
-            let outcome = self.socket.kick();
-            self.take_in();
-            let error = match outcome {
-                Ok(()) if self.socket.unconsumed() == 0 => break,
-                Ok(()) => None,
-                Err(error) => Some(error),
-            };
-            match error.as_ref().and_then(io::Error::raw_os_error) {
+            let error = self.socket.kick().err();
+            let code = error.as_ref().and_then(io::Error::raw_os_error);
+            if code == Some(libc::EBUSY) {
                 // The device dropped a frame, and the kernel stopped there.
-                Some(libc::EBUSY) => self.drop_one(),
+                self.drop_one();
+            }
+            self.take_in(member, each);
+            match code {
+                None if self.socket.unconsumed() == 0 => break,
+                Some(libc::EBUSY) => {}
                 Some(libc::ENXIO | libc::ENODEV) => {
                     self.give_up();
                     break;
@@ -276,7 +301,11 @@ impl Queue {
                 // What the device has not taken yet is for a later turn.
                 None | Some(libc::EAGAIN) if self.socket.unconsumed() < before => {}
                 Some(libc::EAGAIN) if unseen > 0 => unseen -= 1,
-                None | Some(libc::EAGAIN | libc::ENOBUFS | libc::ENETDOWN) => break,
+                None | Some(libc::EAGAIN | libc::ENOBUFS) => break,
+                Some(libc::ENETDOWN) => {
+                    self.down = true;
+                    break;
+                }
                 Some(_) => {
                     result = error.map_or(Ok(()), Err);
                     break;
@@ -286,20 +315,20 @@ impl Queue {
                 break;
             }
         }
-        self.take_in();
         result
     }
 
     /// The driver takes frames when it comes to it, and says nothing about any of them: all that it takes count as sent
     /// when they come back.
-    fn wake_driver(&mut self) -> io::Result<()> {
+    fn wake_driver(&mut self, member: usize, each: &mut impl FnMut(Done)) -> io::Result<()> {
         let outcome = self.socket.kick();
-        self.take_in();
+        self.take_in(member, each);
         match outcome.as_ref().map_err(io::Error::raw_os_error) {
             // No longer zero-copy, or no longer there. `Xdp` joins anew, and is told how it can.
             Err(Some(libc::ENXIO | libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP)) => self.give_up(),
+            Err(Some(libc::ENETDOWN)) => self.down = true,
             // What the driver has not taken yet is for a later turn.
-            Err(Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENETDOWN)) => {}
+            Err(Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS)) => {}
             _ => return outcome,
         }
         Ok(())
@@ -310,14 +339,22 @@ impl Queue {
         self.gone
     }
 
-    /// Gives every completed slot back to its member.
-    fn take_in(&mut self) {
+    /// Whether the interface was down when it was to send: what it was given waits until it is up.
+    pub(super) fn is_down(&self) -> bool {
+        self.down
+    }
+
+    /// Gives every completed slot back to its member: at once to the one with this number, which is asking.
+    fn take_in(&mut self, asking: usize, each: &mut impl FnMut(Done)) {
         while let Some(slot) = self.socket.completed() {
             match self.flights.get_mut(slot.index()).and_then(Option::take) {
                 Some(Flight { member, frame, dropped }) => {
                     let dropped = dropped.then_some(DropReason::DeviceBusy);
-                    if let Some(done) = self.done.get_mut(member) {
-                        done.push(Done { slot: Some(slot), frame, dropped });
+                    let done = Done { slot: Some(slot), frame, dropped };
+                    if member == asking {
+                        each(done);
+                    } else if let Some(of_member) = self.done.get_mut(member) {
+                        of_member.push(done);
                     }
                 }
                 None => self.unclaimed.push(slot),
@@ -325,17 +362,11 @@ impl Queue {
         }
     }
 
-    /// Remembers that a frame did not leave: its slot is completed all the same, before or after this.
+    /// Remembers that a frame did not leave: its slot is completed all the same.
     fn drop_one(&mut self) {
         let dropped = self.socket.dropped();
         if let Some(flight) = self.flights.get_mut(dropped).and_then(Option::as_mut) {
             flight.dropped = true;
-            return;
-        }
-        // Completed already, and taken in as sent.
-        let is_it = |done: &&mut Done| done.slot.as_ref().is_some_and(|slot| slot.index() == dropped);
-        if let Some(done) = self.done.iter_mut().flatten().rfind(is_it) {
-            done.dropped = Some(DropReason::DeviceBusy);
         }
     }
 
@@ -354,7 +385,7 @@ impl Queue {
 impl QueueError {
     /// What an operator can do about it.
     pub(super) fn hint(&self) -> Option<String> {
-        let Self { device, queue, cause } = self;
+        let Self { device, queue, needs_chunks, cause } = self;
         Some(match cause.raw_os_error()? {
             libc::EPERM | libc::EACCES => {
                 format!("CAP_NET_RAW is missing: {}", remedy(&[Capability::CAP_NET_RAW]))
@@ -362,6 +393,12 @@ impl QueueError {
             libc::EBUSY => {
                 "another program has the queue by AF_XDP (`ss --xdp`): end it, or choose transmit=socket".to_owned()
             }
+            // Every interface has a queue 0.
+            libc::EINVAL if *needs_chunks && *queue == 0 => format!(
+                "frames as long as the MTU of {device} leave by AF_XDP since Linux 6.6 (`uname -r`): set an MTU of at most \
+                 {}, or choose transmit=socket",
+                LARGE_CHUNK - ethernet::HEADER_LEN
+            ),
             libc::EINVAL => format!(
                 "each worker needs a queue of its own, and {device} may have no queue {queue}: see `ethtool -l {device}`; \
                  choose fewer workers, or transmit=socket"
@@ -417,4 +454,20 @@ pub(super) fn mtu(device: Ifindex) -> io::Result<Mtu> {
 /// Takes a lock that no other thread wants; whoever panicked with it left nothing half done that another would see.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_cannot_do_is_not_blamed_on_the_workers() {
+        let hint = |queue, needs_chunks| {
+            let cause = io::Error::from_raw_os_error(libc::EINVAL);
+            QueueError { device: "eth0".to_owned(), queue, needs_chunks, cause }.hint().unwrap()
+        };
+        assert!(hint(0, true).contains("Linux 6.6") && hint(0, true).contains("at most 4082"), "{}", hint(0, true));
+        assert!(hint(3, true).contains("may have no queue 3"));
+        assert!(hint(3, false).contains("may have no queue 3"));
+    }
 }

@@ -62,6 +62,7 @@ fn wire_frames_are_what_linux_puts_on_the_wire() {
             timestamp: Timestamp::default(),
             direction: None,
             interface: InterfaceId::default(),
+            origin: None,
             offload: Offload::Unknown { mtu: Mtu::ETHERNET },
             has_restored_tag: false,
             refused: None,

@@ -59,6 +59,7 @@ impl Normaliser {
             timestamp: frame.timestamp,
             direction: frame.direction,
             interface: frame.interface,
+            origin: frame.origin,
         };
         match frame.offload {
             Offload::Exact(Unfinished { segment: Some(size), checksum }) => {

@@ -42,6 +42,7 @@ fn captured(bytes: &[u8], mtu: u64) -> Frame<'_> {
         timestamp: Timestamp::default(),
         direction: None,
         interface: InterfaceId::default(),
+        origin: None,
         offload: Offload::Unknown { mtu: Mtu::new(mtu).unwrap() },
         has_restored_tag: false,
         refused: None,

@@ -7,6 +7,7 @@ pub mod governor;
 mod observe;
 mod orders;
 mod path;
+pub mod relay_loop;
 mod roster;
 mod running;
 mod stop;
@@ -161,6 +162,7 @@ impl Session {
         underlays: &[Option<Arc<Underlay>>],
         around: &mut Surroundings,
     ) -> Result<Self, Problems> {
+        Problems::unless_empty(relay_loop::relay_loops(plan, underlays))?;
         let opened = if around.stays {
             source::open_staying(plan, &|name| missing_ids(&plan.destinations, &[name.to_owned()]).pop())?
         } else {

@@ -173,6 +173,7 @@ mod tests {
                     timestamp: Timestamp::from_nanos(1),
                     direction: lent.direction,
                     interface: InterfaceId(0),
+                    origin: None,
                     offload: lent.offload,
                     has_restored_tag: false,
                     refused: None,

@@ -30,6 +30,7 @@ pub(super) const FRAME: Frame<'_> = Frame {
     timestamp: Timestamp::from_nanos(0),
     direction: None,
     interface: InterfaceId(0),
+    origin: None,
     offload: Offload::Whole,
 };
 

@@ -240,6 +240,7 @@ mod tests {
             timestamp: Timestamp::from_nanos(at),
             direction: Some(direction),
             interface: InterfaceId(3),
+            origin: None,
             offload: Offload::Whole,
             has_restored_tag: false,
             refused: None,

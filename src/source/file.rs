@@ -149,6 +149,7 @@ impl Reader {
                 timestamp: timestamp(packet.header),
                 direction: ethernet.direction,
                 interface: InterfaceId(0),
+                origin: None,
                 offload: *offload,
                 has_restored_tag: false,
                 refused: None,

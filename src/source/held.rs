@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::frame::{Frame, InterfaceId, Offload};
+use crate::frame::{Frame, InterfaceId, Offload, Origin};
 use crate::quantity::{Direction, Timestamp};
 
 /// Everything of a frame but its bytes, which stand in memory that its keeper owns.
@@ -13,6 +13,7 @@ pub(super) struct Held {
     timestamp: Timestamp,
     direction: Option<Direction>,
     interface: InterfaceId,
+    origin: Option<Origin>,
     offload: Offload,
 }
 
@@ -22,15 +23,26 @@ impl Held {
         let start = memory.len();
         memory.extend_from_slice(frame.bytes);
         let &Frame { wire_len, timestamp, direction, interface, offload, .. } = frame;
-        Self { range: start..memory.len(), wire_len, timestamp, direction, interface, offload }
+        let (range, origin) = (start..memory.len(), frame.origin.copied());
+        Self { range, wire_len, timestamp, direction, interface, origin, offload }
     }
 
     /// The frame again. `memory` is what it was copied to.
-    pub fn frame<'a>(&self, memory: &'a [u8]) -> Frame<'a> {
+    pub fn frame<'a>(&'a self, memory: &'a [u8]) -> Frame<'a> {
         let &Self { wire_len, timestamp, direction, interface, offload, .. } = self;
         // The range lies inside as long as the keeper shrinks its memory only together with its frames.
         let bytes = memory.get(self.range.clone()).unwrap_or_default();
-        Frame { bytes, wire_len, timestamp, direction, interface, offload, has_restored_tag: false, refused: None }
+        Frame {
+            bytes,
+            wire_len,
+            timestamp,
+            direction,
+            interface,
+            origin: self.origin.as_ref(),
+            offload,
+            has_restored_tag: false,
+            refused: None,
+        }
     }
 
     /// Where its bytes begin.

@@ -144,6 +144,7 @@ impl Source for Live {
                 timestamp,
                 direction: direction.or(ethernet.direction),
                 interface: *interface,
+                origin: None,
                 offload,
                 has_restored_tag: false,
                 refused: None,

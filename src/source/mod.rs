@@ -227,6 +227,7 @@ pub fn frames_of_block(block: &mut [u8], each: &mut dyn FnMut(&Frame<'_>)) -> u3
             timestamp: captured.timestamp,
             direction: Some(captured.direction),
             interface: InterfaceId(0),
+            origin: None,
             offload: Offload::Exact(captured.unfinished),
             has_restored_tag: captured.has_restored_tag,
             refused: None,

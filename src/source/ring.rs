@@ -297,6 +297,7 @@ fn frame<'a>(captured: &Captured<'a>, interface: InterfaceId, normalise: bool) -
         timestamp: captured.timestamp,
         direction: Some(captured.direction),
         interface,
+        origin: None,
         offload: if normalise { Offload::Exact(captured.unfinished) } else { Offload::Whole },
         has_restored_tag: captured.has_restored_tag,
         refused: None,

@@ -41,6 +41,18 @@ impl Shape {
     pub const fn slot_len(self) -> usize {
         self.chunk * self.chunks_per_slot
     }
+
+    /// How many chunks so many bytes take. A shift, because a division would cost each frame several nanoseconds.
+    const fn chunks(self, bytes: usize) -> usize {
+        (bytes + self.chunk - 1) >> self.chunk.trailing_zeros()
+    }
+
+    /// Which slot is at this address of the memory.
+    fn slot_at(self, address: u64) -> usize {
+        let chunk = u32::try_from(address >> self.chunk.trailing_zeros()).unwrap_or(u32::MAX);
+        let chunks_per_slot = u32::try_from(self.chunks_per_slot).unwrap_or(u32::MAX);
+        (chunk / chunks_per_slot.max(1)) as usize
+    }
 }
 
 /// Where frames are written.
@@ -198,7 +210,7 @@ impl Socket {
         let Shape { chunk, chunks_per_slot, .. } = self.shape;
         let (index, length) = (slot.index(), length.min(self.shape.slot_len()));
         let Some(flight) = self.flights.get_mut(index).filter(|flight| flight.slot.is_none()) else { return };
-        let descriptors = length.div_ceil(chunk).clamp(1, chunks_per_slot);
+        let descriptors = self.shape.chunks(length).clamp(1, chunks_per_slot);
         *flight = Flight { slot: Some(slot), descriptors };
         for number in 0..descriptors {
             let offset = number * chunk;
@@ -270,7 +282,7 @@ impl Socket {
 
     /// The slot of the frame that the kernel dropped, after a [`kick`](Self::kick) that failed with `EBUSY`: the one that
     /// it consumed last. Where it has not told how far it came, the first one that may be it: so there are as many as there
-    /// were errors.
+    /// were errors. To be asked before what that call [completed](Self::completed) is taken in, the frame among it.
     pub fn dropped(&mut self) -> usize {
         let told = self.told();
         if self.is_ahead(told) {
@@ -278,13 +290,15 @@ impl Socket {
         } else {
             while self.is_ahead(self.written) {
                 self.consumed = self.consumed.wrapping_add(1);
-                if self.descriptor(self.consumed.wrapping_sub(1)).options & libc::XDP_PKT_CONTD == 0 {
+                let latest = self.descriptor(self.consumed.wrapping_sub(1));
+                let flight = self.flights.get(self.shape.slot_at(latest.addr));
+                // What was taken in has left.
+                if latest.options & libc::XDP_PKT_CONTD == 0 && flight.is_some_and(|flight| flight.slot.is_some()) {
                     break;
                 }
             }
         }
-        let address = self.descriptor(self.consumed.wrapping_sub(1)).addr;
-        usize::try_from(address).unwrap_or(usize::MAX) / self.shape.slot_len()
+        self.shape.slot_at(self.descriptor(self.consumed.wrapping_sub(1)).addr)
     }
 
     /// Descriptors that the kernel has told to be consumed, a number that wraps.
@@ -316,8 +330,7 @@ impl Socket {
             self.read = self.read.wrapping_add(1);
             // Pairs with the kernel's acquire of the consumer (xskq_prod_nb_free).
             self.completion.consumer().store(self.read, Ordering::Release);
-            let index = usize::try_from(address).unwrap_or(usize::MAX) / self.shape.slot_len();
-            let Some(flight) = self.flights.get_mut(index) else { continue };
+            let Some(flight) = self.flights.get_mut(self.shape.slot_at(address)) else { continue };
             flight.descriptors = flight.descriptors.saturating_sub(1);
             if flight.descriptors == 0
                 && let Some(slot) = flight.slot.take()

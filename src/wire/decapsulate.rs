@@ -134,6 +134,15 @@ impl Tunnel {
             Self::Erspan3 => "erspan3",
         }
     }
+
+    /// What its headers call the id that tells streams of one sender apart.
+    pub const fn id_word(self) -> &'static str {
+        match self {
+            Self::Vxlan | Self::Geneve => "VNI",
+            Self::Gre => "key",
+            Self::Erspan1 | Self::Erspan2 | Self::Erspan3 => "session",
+        }
+    }
 }
 
 impl Decapsulated<'_> {

@@ -62,17 +62,11 @@ struct Place {
     data: usize,
 }
 
-/// Why a fragment is of no use. Where it contradicts the fragments before it, its datagram ends with it.
+/// A fragment that contradicts the fragments before it, with which its datagram ends, or the rules: it is no fragment, is
+/// not a multiple of eight bytes long, or ends behind 65,535 bytes or behind the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FragmentError {
-    /// The capture does not have all of it.
-    #[error("the fragment was cut by its capture")]
-    Cut,
-    /// It contradicts the fragments before it, or the rules: it is no fragment, is not a multiple of eight bytes long,
-    /// or ends behind 65,535 bytes or behind the last one.
-    #[error("the fragment does not fit its datagram")]
-    DoesNotFit,
-}
+#[error("the fragment does not fit its datagram")]
+pub struct DoesNotFit;
 
 /// Whether `packet`, which has a Fragment header, is the only fragment of its datagram (RFC 6946): it is whole.
 pub(super) fn is_atomic(bytes: &[u8], packet: &Ip) -> bool {
@@ -82,7 +76,8 @@ pub(super) fn is_atomic(bytes: &[u8], packet: &Ip) -> bool {
 
 impl Reassembly {
     /// Adds `fragment`, an IP packet in `bytes` that was captured at `timestamp`. Returns the whole packet once all of
-    /// it is there: with a minimal IP header, which begins at its first byte.
+    /// it is there: with a minimal IP header, which begins at its first byte. A fragment that the capture has cut is as
+    /// good as missing: its datagram never becomes whole, and is given up once.
     ///
     /// # Errors
     /// When the fragment cannot be used.
@@ -91,18 +86,18 @@ impl Reassembly {
         bytes: &[u8],
         fragment: &Ip,
         timestamp: Timestamp,
-    ) -> Result<Option<(&[u8], Ip)>, FragmentError> {
+    ) -> Result<Option<(&[u8], Ip)>, DoesNotFit> {
         self.forget_before(timestamp);
-        let place = Place::of(bytes, fragment).ok_or(FragmentError::DoesNotFit)?;
-        let data = bytes.get(place.data..fragment.end).ok_or(FragmentError::Cut)?;
+        let place = Place::of(bytes, fragment).filter(|place| place.data <= fragment.end).ok_or(DoesNotFit)?;
         let key = Key::of(bytes, fragment, &place);
         let known = self.pending.iter().position(|pending| pending.key == key);
         let index = known.unwrap_or_else(|| self.begin(key, timestamp));
-        let offset = IpFragOffset::try_new(place.offset / 8).map_err(|_| FragmentError::DoesNotFit)?;
+        let Some(data) = bytes.get(place.data..fragment.end) else { return Ok(None) };
+        let offset = IpFragOffset::try_new(place.offset / 8).map_err(|_| DoesNotFit)?;
         let whole = &mut self.pending[index];
         if whole.data.add(offset, place.more_follow, data).is_err() {
             self.forget(index);
-            return Err(FragmentError::DoesNotFit);
+            return Err(DoesNotFit);
         }
         if place.offset == 0 {
             whole.protocol = place.protocol;
@@ -273,7 +268,7 @@ mod tests {
         Timestamp::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn add(reassembly: &mut Reassembly, fragment: &[u8], seconds: u64) -> Result<Option<Vec<u8>>, FragmentError> {
+    fn add(reassembly: &mut Reassembly, fragment: &[u8], seconds: u64) -> Result<Option<Vec<u8>>, DoesNotFit> {
         let packet = Layers::parse(fragment).ip.unwrap();
         let whole = reassembly.add(fragment, &packet, at(seconds))?;
         Ok(whole.map(|(bytes, packet)| {
@@ -351,16 +346,28 @@ mod tests {
     }
 
     #[test]
+    fn a_datagram_of_which_the_capture_cut_a_fragment_is_given_up_once() {
+        let pieces = fragments(&packet(false, &[7; 1000]), 700, 9);
+        let cut = |piece: &Vec<u8>| piece[..piece.len() - 1].to_vec();
+        for pieces in [[pieces[0].clone(), cut(&pieces[1])], [cut(&pieces[0]), pieces[1].clone()]] {
+            let mut reassembly = Reassembly::default();
+            for piece in &pieces {
+                assert_eq!(add(&mut reassembly, piece, 0), Ok(None));
+            }
+            reassembly.finish();
+            assert_eq!((reassembly.given_up(), reassembly.pending.len()), (1, 0));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_used_is_refused_and_ends_its_datagram() {
         let pieces = fragments(&packet(false, &[7; 1000]), 700, 9);
         let mut reassembly = Reassembly::default();
         assert_eq!(add(&mut reassembly, &pieces[0], 0), Ok(None));
-        let cut = &pieces[1][..pieces[1].len() - 1];
-        assert_eq!(add(&mut reassembly, cut, 0), Err(FragmentError::Cut));
         // A first fragment that is not a multiple of eight bytes long.
         let mut odd = pieces[0].clone();
         odd[17] -= 1;
-        assert_eq!(add(&mut reassembly, &odd, 0), Err(FragmentError::DoesNotFit));
+        assert_eq!(add(&mut reassembly, &odd, 0), Err(DoesNotFit));
         assert_eq!((reassembly.given_up(), reassembly.pending.len()), (0, 0));
     }
 }

@@ -27,8 +27,8 @@ def run(*command):
     return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
 
 
-def soon(what, look, patience=10.0):
-    """Waits until look() is true."""
+def soon(what, look, patience=60.0):
+    """Waits until look() is true: long enough for a busy machine to start a program."""
     deadline = time.monotonic() + patience
     while not look():
         if time.monotonic() > deadline:

@@ -44,6 +44,7 @@ impl Source for InMemory {
                 timestamp: Timestamp::default(),
                 direction: None,
                 interface: InterfaceId(0),
+                origin: None,
                 offload: Offload::Whole,
                 has_restored_tag: false,
                 refused: None,

@@ -80,3 +80,17 @@ fn a_whole_capture_without_its_tags_is_told_frame_by_frame_however_long() {
     let matters_not = Comparing { ignored: vec![Kind::VlanLost], ..rules };
     assert!(compared(&tagged, &capture(0..5000), &matters_not).is_same());
 }
+
+#[test]
+fn one_frame_that_is_repeated_through_the_whole_window_costs_no_more_than_others() {
+    const TIMES: usize = 60_000;
+    let short = |byte: u8| vec![Recorded::whole(vec![byte; 60]); TIMES];
+    // All of A waits for its equals, which B has behind as many others.
+    let (a, b) = (short(1), [short(2), short(1)].concat());
+    let comparison = compared(&a, &b, &Comparing { window: 256 << 20, ..Comparing::default() });
+    assert_eq!(comparison.counts.nonzero().collect::<Vec<_>>(), [(Kind::Extra, TIMES as u64)]);
+    assert_eq!((comparison.identical, comparison.beyond_window), (TIMES as u64, 0));
+    // And all of them are copies of one.
+    let comparison = compared(&a[..1], &a, &Comparing::default());
+    assert_eq!(comparison.counts.nonzero().collect::<Vec<_>>(), [(Kind::Duplicated, TIMES as u64 - 1)]);
+}

@@ -290,6 +290,7 @@ fn frame(bytes: &[u8], wire_len: usize, offload: Offload) -> Frame<'_> {
         timestamp: Timestamp::default(),
         direction: None,
         interface: InterfaceId(0),
+        origin: None,
         offload,
         has_restored_tag: false,
         refused: None,

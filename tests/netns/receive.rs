@@ -356,6 +356,93 @@ fn a_taken_port_and_a_missing_capability_are_told() {
     assert!(words.contains("setcap cap_net_raw"), "{words}");
 }
 
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn each_stream_is_an_interface_of_the_pcapng_file() {
+    let lab = Lab::new();
+    let directory = lab.path("written");
+    std::fs::create_dir(&directory).unwrap();
+    // Several files, each of which must say what its interfaces are.
+    let to = format!("pcap:{}/{{number}}.pcapng?rotate_size=100KiB", directory.display());
+    let from = ["--from", "vxlan://0.0.0.0", "--from", "erspan://0.0.0.0", "--from", "vxlan://[::]"];
+    let farspan = Farspan::receive(&lab, &lab.analyzer, &[&from[..], &["--to", &to, "--reorder", "5ms"]].concat());
+    let streams = [
+        (format!("vxlan://{ANALYZER}?vni=7"), format!("{UNDERLAY_HOST} vxlan 7"), "VNI 7, received by vxlan://0.0.0.0"),
+        (format!("vxlan://{ANALYZER}?vni=8"), format!("{UNDERLAY_HOST} vxlan 8"), "VNI 8, received by vxlan://0.0.0.0"),
+        (
+            format!("erspan2://{ANALYZER}?session=7"),
+            format!("{UNDERLAY_HOST} erspan2 7"),
+            "session 7, received by erspan://0.0.0.0",
+        ),
+        (
+            format!("vxlan://[{ANALYZER_V6}]?vni=7"),
+            "2001:db8:9::1 vxlan 7".to_owned(),
+            "VNI 7, received by vxlan://[::]",
+        ),
+    ];
+    // Frames of each stream are as long as no other's, and come twice, so that every stream is in several files.
+    let length = |stream: usize| 200 + 100 * stream;
+    for _ in 0..2 {
+        for (stream, (url, ..)) in streams.iter().enumerate() {
+            let frames: Vec<_> = (0..200).map(|number| traffic::udp_frame(number, 4, length(stream))).collect();
+            mirror(&lab, &frames, url);
+        }
+    }
+    let ledger = farspan.stop();
+    ledger.assert_lossless();
+    assert_eq!(ledger.captured, 1600);
+
+    let mut files: Vec<PathBuf> = directory.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() > 3, "{files:?}");
+    let mut seen = std::collections::BTreeMap::new();
+    for file in &files {
+        let fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "frame.len"];
+        let said = run(Command::new("tshark").arg("-nr").arg(file).args(fields));
+        assert!(said.status.success(), "{said:?}");
+        for line in String::from_utf8(said.stdout).unwrap().lines() {
+            *seen.entry(line.to_owned()).or_insert(0) += 1;
+        }
+    }
+    let expected =
+        streams.iter().enumerate().map(|(stream, (_, name, _))| (format!("{name}\t{}", length(stream)), 400));
+    assert_eq!(seen, expected.collect());
+    let about = run(Command::new("capinfos").arg("-I").arg(files.last().unwrap()));
+    let about = String::from_utf8(about.stdout).unwrap();
+    for (_, name, comment) in &streams {
+        assert!(about.contains(&format!("Name = {name}\n")) && about.contains(comment), "{about}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_relay_that_would_receive_its_own_datagrams_is_refused() {
+    let lab = Lab::new();
+    let ends = |command: &str, from: &str, to: &str| {
+        let arguments = [command, "--from", from, "--to", to];
+        let ended = run(lab.analyzer.command("timeout").arg("60").arg(binary()).args(arguments));
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    let own = format!("vxlan://{ANALYZER}?vni=7");
+    for (from, to) in [
+        ("vxlan://0.0.0.0", own.clone()),
+        ("vxlan://[::]", format!("vxlan://[{ANALYZER_V6}]?vni=7")),
+        ("vxlan://0.0.0.0", "vxlan://127.0.0.1?vni=7".to_owned()),
+        ("gre://0.0.0.0", format!("gre://{ANALYZER}")),
+        ("erspan://0.0.0.0", format!("erspan3://{ANALYZER}?session=3")),
+    ] {
+        let (code, words) = ends("receive", from, &to);
+        assert_eq!(code, Some(2), "{from} {to}: {words}");
+        assert!(words.contains("would receive its own datagrams") && words.contains("hint:"), "{words}");
+        let (code, words) = ends("check", from, &to);
+        assert!(code != Some(0) && words.contains("would receive its own datagrams"), "{code:?} {words}");
+    }
+    // What comes back is not taken.
+    for from in ["vxlan://0.0.0.0:8472", "vxlan://0.0.0.0?vni=8"] {
+        Farspan::receive(&lab, &lab.analyzer, &["--from", from, "--to", &own]).stop().assert_lossless();
+    }
+}
+
 /// Starts a receiver at the analyzer that writes what comes to a file.
 fn receive_to(lab: &Lab, endpoints: &[&str], file: &Path) -> Farspan {
     let to = format!("pcap:{}", file.display());

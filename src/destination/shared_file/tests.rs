@@ -134,6 +134,40 @@ fn a_next_file_that_cannot_be_begun_is_tried_again() {
     assert_eq!(files(&folder).len(), 2);
 }
 
+#[test]
+fn interfaces_that_come_up_leave_a_rotated_file_its_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = FilePath::Path(directory.path().join("m-{number}.pcapng"));
+    let rotation = Rotation { size: Some(64 << 10), ..Rotation::default() };
+    let file = SharedFile::create(&CaptureFilePlan { file, rotation, sync: Sync::Off }).unwrap();
+    let interface = |number: u32| Interface { name: format!("stream {number}"), comment: Some("x".repeat(60)) };
+    let known = (0..1000).take_while(|&number| file.number_of_one_of_many(interface(number)) == Some(number)).count();
+    assert!((100..200).contains(&known), "{known}");
+    assert_eq!(file.number_of_one_of_many(interface(1000)), None);
+    let batch = records(Format::Pcapng, 1, 1000, 100);
+    assert_eq!(file.append(&batch), all(batch.len()));
+    let files = files(directory.path());
+    assert_eq!(files.len(), 3);
+    assert!(files.iter().all(|(path, _)| path.metadata().unwrap().len() <= 64 << 10));
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_known_before_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let inside = |name: &str| directory.path().join(name);
+    fs::write(inside("file"), "").unwrap();
+    let hint = |path: PathBuf| {
+        CannotCreate::in_the_way(&CaptureFilePlan::plain(FilePath::Path(path))).map(|cannot| cannot.hint())
+    };
+    assert_eq!(hint(inside("nowhere/a.pcap")), Some(Some("its directory does not exist".to_owned())));
+    assert_eq!(hint(inside("nowhere/a-{time}.pcap")), Some(Some("its directory does not exist".to_owned())));
+    assert_eq!(hint(inside("file/a.pcap")), Some(None));
+    for path in [inside("a.pcap"), inside("file"), "a.pcap".into(), "/dev/null".into()] {
+        assert_eq!(hint(path), None);
+    }
+    assert!(!inside("a.pcap").exists());
+}
+
 /// The names of the interfaces that frames were captured on, as libpcap's section has them. Reads the blocks themselves:
 /// (interface of the section, frame's first byte).
 fn packets_by_name(bytes: &[u8]) -> Vec<(String, u8)> {

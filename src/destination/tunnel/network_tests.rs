@@ -411,3 +411,36 @@ fn mac(namespace: &Namespace) -> [u8; 6] {
     let octets = link.split_whitespace().nth(2).unwrap().split(':');
     octets.map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect::<Vec<u8>>().try_into().unwrap()
 }
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn what_the_analyzer_answers_to_gre_is_counted_by_one_of_several_workers() {
+    let (near, far) = Namespace::pair();
+    meet(&near);
+    far.write("/proc/sys/net/ipv4/icmp_ratelimit", "0");
+    let accounts = near.run(|| {
+        let (destination, plan) =
+            plan(Encapsulation::Gre { key: None, sequence: false }, FAR.parse().unwrap(), Fit::Split);
+        let (way, mut shared) = (way(NEAR, FAR, 1500, NextHop::Usable), Shared::new(&[], 0));
+        let mut workers = [0, 1].map(|number| {
+            shared.go_on_to(number);
+            let opened = Tunnel::open(&destination, &plan, &way, &["eth0".into()], Patience::Drop, &mut shared);
+            (opened.unwrap(), DestinationLedger::default())
+        });
+        for number in 0..20 {
+            for (tunnel, account) in &mut workers {
+                offer(tunnel, &udp_frame(number, 100), account);
+                tunnel.flush(Instant::now(), account);
+            }
+        }
+        // The answers are there when that to a ping, which was sent behind them, is.
+        std::process::Command::new("ping").args(["-c", "1", "-w", "5", FAR]).output().unwrap();
+        workers.map(|(mut tunnel, mut account)| {
+            tunnel.finish(Instant::now(), &mut account);
+            account
+        })
+    });
+    let [first, second] = accounts;
+    assert_eq!((first.sent, second.sent), (20, 20));
+    assert_eq!((first.icmp.port_unreachable, second.icmp.port_unreachable), (40, 0));
+}

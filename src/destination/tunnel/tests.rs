@@ -74,7 +74,17 @@ fn scripted(fit: Fit, fates: Vec<Option<DropReason>>, next_hop: NextHop) -> (Tun
     let (_, plan) = plan(vxlan(VXLAN_PORT), underlay.remote(), fit);
     let encapsulator = Encapsulator::new(&plan.encapsulation, &["eth0".into()]).unwrap();
     let engine: Box<dyn Transmit> = Box::new(Scripted { fates: fates.into(), ..Scripted::default() });
-    (Tunnel::assemble(&plan, &underlay, encapsulator, (engine, vec![49152, 49153]), Patience::Drop), underlay)
+    (
+        Tunnel::assemble(
+            &plan,
+            &underlay,
+            encapsulator,
+            (engine, vec![49152, 49153]),
+            Patience::Drop,
+            (Arc::default(), false),
+        ),
+        underlay,
+    )
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -204,7 +214,8 @@ fn a_replay_waits_until_the_next_hop_answers() {
     let (_, plan) = plan(vxlan(VXLAN_PORT), underlay.remote(), Fit::Split);
     let encapsulator = Encapsulator::new(&plan.encapsulation, &["file".into()]).unwrap();
     let engine: Box<dyn Transmit> = Box::<Scripted>::default();
-    let mut tunnel = Tunnel::assemble(&plan, &underlay, encapsulator, (engine, vec![]), Patience::Wait);
+    let mut tunnel =
+        Tunnel::assemble(&plan, &underlay, encapsulator, (engine, vec![]), Patience::Wait, (Arc::default(), false));
     let mut account = DestinationLedger::default();
     tunnel.offer(&frame(&udp_frame(1, 20)), &mut account);
     let answer = std::thread::spawn(move || underlay.set_next_hop(NextHop::Usable));

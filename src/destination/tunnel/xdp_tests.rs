@@ -1,5 +1,7 @@
 //! Tunnels through AF_XDP between network namespaces: what a socket sends, what arrives, and what the interface does.
 
+use std::time::Duration;
+
 use super::super::testing::{encapsulations, frame, ledger, plan, udp_frame, vxlan};
 use super::super::{Destination, Destinations};
 use super::network_tests::{
@@ -229,6 +231,32 @@ fn what_the_interface_drops_without_a_carrier_is_not_sent() {
     }
     tunnel.finish(now, &mut account);
     assert_eq!((account.sent, arrived(&sink)), (200, 100));
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn an_interface_that_is_down_takes_one_batch_and_no_more() {
+    let (near, far) = Namespace::pair();
+    let sink = sink(&far, FAR, &vxlan(4789));
+    let (mut tunnel, _) = open(&near, by_xdp(vxlan(4789), FAR, |_| ()));
+    let (mut account, now) = (DestinationLedger::default(), Instant::now());
+    let offer_300 = |tunnel: &mut Tunnel, account: &mut DestinationLedger| {
+        (0..300).for_each(|number| offer(tunnel, &udp_frame(number, 100), account));
+        tunnel.flush(now, account);
+    };
+    near.ip("link set fke0 down");
+    offer_300(&mut tunnel, &mut account);
+    offer_300(&mut tunnel, &mut account);
+    let down = account.dropped[DropReason::InterfaceDown];
+    assert_eq!((account.sent, account.in_flight, down), (0, 64, 600 - 64));
+    let until = tunnel.deadline().unwrap().duration_since(now);
+    assert!(until >= Duration::from_millis(100), "{until:?}: an interface that is down wakes nobody up");
+
+    near.ip("link set fke0 up");
+    tunnel.flush(now, &mut account);
+    offer_300(&mut tunnel, &mut account);
+    tunnel.finish(now, &mut account);
+    assert_eq!((account.sent, account.in_flight, arrived(&sink)), (364, 0, 364));
 }
 
 fn offer_100(destinations: &mut Destinations, ledger: &mut Ledger) {

@@ -107,7 +107,7 @@ impl Receiver {
             filter: filter::of_ethernet(&plan.filter)?,
             offload,
             interface,
-            senders: SenderTable::new(),
+            senders: SenderTable::new(interface),
             scratch: Vec::with_capacity(LONGEST),
         })
     }
@@ -134,6 +134,7 @@ impl Receiver {
             timestamp,
             direction: None,
             interface: self.interface,
+            origin: None,
             offload: self.offload,
             has_restored_tag: false,
             refused: Some(reason),
@@ -168,6 +169,7 @@ impl Receiver {
             timestamp: outer.timestamp,
             direction: outermost.direction,
             interface: self.interface,
+            origin: row.and_then(|row| self.senders.origin(row)),
             offload: self.offload,
             has_restored_tag: inner.removed_tag.is_some(),
             refused: None,

@@ -167,6 +167,7 @@ mod tests {
                 timestamp: Timestamp::default(),
                 direction: None,
                 interface: InterfaceId(0),
+                origin: None,
                 offload: Offload::Whole,
                 has_restored_tag: false,
                 refused: None,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::frame::{InterfaceId, Origin};
 use crate::ledger::SenderLedger;
 use crate::wire::decapsulate::{Decapsulated, Tunnel};
 use crate::wire::sequence::Stream;
@@ -22,7 +23,7 @@ struct Key {
 /// One stream's account.
 #[derive(Clone, Debug)]
 struct Row {
-    key: Key,
+    origin: Origin,
     received: u64,
     reserved_bits: u64,
     /// Whether its datagrams have sequence numbers.
@@ -30,9 +31,18 @@ struct Row {
     stream: Stream,
 }
 
+impl Row {
+    fn key(&self) -> Key {
+        let Origin { sender: from, encapsulation: tunnel, id, .. } = self.origin;
+        Key { from, tunnel, id }
+    }
+}
+
 /// Every stream of one endpoint. Its memory is claimed at start.
 #[derive(Debug)]
 pub struct SenderTable {
+    /// The endpoint's place among the session's.
+    endpoint: InterfaceId,
     rows: Vec<Row>,
     by_key: HashMap<Key, usize>,
     /// The row of the last datagram: the next one is mostly of the same stream.
@@ -43,9 +53,10 @@ pub struct SenderTable {
 }
 
 impl SenderTable {
-    /// An empty table.
-    pub fn new() -> Self {
+    /// An empty table for the endpoint that is this interface of the session.
+    pub fn new(endpoint: InterfaceId) -> Self {
         Self {
+            endpoint,
             rows: Vec::with_capacity(MOST),
             by_key: HashMap::with_capacity(MOST),
             latest: 0,
@@ -73,8 +84,13 @@ impl SenderTable {
         Some(number)
     }
 
+    /// Whose frames a row counts.
+    pub fn origin(&self, row: usize) -> Option<&Origin> {
+        self.rows.get(row).map(|row| &row.origin)
+    }
+
     fn row_of(&mut self, key: Key) -> Option<usize> {
-        if self.rows.get(self.latest).is_some_and(|row| row.key == key) {
+        if self.rows.get(self.latest).is_some_and(|row| row.key() == key) {
             return Some(self.latest);
         }
         if let Some(&number) = self.by_key.get(&key) {
@@ -83,7 +99,11 @@ impl SenderTable {
         if self.rows.len() == MOST {
             return None;
         }
-        let row = Row { key, received: 0, reserved_bits: 0, is_numbered: false, stream: Stream::default() };
+        let number = usize::from(self.endpoint.0) * MOST + self.rows.len();
+        let Key { from, tunnel, id } = key;
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        let origin = Origin { number, sender: from, encapsulation: tunnel, id };
+        let row = Row { origin, received: 0, reserved_bits: 0, is_numbered: false, stream: Stream::default() };
         self.rows.push(row);
         self.by_key.insert(key, self.rows.len() - 1);
         Some(self.rows.len() - 1)
@@ -99,9 +119,9 @@ impl SenderTable {
         all.extend(self.rows.iter().map(|row| {
             let counts = row.stream.counts();
             SenderLedger {
-                from: Some(row.key.from),
-                encapsulation: Some(row.key.tunnel),
-                id: row.key.id,
+                from: Some(row.origin.sender),
+                encapsulation: Some(row.origin.encapsulation),
+                id: row.origin.id,
                 received: row.received,
                 lost: row.is_numbered.then_some(counts.lost),
                 reordered: counts.reordered,
@@ -147,7 +167,7 @@ mod tests {
 
     #[test]
     fn each_stream_has_its_own_account() {
-        let mut table = SenderTable::new();
+        let mut table = SenderTable::new(InterfaceId(2));
         for (from, key, sequence) in [(1, 7, 0), (1, 7, 2), (2, 7, 9), (1, 8, 0), (1, 7, 1), (1, 7, 5)] {
             count(&mut table, from, &gre(key, sequence));
         }
@@ -163,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_senders_costs_no_memory_and_hides_nobody() {
-        let mut table = SenderTable::new();
+        let mut table = SenderTable::new(InterfaceId(2));
         let first = count(&mut table, 0, &gre(7, 0));
         let capacity = (table.rows.capacity(), table.by_key.capacity());
         for from in 1..5000 {
@@ -173,6 +193,9 @@ mod tests {
         let rows = rows(&table);
         assert_eq!(rows.len(), MOST + 1);
         assert_eq!(rows[0].received, 2);
+        let numbers: Vec<u32> = (0..MOST).map(|row| table.origin(row).unwrap().number).collect();
+        assert_eq!(numbers, (2 * 1024..3 * 1024).collect::<Vec<u32>>(), "no other endpoint's");
+        assert_eq!(table.origin(MOST), None);
         assert_eq!((rows[MOST].from, rows[MOST].received), (None, 5000 - MOST as u64));
         assert_eq!((table.rows.capacity(), table.by_key.capacity()), capacity);
     }
