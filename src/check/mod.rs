@@ -16,6 +16,7 @@ pub mod mtu;
 pub mod network;
 pub mod privileges;
 pub mod report;
+pub mod rights;
 #[cfg(test)]
 mod testing;
 pub mod traffic;

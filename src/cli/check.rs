@@ -6,8 +6,12 @@ use super::runtime::block_on;
 use super::session_arguments::SessionArguments;
 use super::source_arguments::AllSourceArguments;
 use crate::check::check;
+use crate::check::rights::Rights;
 use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
+use crate::kernel::capabilities::Capabilities;
+use crate::privilege::needs::largest_receive_buffer;
+use crate::privilege::with_foreign_directories;
 
 pub(super) const USAGE: &str = "\
 farspan check -i IF | -r FILE | --from ENDPOINT --to DEST [OPTIONS] [EXPRESSION]...
@@ -22,12 +26,19 @@ Examples:
   farspan check --config /etc/farspan/farspan.toml
       every session of a file";
 
-/// Prints what there is to say about each session, and returns what would keep any of them from running.
+/// Prints what there is to say about each session and about what their process keeps, and returns what would keep any of them from running.
 ///
 /// # Errors
 /// Every problem of every session; warnings are none.
 pub fn run(arguments: &SessionArguments<AllSourceArguments>) -> Result<(), Problems> {
-    block_on(report(&arguments.plans()?))?
+    let described = arguments.described()?;
+    let outcome = block_on(report(described.sessions()))?;
+    let needs = described.needs(largest_receive_buffer());
+    let needs = with_foreign_directories(&needs).unwrap_or(needs);
+    let has = Capabilities::of_this_process().unwrap_or(Capabilities::NONE);
+    // Whoever closed the pipe has read enough; the exit code still tells.
+    let _ = write!(io::stdout(), "\n{}", Rights { needs: &needs, has });
+    outcome
 }
 
 async fn report(plans: &[SessionPlan]) -> Result<(), Problems> {

@@ -3,6 +3,7 @@
 mod check;
 mod compare;
 mod daemon_socket;
+mod described;
 mod destination_arguments;
 mod generate;
 mod limit_arguments;

@@ -73,6 +73,11 @@ async fn run_session(plan: &SessionPlan, does: Does, quiet: bool, sandbox: Sandb
         output::say(&start_line(does, session.interfaces(), place(plan), plan.workers(), to.zip(mtus)));
     }
     tokio::spawn(tell_of_moves(plan.destinations.clone(), underlays.clone()));
+    for (destination, way) in plan.destinations.iter().zip(&underlays) {
+        if let Some(way) = way {
+            tokio::spawn(tell_of_another_source(destination.place(), Arc::clone(way)));
+        }
+    }
     tokio::spawn(watch(underlays.into_iter().flatten().collect()));
     let progress = Progress::of(plan, session.progress(), quiet);
     let look = progress.map(|progress| move |ledger: &Ledger| progress.show(ledger));
@@ -86,6 +91,22 @@ async fn tell_of_moves(destinations: Vec<DestinationPlan>, ways: Vec<Option<Arc<
     let Moved { destination, from, to } = moved(&destinations, &ways).await;
     warn!(
         "{destination}: its name stands for {to} now, and frames still go to {from}; start farspan again to follow it"
+    );
+}
+
+/// Says it when the way to an analyzer has another source address: the capabilities to open sockets and captures anew have
+/// been given up, so that a session in the foreground goes on with the address that it began with.
+async fn tell_of_another_source(destination: String, way: Arc<Underlay>) {
+    let mut news = way.news();
+    while !way.has_another_source() {
+        if news.changed().await.is_err() {
+            return;
+        }
+    }
+    warn!(
+        "{destination}: the way there has another source address now, and frames still leave from {}; start farspan again \
+         to follow it",
+        way.local()
     );
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
+use super::described::Described;
 use super::destination_arguments::{DestinationArguments, write_destinations};
 use super::limit_arguments::{LimitArguments, SampleArguments};
 use super::source_arguments::{AnySourceArguments, SourceFlags};
@@ -88,16 +89,18 @@ impl<S: SourceFlags> SessionArguments<S> {
         self.resolve(session)
     }
 
-    /// Every session that the arguments describe: all of a file, unless one is chosen.
+    /// What the arguments describe: a whole configuration, unless a session of it is chosen.
     ///
     /// # Errors
     /// Every mistake in files, environment and flags.
-    pub fn plans(&self) -> Result<Vec<SessionPlan>, Problems> {
+    pub fn described(&self) -> Result<Described, Problems> {
         match self.layers()? {
             Some(layers) if self.configuration.session.is_none() => {
-                daemon::resolve(layers, |session| self.resolve(session)).map(|plan| plan.sessions)
+                let plan = daemon::resolve(layers, |session| self.resolve(session))?;
+                let file = self.configuration.config.clone().unwrap_or_default();
+                Ok(Described::Daemon { plan: Box::new(plan), file })
             }
-            _ => self.plan().map(|plan| vec![plan]),
+            _ => self.plan().map(|plan| Described::Session(Box::new(plan))),
         }
     }
 

@@ -75,7 +75,7 @@ struct Table<'a> {
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let View { version, started: _, uptime, reloads, sessions } = self.view;
-        writeln!(f, "farspan {version}, up for {}, reloaded {} times", age(*uptime), reloads.succeeded)?;
+        writeln!(f, "farspan {version}, up for {}, reloaded {}", age(*uptime), times(reloads.succeeded))?;
         if let Some(error) = &reloads.last_error {
             writeln!(f, "the last reload failed, and nothing was changed: {error}")?;
         }
@@ -95,7 +95,7 @@ impl Table<'_> {
         };
         let restarts = match session.restarts {
             0 => String::new(),
-            times => format!(", started again {times} times"),
+            count => format!(", started again {}", times(count)),
         };
         let since = self.ago(session.since);
         writeln!(f, "session {}: {} for {since}{again}{restarts}", session.name, session.state.label())?;
@@ -106,15 +106,22 @@ impl Table<'_> {
         let last_frame = session.last_frame.map_or_else(|| "none yet".to_owned(), |at| format!("{} ago", self.ago(at)));
         row(f, "last frame", &last_frame)?;
         if let Some(error) = &session.last_error {
-            row(f, "last error", error)?;
+            row(f, "last error", &self.dated(error, session.last_error_at))?;
         }
         if let Some(governor) = &session.governor {
             row(f, "limits", &governor_words(governor))?;
         }
         for destination in &session.destinations {
             row(f, &format!("to {}", destination.name), &destination_words(destination))?;
+            if let Some(error) = &destination.last_error {
+                row(f, "  last error", &self.dated(error, destination.last_error_at))?;
+            }
         }
         write!(f, "{}", session.ledger.table())
+    }
+
+    fn dated(&self, error: &str, at: Option<SystemTime>) -> String {
+        at.map_or_else(|| error.to_owned(), |at| format!("{} ago: {error}", self.ago(at)))
     }
 
     fn ago(&self, time: SystemTime) -> String {
@@ -134,7 +141,6 @@ fn destination_words(destination: &DestinationView) -> String {
         (Some(why), false) => words.extend([", out of reach: ", why]),
         (None, false) => words.push_str(", out of reach"),
     }
-    words.extend(destination.last_error.iter().map(|error| format!("; last error: {error}")));
     words
 }
 
@@ -155,6 +161,13 @@ pub(super) fn governor_words(governor: &GovernorView) -> String {
     };
     let used = governor.limits.iter().map(|limit| format!("; {} of {} used", percent(limit.used()), limit.name));
     does + &used.collect::<Vec<_>>().concat()
+}
+
+fn times(count: u64) -> String {
+    match count {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
+    }
 }
 
 fn row(f: &mut fmt::Formatter<'_>, what: &str, words: &str) -> fmt::Result {
@@ -191,20 +204,21 @@ mod tests {
         let dmz = rest.split_once("\n  captured").unwrap().0;
         assert_eq!(
             dmz,
-            ": running for 3days 2h, started again 1 times\n  \
+            ": running for 3days 2h, started again once\n  \
              from                eth0 (ring)\n  \
              last frame          2h 1m ago\n  \
              limits              shedding by limit.cpu: 62.5 % of the frames are kept, 50.0 % of new flows admitted; \
              125.0 % of limit.cpu used\n  \
              to ids1             vxlan://192.0.2.10?vni=42 over MTU 1500\n  \
-             to archive          gre://192.0.2.20 over MTU 1500, out of reach: its next hop does not answer"
+             to archive          gre://192.0.2.20 over MTU 1500, out of reach: its next hop does not answer\n    \
+             last error        1m ago: unreachable: there is no route to the destination"
         );
         let relay = rest.split_once("session relay").unwrap().1.split_once("\n  captured").unwrap().0;
         assert_eq!(
             relay,
             ": retrying for 3days 1h, again in 2s 500ms, started again 4 times\n  \
              last frame          none yet\n  \
-             last error          UDP port 4789 is taken\n  \
+             last error          1m ago: UDP port 4789 is taken\n  \
              to file             pcap:relay.pcap"
         );
         for line in [

@@ -161,7 +161,7 @@ impl Manager {
     ) -> (Entry, oneshot::Receiver<()>) {
         let (orders, receive) = unbounded_channel();
         let (tried, has_tried) = oneshot::channel();
-        let shown = Shown::new(Arc::clone(&plan), self.0.changes.clone());
+        let shown = Shown::new(Arc::clone(&plan), kept.errors.clone(), self.0.changes.clone());
         let supervisor =
             Supervisor::new(Arc::clone(common), shown.clone(), Arc::clone(&granted), kept.clone(), receive);
         let span = span_of(&plan);

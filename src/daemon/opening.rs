@@ -14,6 +14,7 @@ use crate::config::daemon::TotalLimitPlan;
 use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::Shared;
 use crate::destination::health::Health;
+use crate::destination::last_error::LastErrors;
 use crate::error::Problems;
 use crate::kernel::link_events::Links;
 use crate::kernel::netns::Namespace;
@@ -51,9 +52,14 @@ pub(super) struct Common {
     may_start: watch::Receiver<bool>,
 }
 
-/// What a session keeps open from one run to the next.
+/// What a session has beyond its runs.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Kept(Arc<Mutex<Option<Shared>>>);
+pub(super) struct Kept {
+    /// What it keeps open from one run to the next.
+    open: Arc<Mutex<Option<Shared>>>,
+    /// What went wrong with its destinations.
+    pub(super) errors: LastErrors,
+}
 
 /// A session that is open, and nothing of it moves yet.
 pub(super) struct Opened {
@@ -117,6 +123,7 @@ impl Common {
             shared: kept.take(),
             stays,
             totals: Some(Arc::clone(&self.totals)),
+            errors: kept.errors.clone(),
         };
         let (send, receive) = oneshot::channel();
         let work = {
@@ -210,7 +217,7 @@ impl Started {
 impl Kept {
     /// The same handles, for a run that begins while this one goes on.
     pub(super) fn copy(&self) -> Self {
-        Self(Arc::new(Mutex::new(self.lock().clone())))
+        Self { open: Arc::new(Mutex::new(self.lock().clone())), errors: self.errors.clone() }
     }
 
     /// Lets go of what belonged to a run of `plan` that is over.
@@ -229,6 +236,6 @@ impl Kept {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Shared>> {
         // Handles only, each whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

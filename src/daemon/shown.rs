@@ -5,9 +5,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use super::supervisor::{one_line, what_and_why};
 use super::view::{DestinationView, InterfaceView, SessionView, State};
 use crate::config::plan::{DestinationPlan, SessionPlan};
 use crate::destination::health::{Complaint, Health};
+use crate::destination::last_error::{LastError, LastErrors};
+use crate::error::Explain;
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::ledger::{Ledger, Published};
 use crate::session::{empty_ledger, governor};
@@ -40,7 +43,9 @@ struct Inner {
     /// The sum of the runs that are over.
     finished: Ledger,
     last_frame: Option<SystemTime>,
-    last_error: Option<String>,
+    last_error: Option<LastError>,
+    /// What went wrong with the destinations last.
+    errors: LastErrors,
 }
 
 /// A worker, and how it was when it was last looked at.
@@ -52,7 +57,7 @@ struct Pulse {
 }
 
 impl Shown {
-    pub(super) fn new(plan: Arc<SessionPlan>, changes: watch::Sender<u64>) -> Self {
+    pub(super) fn new(plan: Arc<SessionPlan>, errors: LastErrors, changes: watch::Sender<u64>) -> Self {
         let inner = Inner {
             finished: empty_ledger(&plan),
             plan,
@@ -66,6 +71,7 @@ impl Shown {
             governor: None,
             last_frame: None,
             last_error: None,
+            errors,
         };
         Self { inner: Arc::new(Mutex::new(inner)), changes }
     }
@@ -139,9 +145,20 @@ impl Shown {
         self.lock().restarts += 1;
     }
 
-    /// Something went wrong.
-    pub(super) fn set_error(&self, words: String) {
-        self.lock().last_error = Some(words);
+    /// Something went wrong, perhaps with a destination. Returns it in words.
+    pub(super) fn note_failures<'a>(&self, failures: impl Iterator<Item = &'a dyn Explain>) -> String {
+        let mut inner = self.lock();
+        let mut words = Vec::new();
+        for failure in failures {
+            let place = failure.place().unwrap_or_default();
+            if let Some(plan) = inner.plan.destinations.iter().find(|plan| place.contains(&plan.place())) {
+                inner.errors.note(&plan.name, what_and_why(failure));
+            }
+            words.push(one_line(failure));
+        }
+        let words = words.join("; ");
+        inner.last_error = Some(LastError::now(words.clone()));
+        words
     }
 
     /// What the session is doing.
@@ -173,6 +190,7 @@ impl Shown {
 
     pub(super) fn view(&self) -> SessionView {
         let inner = self.lock();
+        let (last_error, last_error_at) = inner.last_error.clone().map(|error| (error.words, error.at)).unzip();
         let ways = inner.underlays.iter().map(Option::as_deref).chain(std::iter::repeat(None));
         SessionView {
             name: inner.plan.name.clone(),
@@ -182,11 +200,12 @@ impl Shown {
             interfaces: inner.interfaces.clone(),
             ledger: inner.ledger(),
             last_frame: inner.last_frame(),
-            last_error: inner.last_error.clone(),
+            last_error,
+            last_error_at,
             governor: inner.governor.as_ref().map(governor::Shown::view),
             destinations: (0..)
                 .zip(inner.plan.destinations.iter().zip(ways))
-                .map(|(number, (plan, way))| destination(plan, way, inner.health.complaint(number)))
+                .map(|(number, (plan, way))| inner.destination(plan, way, inner.health.complaint(number)))
                 .collect(),
         }
     }
@@ -210,19 +229,26 @@ impl Inner {
     fn last_frame(&self) -> Option<SystemTime> {
         self.workers.iter().filter_map(|worker| worker.published.last_frame()).chain(self.last_frame).max()
     }
-}
 
-fn destination(plan: &DestinationPlan, way: Option<&Underlay>, complaint: Option<Complaint>) -> DestinationView {
-    // Those that nothing depends on are not watched; what is known of the next hop is known all the same.
-    let has_failed = way.is_some_and(|way| way.next_hop() == NextHop::Failed);
-    let complaint = complaint.or(has_failed.then_some(Complaint::NextHop));
-    DestinationView {
-        name: plan.name.as_str().into(),
-        to: plan.to.as_str().into(),
-        is_healthy: complaint.is_none(),
-        why_unhealthy: complaint.map(|complaint| complaint.to_string()),
-        mtu: way.map(|way| way.mtu().value()),
-        last_error: None,
+    fn destination(
+        &self,
+        plan: &DestinationPlan,
+        way: Option<&Underlay>,
+        complaint: Option<Complaint>,
+    ) -> DestinationView {
+        // Whoever watches it hears of the next hop a moment later.
+        let has_failed = way.is_some_and(|way| way.next_hop() == NextHop::Failed);
+        let complaint = complaint.or(has_failed.then_some(Complaint::NextHop));
+        let (last_error, last_error_at) = self.errors.of(&plan.name).map(|error| (error.words, error.at)).unzip();
+        DestinationView {
+            name: plan.name.as_str().into(),
+            to: plan.to.as_str().into(),
+            is_healthy: complaint.is_none(),
+            why_unhealthy: complaint.map(|complaint| complaint.to_string()),
+            mtu: way.map(|way| way.mtu().value()),
+            last_error,
+            last_error_at,
+        }
     }
 }
 
@@ -262,7 +288,7 @@ mod tests {
 
     #[test]
     fn counters_never_fall_while_the_plan_is_the_same() {
-        let shown = Shown::new(plan(), watch::channel(0).0);
+        let shown = Shown::new(plan(), LastErrors::default(), watch::channel(0).0);
         let worker = Published::new(counted(5));
         shown.set_running(vec![worker.clone(), Published::new(counted(2))], &[], vec![None], &Health::new());
         assert_eq!(shown.view().ledger.captured, 7);
@@ -286,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_does_no_turn_for_a_minute_is_stuck() {
-        let shown = Shown::new(plan(), watch::channel(0).0);
+        let shown = Shown::new(plan(), LastErrors::default(), watch::channel(0).0);
         let worker = Published::new(counted(0));
         shown.set_running(vec![worker.clone()], &[], vec![None], &Health::new());
         let start = Instant::now();

@@ -18,8 +18,8 @@ use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
 use crate::kernel::lookup::{Moved, moved};
 use crate::quantity::Timestamp;
+use crate::session::Outcome;
 use crate::session::control::PATIENCE;
-use crate::session::{Outcome, SessionError};
 
 /// How often a session that runs is looked at: what it captures, and whether its sockets still have the right address.
 const LOOK: Duration = Duration::from_secs(1);
@@ -193,8 +193,8 @@ impl Supervisor {
                 started.running.stop();
                 let outcome = last_words(&mut started).await;
                 self.end_run(&mut started, &outcome);
-                if let Some(failure) = outcome.failures.first() {
-                    self.shown.set_error(one_line(&**failure));
+                if !outcome.failures.is_empty() {
+                    self.shown.note_failures(outcome.failures.iter().map(|failure| &**failure));
                 }
                 self.obey(order)
             }
@@ -262,14 +262,13 @@ impl Supervisor {
 
     /// Takes note of a failure, and says when the session is tried again.
     fn fail<'a>(&mut self, problems: impl Iterator<Item = &'a dyn Explain>, ran: Duration) -> Next {
-        let words = problems.map(one_line).collect::<Vec<_>>().join("; ");
+        let words = self.shown.note_failures(problems);
         let wait = self.backoff.next(ran);
         match self.complaint.note(&words, Instant::now()) {
             Some(0) => warn!("{words}; trying again in {} s and whenever a link or route changes", wait.as_secs()),
             Some(times) => warn!("{words}; it failed {times} more times since that was last said"),
             None => {}
         }
-        self.shown.set_error(words);
         Next::Retry(wait)
     }
 
@@ -349,7 +348,7 @@ impl Supervisor {
 async fn last_words(started: &mut Started) -> Outcome {
     match timeout(PATIENCE, started.running.ended()).await {
         Ok(outcome) => outcome,
-        Err(_) => Outcome { ledger: started.running.ledger(), failures: vec![SessionError::Abandoned.into()] },
+        Err(_) => started.running.abandon(),
     }
 }
 
@@ -367,14 +366,17 @@ impl Explain for EndedUnasked {}
 
 /// A problem as a log line has it: what, why and where.
 pub(super) fn one_line(problem: &dyn Explain) -> String {
+    let words = what_and_why(problem);
+    problem.place().map_or_else(|| words.clone(), |place| format!("{words} ({place})"))
+}
+
+/// The same where everybody knows where.
+pub(super) fn what_and_why(problem: &dyn Explain) -> String {
     let mut words = problem.to_string();
     let mut cause = problem.source();
     while let Some(error) = cause {
         words = format!("{words}: {error}");
         cause = error.source();
-    }
-    if let Some(place) = problem.place() {
-        words = format!("{words} ({place})");
     }
     words
 }

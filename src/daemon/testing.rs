@@ -43,7 +43,8 @@ fn dmz(started: SystemTime) -> SessionView {
         is_healthy: name == "ids1",
         why_unhealthy: (name != "ids1").then(|| "its next hop does not answer".into()),
         mtu: Some(1500),
-        last_error: None,
+        last_error: (name != "ids1").then(|| "unreachable: there is no route to the destination".into()),
+        last_error_at: (name != "ids1").then_some(started + Duration::from_hours(74)),
     });
     SessionView {
         name: "dmz".into(),
@@ -54,6 +55,7 @@ fn dmz(started: SystemTime) -> SessionView {
         ledger,
         last_frame: Some(started + Duration::from_hours(72)),
         last_error: None,
+        last_error_at: None,
         governor: Some(GovernorView {
             state: GovernorState::Shedding,
             reason: Some("limit.cpu".into()),
@@ -91,6 +93,7 @@ fn relay(started: SystemTime) -> SessionView {
         ledger,
         last_frame: None,
         last_error: Some("UDP port 4789 is taken".into()),
+        last_error_at: Some(started + Duration::from_hours(74)),
         governor: None,
         destinations: vec![DestinationView {
             name: "file".into(),
@@ -99,6 +102,7 @@ fn relay(started: SystemTime) -> SessionView {
             why_unhealthy: None,
             mtu: None,
             last_error: None,
+            last_error_at: None,
         }],
     }
 }

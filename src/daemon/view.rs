@@ -64,6 +64,9 @@ pub struct SessionView {
     pub last_frame: Option<SystemTime>,
     /// What went wrong last, be it over or not.
     pub last_error: Option<String>,
+    /// When that was, in seconds since 1970.
+    #[serde(default, with = "perhaps_unix_time")]
+    pub last_error_at: Option<SystemTime>,
     /// What keeps it within its limits, while it runs; `None` without limits.
     #[serde(default)]
     pub governor: Option<GovernorView>,
@@ -155,6 +158,9 @@ pub struct DestinationView {
     pub mtu: Option<u32>,
     /// What went wrong with it last, be it over or not.
     pub last_error: Option<String>,
+    /// When that was, in seconds since 1970.
+    #[serde(default, with = "perhaps_unix_time")]
+    pub last_error_at: Option<SystemTime>,
 }
 
 /// Durations as seconds with their fraction, to the millisecond: as much as anybody reads.
@@ -210,6 +216,9 @@ mod perhaps_unix_time {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::testing;
     use super::*;
 
     #[test]
@@ -226,6 +235,7 @@ mod tests {
             ledger,
             last_frame: Some(time),
             last_error: Some("there is no interface `eth0`".into()),
+            last_error_at: Some(time),
             governor: None,
             destinations: Vec::new(),
         };
@@ -244,6 +254,42 @@ mod tests {
         assert_eq!((&session["ledger"]["captured"], &session["interfaces"][0]["mtu"]), (&7.into(), &1500.into()));
         let read: View = serde_json::from_value(json.clone()).unwrap();
         assert_eq!(serde_json::to_value(read).unwrap(), json);
+    }
+
+    /// The keys of what `status --json` prints, each with its way there; ledger and governor have tables of their own.
+    fn keys(way: &str, value: &serde_json::Value, found: &mut BTreeSet<(String, String)>) {
+        match value {
+            serde_json::Value::Object(object) => {
+                for (key, value) in object {
+                    let is_inner = (value.is_object() || value.is_array()) && key != "ledger" && key != "governor";
+                    if is_inner {
+                        let inner = if value.is_object() { format!("{way}{key}.") } else { format!("{way}{key}") };
+                        keys(&inner, value, found);
+                    } else {
+                        found.insert((way.to_owned(), key.clone()));
+                    }
+                }
+            }
+            serde_json::Value::Array(list) => list.iter().for_each(|one| keys(&format!("{way}[]."), one, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_documentation_has_every_key() {
+        let documentation = include_str!("../../docs/METRICS.md");
+        let mut found = BTreeSet::new();
+        keys("", &serde_json::to_value(testing::view()).unwrap(), &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        for (way, key) in found {
+            // Keys of one object share a row: the first is written with its way, the others as `.key`.
+            let first = format!("`{way}{key}`");
+            let beside = |row: &str| row.starts_with(&format!("| `{way}")) && row.contains(&format!("`.{key}`"));
+            assert!(
+                documentation.lines().any(|row| row.starts_with("| ") && (row.contains(&first) || beside(row))),
+                "docs/METRICS.md lacks {first}"
+            );
+        }
     }
 
     #[test]

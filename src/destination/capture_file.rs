@@ -72,6 +72,11 @@ impl CaptureFile {
         self.closed.is_some()
     }
 
+    /// The error with which the file could last not be written.
+    pub fn last_refusal(&self) -> Option<String> {
+        self.file.last_refusal()
+    }
+
     /// Appends one frame to the buffer.
     pub fn offer(&mut self, frame: &WireFrame<'_>, account: &mut DestinationLedger) {
         if let Some(reason) = self.closed {

@@ -167,6 +167,11 @@ impl Condition {
         self.complaint
     }
 
+    /// Whether it stays as it is until something happens: nobody waits for an answer, or for it to be well again.
+    pub fn is_calm(&self) -> bool {
+        self.complaint.is_none() && !self.is_probed
+    }
+
     /// Whether what spoke against it no longer does. Routers are silent for some seconds between two reports.
     pub fn is_hopeful(&self, now: Instant) -> bool {
         let quiet = self.quiet_since.map(|since| now.duration_since(since));

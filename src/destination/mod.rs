@@ -9,6 +9,7 @@ pub mod encapsulate;
 mod file_series;
 pub mod fit;
 pub mod health;
+pub mod last_error;
 mod next_hop;
 mod notices;
 pub mod open_error;
@@ -45,6 +46,7 @@ use crate::ledger::{DestinationLedger, DropReason, Ledger};
 use crate::select::own_traffic::OwnTunnel;
 use capture_file::CaptureFile;
 use encapsulate::Encapsulator;
+use last_error::{LastErrors, LossWatch};
 use open_error::CannotOpen;
 pub use shared::Shared;
 use spread::{Choice, Spread};
@@ -77,6 +79,7 @@ pub enum Destination {
 pub struct Destinations {
     all: Vec<Destination>,
     spread: Spread,
+    losses: LossWatch,
 }
 
 /// A capture file without all its frames.
@@ -110,6 +113,15 @@ impl Destination {
             Self::File(file) => file.offer(frame, account),
         }
     }
+
+    /// The error with which the kernel last refused a datagram or a record, if it is known.
+    fn last_refusal(&self) -> Option<String> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.last_refusal(),
+            Self::Tap(_) => None,
+            Self::File(file) => file.last_refusal(),
+        }
+    }
 }
 
 /// Those of `destinations` whose ids go by interface and leave one of `interfaces` out.
@@ -125,13 +137,19 @@ pub fn missing_ids(destinations: &[DestinationPlan], interfaces: &[String]) -> V
 impl Destinations {
     /// In the order of the plan, which is the order of the ledger's accounts. Each gets every frame.
     pub fn new(destinations: Vec<Destination>) -> Self {
-        Self { all: destinations, spread: Spread::replicate() }
+        Self { all: destinations, spread: Spread::replicate(), losses: LossWatch::default() }
     }
 
     /// The same, of which each frame goes where `spread` says.
     #[must_use]
     pub fn spread_by(self, spread: Spread) -> Self {
         Self { spread, ..self }
+    }
+
+    /// The same, whose losses are noted in `errors`.
+    #[must_use]
+    pub fn telling(self, errors: LastErrors) -> Self {
+        Self { losses: LossWatch::telling(errors), ..self }
     }
 
     /// Prepares every destination for frames of an interface of this name, which they call `interface` from now on. Asked
@@ -176,6 +194,9 @@ impl Destinations {
             Destination::Tap(tap) => tap.flush(now, account),
             Destination::File(file) => file.flush(now, account),
         });
+        if self.losses.is_due(now) {
+            self.note_losses(ledger);
+        }
     }
 
     /// Sends what can still be sent and gives everything else its fate: afterwards nothing is in flight.
@@ -186,6 +207,7 @@ impl Destinations {
             Destination::Tap(tap) => tap.flush(now, account),
             Destination::File(file) => file.finish(account),
         });
+        self.note_losses(ledger);
     }
 
     /// Whether nobody can take another frame: every destination is a pipe whose reader has ended.
@@ -218,6 +240,12 @@ impl Destinations {
                 Destination::File(_) => None,
             })
             .min()
+    }
+
+    fn note_losses(&mut self, ledger: &Ledger) {
+        for (number, (destination, account)) in self.all.iter().zip(&ledger.destinations).enumerate() {
+            self.losses.look(number, account, || destination.last_refusal());
+        }
     }
 
     fn each(&mut self, ledger: &mut Ledger, mut act: impl FnMut(&mut Destination, &mut DestinationLedger)) {

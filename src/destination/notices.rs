@@ -30,6 +30,8 @@ pub struct Said {
     host_unreachable: Rising,
     unreachable: Rising,
     write_failed: Rising,
+    /// The last error that made a datagram `write_failed`.
+    refusal: Option<io::Error>,
 }
 
 /// What is spoken of with a count.
@@ -71,6 +73,11 @@ impl Notices {
         self.sent.1.is_some_and(|last| now.duration_since(last) < ECHO)
     }
 
+    /// The last error that made a datagram `write_failed`.
+    pub(super) fn last_refusal(&self) -> Option<String> {
+        lock(&self.said).refusal.as_ref().map(ToString::to_string)
+    }
+
     /// Says what is new in `account`. `failure` is the last error that made a datagram `write_failed`.
     pub(super) fn say(&mut self, now: Instant, account: &DestinationLedger, failure: Option<io::Error>) {
         let (name, to) = (&account.name, &account.to);
@@ -81,7 +88,8 @@ impl Notices {
         };
         let added = std::mem::replace(&mut self.added, own);
         let mut said = lock(&self.said);
-        let Said { port_unreachable, counts, host_unreachable, unreachable, write_failed, .. } = &mut *said;
+        let Said { port_unreachable, counts, host_unreachable, unreachable, write_failed, refusal, room: _ } =
+            &mut *said;
         counts.host_unreachable += own.host_unreachable.saturating_sub(added.host_unreachable);
         counts.unreachable += own.unreachable.saturating_sub(added.unreachable);
         counts.write_failed += own.write_failed.saturating_sub(added.write_failed);
@@ -99,10 +107,11 @@ impl Notices {
             let (sentence, remedy) = (DropReason::Unreachable.sentence(), DropReason::Unreachable.remedy());
             tracing::warn!("destination {name} ({to}): {frames} frames dropped: {sentence}; {remedy}");
         }
-        if let Some(error) = failure
-            && let Some(frames) = write_failed.news(now, counts.write_failed)
-        {
-            tracing::warn!("destination {name} ({to}): {frames} frames dropped: {error}");
+        if let Some(error) = failure {
+            if let Some(frames) = write_failed.news(now, counts.write_failed) {
+                tracing::warn!("destination {name} ({to}): {frames} frames dropped: {error}");
+            }
+            *refusal = Some(error);
         }
     }
 

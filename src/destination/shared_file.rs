@@ -87,8 +87,8 @@ struct Output {
     syncing: Option<JoinHandle<()>>,
     /// Why nothing can be written any more.
     closed: Option<DropReason>,
-    /// Whether a failed write was said; it is said once.
-    complained: bool,
+    /// With which error it could last not be written. The first one is said in the log.
+    refusal: Option<String>,
 }
 
 /// An interface that a file knows.
@@ -145,7 +145,7 @@ impl SharedFile {
             current: None,
             syncing: None,
             closed: None,
-            complained: false,
+            refusal: None,
         };
         match output.begin() {
             Ok(()) => Ok(Self::over(output)),
@@ -198,6 +198,11 @@ impl SharedFile {
     /// Whether nothing can be written any more. Whoever is still writing would know that it can.
     pub(super) fn is_closed(&self) -> bool {
         self.output.try_lock().is_ok_and(|output| output.closed.is_some())
+    }
+
+    /// The error with which it could last not be written.
+    pub(super) fn last_refusal(&self) -> Option<String> {
+        self.output().refusal.clone()
     }
 
     /// Ends the file at hand if its time is over: the next record begins another one.
@@ -362,11 +367,9 @@ impl Output {
     }
 
     fn complain_of(&mut self, error: Option<&io::Error>) {
-        if let Some(error) = error
-            && !self.complained
-        {
+        let Some(error) = error else { return };
+        if self.refusal.replace(error.to_string()).is_none() {
             tracing::warn!("cannot write the capture file `{}`: {error}", self.name);
-            self.complained = true;
         }
     }
 
@@ -471,7 +474,7 @@ impl SharedFile {
             current: Some(current),
             syncing: None,
             closed: None,
-            complained: false,
+            refusal: None,
         })
     }
 }

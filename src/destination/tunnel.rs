@@ -144,6 +144,11 @@ impl Tunnel {
         self.outbox.engine.is_closed()
     }
 
+    /// The error with which the kernel last refused a datagram that was then `write_failed`.
+    pub fn last_refusal(&self) -> Option<String> {
+        self.notices.last_refusal()
+    }
+
     /// When a held batch, or what the kernel has not finished, must be looked at again.
     pub fn deadline(&self) -> Option<Instant> {
         let held = self.outbox.gate.as_ref().and_then(NextHopGate::deadline);

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::links::Mac;
 use super::segmentation::RunsAreCut;
 use crate::quantity::{Ifindex, Mtu};
@@ -46,6 +48,8 @@ pub struct Underlay {
     hurried: AtomicBool,
     /// ICMP reports that host or network cannot be reached, so far.
     unreachable_reports: AtomicU64,
+    /// Tells whoever watches the analyzer that there is something new to look at.
+    news: watch::Sender<()>,
     /// Whether the operator chose the source address.
     source_is_chosen: bool,
     /// Whether the route prefers another source address than ours.
@@ -72,6 +76,7 @@ impl Underlay {
             changed: Condvar::new(),
             hurried: AtomicBool::new(false),
             unreachable_reports: AtomicU64::new(0),
+            news: watch::Sender::new(()),
             source_is_chosen: false,
             other_source: AtomicBool::new(false),
         }
@@ -116,7 +121,10 @@ impl Underlay {
 
     /// Takes note of the source address that the route prefers now.
     pub fn prefer_source(&self, source: IpAddr) {
-        self.other_source.store(source != self.local && !self.source_is_chosen, Ordering::Relaxed);
+        let is_other = source != self.local && !self.source_is_chosen;
+        if self.other_source.swap(is_other, Ordering::Relaxed) != is_other {
+            self.news.send_replace(());
+        }
     }
 
     /// Whether it is another than that of our sockets, which are to be opened anew then.
@@ -198,13 +206,23 @@ impl Underlay {
 
     /// Takes note of a changed next hop and wakes who waits for it.
     pub fn set_next_hop(&self, state: NextHop) {
-        *self.next_hop.lock().unwrap_or_else(PoisonError::into_inner) = state;
-        self.changed.notify_all();
+        let before = std::mem::replace(&mut *self.next_hop.lock().unwrap_or_else(PoisonError::into_inner), state);
+        if before != state {
+            self.changed.notify_all();
+            self.news.send_replace(());
+        }
+    }
+
+    /// Changes with the state of the next hop, with the source address that the route prefers, and with every ICMP report
+    /// that host or network cannot be reached.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 
     /// Takes note of an ICMP report that host or network cannot be reached.
     pub fn note_unreachable(&self) {
         self.unreachable_reports.fetch_add(1, Ordering::Relaxed);
+        self.news.send_replace(());
     }
 
     /// How many such reports there have been. They only rise.

@@ -120,6 +120,9 @@ reasons! {
     Stopping, "stopping", Loss,
         "the session ended before the frame could be sent",
         "none: the destination was not taking frames when the session was stopped";
+    Crashed, "crashed", Loss,
+        "the worker that held the frame ended unexpectedly",
+        "this is a defect of farspan: please report it with what the log says";
 }
 
 /// A count for each [`DropReason`].

@@ -61,11 +61,7 @@ impl Explain for PrivilegeError {
 /// When capabilities, or new ones, cannot be given up. A kernel without Landlock or seccomp is no error.
 pub fn drop(needs: &Needs, sandbox: Sandbox) -> Result<Kept, PrivilegeError> {
     nix::sys::prctl::set_no_new_privs().map_err(PrivilegeError::NewPrivileges)?;
-    let mut needs = needs.clone();
-    if let Some(directory) = foreign_directory(&needs).map_err(PrivilegeError::Capabilities)? {
-        debug!("{} belongs to another user: CAP_DAC_OVERRIDE stays", directory.display());
-        needs.capability(Capability::CAP_DAC_OVERRIDE, Reason::ForeignDirectory);
-    }
+    let needs = with_foreign_directories(needs).map_err(PrivilegeError::Capabilities)?;
     // Under Landlock nobody looks into another process, and that is where a container's namespace is found.
     let writes = match sandbox {
         Sandbox::Auto if !needs.has(Capability::CAP_SYS_PTRACE) => files::confine(&needs),
@@ -114,6 +110,20 @@ fn set_both(set: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
     caps::set(None, CapSet::Effective, &permitted.intersection(set).copied().collect())?;
     caps::set(None, CapSet::Permitted, set)
+}
+
+/// The same needs, with what it takes to begin the next capture file in a directory of another user, where there is one:
+/// only this host knows.
+///
+/// # Errors
+/// When the thread's capabilities cannot be read or written.
+pub fn with_foreign_directories(needs: &Needs) -> Result<Needs, caps::errors::CapsError> {
+    let mut needs = needs.clone();
+    if let Some(directory) = foreign_directory(&needs)? {
+        debug!("{} belongs to another user: CAP_DAC_OVERRIDE stays", directory.display());
+        needs.capability(Capability::CAP_DAC_OVERRIDE, Reason::ForeignDirectory);
+    }
+    Ok(needs)
 }
 
 /// The first directory of a capture file where only `CAP_DAC_OVERRIDE` lets us make the next one: root writes into the

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::{Outcome, Running, SessionError};
+use super::{Outcome, Running};
 use crate::ledger::Ledger;
 
 /// How often a running session is looked at.
@@ -65,8 +65,6 @@ pub async fn until_end(
 
     let (reminder, limit) = (sleep(REMINDER), sleep(PATIENCE));
     tokio::pin!(reminder, limit);
-    let abandoned =
-        |running: &Running| Outcome { ledger: running.ledger(), failures: vec![SessionError::Abandoned.into()] };
     let (mut stopping_since, mut has_reminded) = (None::<Instant>, false);
     loop {
         tokio::select! {
@@ -82,7 +80,7 @@ pub async fn until_end(
                 has_reminded = true;
                 continue;
             }
-            () = &mut limit, if stopping_since.is_some() => return abandoned(&running),
+            () = &mut limit, if stopping_since.is_some() => return running.abandon(),
             () = &mut time_is_up, if stopping_since.is_none() => (),
             () = signals.next() => (),
         }
@@ -90,7 +88,7 @@ pub async fn until_end(
             if since.elapsed() < ECHO {
                 continue;
             }
-            return abandoned(&running);
+            return running.abandon();
         }
         stopping_since = Some(Instant::now());
         running.stop();

@@ -25,6 +25,7 @@ use crate::config::defaults::MOST_TAP_MTU;
 use crate::config::plan::{self, DestinationPlan, End, SessionPlan, SourcePlan};
 use crate::destination::capture_file::CaptureFile;
 use crate::destination::health::Health;
+use crate::destination::last_error::LastErrors;
 use crate::destination::open_error::CannotOpen;
 use crate::destination::spread::Spread;
 use crate::destination::tap::Tap;
@@ -79,6 +80,8 @@ pub struct Surroundings {
     pub stays: bool,
     /// What all sessions together use, where that is limited.
     pub totals: Option<Arc<Totals>>,
+    /// Where is noted what goes wrong with its destinations.
+    pub errors: LastErrors,
 }
 
 /// What keeps an otherwise sound session from starting or from ending well.
@@ -97,8 +100,8 @@ pub enum SessionError {
         /// The destination's name.
         destination: String,
     },
-    /// A defect of farspan: the worker's part of the ledger is as it was last published.
-    #[error("worker thread worker-{worker} ended unexpectedly; what it counted last is missing from the ledger")]
+    /// A defect of farspan.
+    #[error("worker thread worker-{worker} ended unexpectedly; the frames that it held are counted as crashed")]
     Crashed {
         /// The worker's number.
         worker: usize,
@@ -179,7 +182,7 @@ impl Session {
         let shared = around.shared.insert(shared.of_mtu(mtu));
         let destinations = open_for_workers(plan, underlays, &names, patience, shared)?;
         let health = Health::new();
-        let observer = Observer::open(plan, underlays, health.clone())?;
+        let observer = Observer::open(plan, underlays, health.clone(), around.errors.clone())?;
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
         let tunnels = around.all_tunnels.enter(own);
 
@@ -207,7 +210,7 @@ impl Session {
             let path = Path {
                 selector: Selector::new(OwnTraffic::following(&around.all_tunnels), plan.sample),
                 normaliser: Normaliser::new(plan.normalise.truncate),
-                destinations: destinations.spread_by(spread),
+                destinations: destinations.spread_by(spread).telling(around.errors.clone()),
                 ledger,
             };
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
@@ -340,7 +343,10 @@ pub fn open_destinations(
             Ok(tap) => Ok(Destination::Tap(tap)),
             Err(error) => Err(CannotOpen { destination: plan.place(), error: error.into() }.into()),
         },
-        (End::File(file), _) => Ok(Destination::File(CaptureFile::open(file, interfaces, shared)?)),
+        (End::File(file), _) => match CaptureFile::open(file, interfaces, shared) {
+            Ok(file) => Ok(Destination::File(file)),
+            Err(error) => Err(Problems::from(error).at(&plan.place())),
+        },
         (End::Tunnel(tunnel), Some(underlay)) => {
             Ok(Destination::Tunnel(Tunnel::open(plan, tunnel, underlay, interfaces, patience, shared)?))
         }

@@ -1,4 +1,5 @@
-//! Watches the destinations of a session whose frames go to one of them: which can be given frames, and why not.
+//! Watches the destinations of a session: which can be given frames, and why not. Where each gets every frame, nothing
+//! depends on it, and whoever looks at the session is told all the same.
 
 use std::io;
 use std::num::NonZeroU16;
@@ -7,20 +8,22 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use caps::Capability;
+use futures_util::future::select_all;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{Instrument as _, info, warn};
 
 use crate::config::defaults::NEXT_HOP_PATIENCE;
-use crate::config::plan::{DestinationPlan, End, Probe, SessionPlan, Spread};
+use crate::config::plan::{DestinationPlan, End, Probe, SessionPlan};
 use crate::destination::health::{Complaint, Condition, Health, Sign};
+use crate::destination::last_error::LastErrors;
 use crate::error::{Explain, Problems};
 use crate::kernel::capabilities::remedy;
 use crate::kernel::echo::{Echo, connects};
 use crate::kernel::knock::{Echoed, Knock};
 use crate::kernel::underlay::{NextHop, Underlay};
 
-/// How often everything is looked at.
+/// How often everything is looked at, while there is anything to look at.
 const LOOK: Duration = Duration::from_millis(500);
 /// How often an analyzer is asked, and how long it has to answer.
 const ASK: Duration = Duration::from_secs(1);
@@ -29,6 +32,7 @@ const ASK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Observer {
     health: Health,
+    errors: LastErrors,
     watched: Vec<Watched>,
 }
 
@@ -80,7 +84,8 @@ impl Explain for CannotProbe {
 }
 
 impl Observer {
-    /// Watches the destinations of `plan`; `None` where nothing depends on it and nobody is to be asked.
+    /// Watches the destinations of `plan`, and notes in `errors` what speaks against them; `None` where all of them are on
+    /// this host.
     ///
     /// # Errors
     /// For each destination whose probe cannot be opened.
@@ -88,11 +93,8 @@ impl Observer {
         plan: &SessionPlan,
         underlays: &[Option<Arc<Underlay>>],
         health: Health,
+        errors: LastErrors,
     ) -> Result<Option<Self>, Problems> {
-        let asks = |plan: &DestinationPlan| matches!(&plan.end, End::Tunnel(tunnel) if tunnel.probe != Probe::Off);
-        if plan.spread == Spread::Replicate && !plan.destinations.iter().any(asks) {
-            return Ok(None);
-        }
         let (mut watched, mut problems) = (Vec::new(), Vec::new());
         for (plan, way) in plan.destinations.iter().zip(underlays) {
             // The dry run of a tunnel has nobody to be asked for.
@@ -111,12 +113,13 @@ impl Observer {
                 Err(cause) => problems.push(CannotProbe { destination: plan.place(), cause }),
             }
         }
-        Problems::unless_empty(problems).map(|()| Some(Self { health, watched }))
+        let is_anybody_away = watched.iter().any(|watched| watched.way.is_some());
+        Problems::unless_empty(problems).map(|()| is_anybody_away.then_some(Self { health, errors, watched }))
     }
 
     /// Starts watching, on the runtime of the caller.
     pub(super) fn start(self) -> Observing {
-        let Self { health, mut watched } = self;
+        let Self { health, errors, mut watched } = self;
         let mut tasks = Vec::new();
         let answers: Vec<Arc<Answer>> = watched.iter().map(|_| Arc::default()).collect();
         for (watched, answer) in watched.iter_mut().zip(&answers) {
@@ -125,18 +128,23 @@ impl Observer {
             }
         }
         let looking = async move {
-            let mut looks = interval(LOOK);
-            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let ways: Vec<Arc<Underlay>> = watched.iter().filter_map(|watched| watched.way.clone()).collect();
+            let mut news: Vec<_> = ways.iter().map(|way| way.news()).collect();
             loop {
-                let now = looks.tick().await.into_std();
+                let now = Instant::now();
                 for (number, watched) in watched.iter_mut().enumerate() {
-                    let sign = watched.sign(now, answers[number].take());
-                    if watched.condition.note(now, sign) {
-                        watched.tell();
+                    let sign = watched.sign(now.into_std(), answers[number].take());
+                    if watched.condition.note(now.into_std(), sign) {
+                        watched.tell(&errors);
                     }
                     health.set(number, watched.condition.complaint());
-                    health.set_hopeful(number, watched.condition.is_hopeful(now));
+                    health.set_hopeful(number, watched.condition.is_hopeful(now.into_std()));
                 }
+                if watched.iter().all(Watched::is_calm) {
+                    // Hundreds of sessions to which nothing happens cost nothing. The news come as long as there are ways.
+                    let _ = select_all(news.iter_mut().map(|news| Box::pin(news.changed()))).await;
+                }
+                sleep_until(now + LOOK).await;
             }
         };
         tasks.push(tokio::spawn(looking.in_current_span()));
@@ -188,10 +196,16 @@ impl Watched {
         }
     }
 
-    fn tell(&self) {
+    /// Whether nothing is to be looked at before something happens on its way.
+    fn is_calm(&self) -> bool {
+        self.condition.is_calm() && self.resolving_since.is_none()
+    }
+
+    fn tell(&self, errors: &LastErrors) {
         let Self { name, to, .. } = self;
         if let Some(complaint) = self.condition.complaint() {
             warn!("destination {name} ({to}) is not healthy: {complaint}");
+            errors.note(name, complaint.to_string());
         } else {
             info!("destination {name} ({to}) is healthy again");
         }

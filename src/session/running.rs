@@ -21,7 +21,7 @@ use crate::destination::Unwritten;
 use crate::error::{Explain, Problems};
 use crate::kernel::link_events::Links;
 use crate::kernel::underlay::Underlay;
-use crate::ledger::{Ledger, Published};
+use crate::ledger::{DropReason, Ledger, Published};
 use crate::quantity::Timestamp;
 use crate::select::all_tunnels::Entry;
 use crate::source::Interface;
@@ -159,6 +159,14 @@ impl Running {
         Ledger::sum(self.contacts.iter().map(|contact| contact.published.read()))
     }
 
+    /// How a session ended whose workers nobody waits for any longer: with the account as it was last published, in which
+    /// nothing is in flight.
+    pub fn abandon(&self) -> Outcome {
+        let mut ledger = self.ledger();
+        ledger.close(DropReason::Stopping);
+        Outcome { ledger, failures: vec![SessionError::Abandoned.into()] }
+    }
+
     /// What each worker shows of itself.
     pub fn published(&self) -> Vec<Published> {
         self.contacts.iter().map(|contact| contact.published.clone()).collect()
@@ -233,11 +241,14 @@ fn start_one(number: usize, ready: Ready, exits: UnboundedSender<Exit>) -> std::
     let run = move || {
         // So that what the worker logs names its session, where there are several.
         let _session = session.enter();
-        // Nothing of a worker that panicked is used again but what it has published.
+        // Nothing of a worker that panicked is used again but its ledger: numbers, whole wherever it broke off.
         let well = catch_unwind(AssertUnwindSafe(|| match settle_down(cpu, &priority) {
             Ok(()) => worker.run(),
             Err(cannot) => contact.failures.report(cannot.into()),
         }));
+        if well.is_err() {
+            worker.close_account();
+        }
         // The last word first: to close many captures takes the kernel seconds. Where nobody waits for it any more, the
         // process is ending.
         drop(exits.send(Exit { worker: number, well: well.is_ok() }));
@@ -317,9 +328,37 @@ mod tests {
         }
     }
 
+    /// A source with a defect, which shows after two frames have been taken.
+    struct Breaking;
+
+    impl Source for Breaking {
+        fn drain(
+            &mut self,
+            _: Instant,
+            _: usize,
+            each: &mut dyn FnMut(&Frame<'_>),
+        ) -> Result<Readiness, Box<dyn Explain>> {
+            each(&testing::FRAME);
+            each(&testing::FRAME);
+            panic!("a defect that this test makes")
+        }
+
+        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn kernel_drops(&mut self) -> KernelDrops {
+            KernelDrops::default()
+        }
+    }
+
     fn ready(failures: &Failures, then: Option<End>, cpu: Option<usize>) -> Ready {
+        ready_with(failures, Box::new(Then { gave: false, then }), cpu)
+    }
+
+    fn ready_with(failures: &Failures, source: Box<dyn Source>, cpu: Option<usize>) -> Ready {
         let contact = Contact { failures: failures.clone(), ..testing::contact() };
-        let worker = testing::worker(vec![Box::new(Then { gave: false, then })], &contact, None);
+        let worker = testing::worker(vec![source], &contact, None);
         Ready { worker, contact, cpu, priority: PriorityPlan::default() }
     }
 
@@ -343,9 +382,19 @@ mod tests {
         });
         assert_eq!(
             words(&outcome),
-            ["worker thread worker-1 ended unexpectedly; what it counted last is missing from the ledger"]
+            ["worker thread worker-1 ended unexpectedly; the frames that it held are counted as crashed"]
         );
         assert_eq!((outcome.ledger.captured, outcome.ledger.kernel.buffer_full), (3, 9));
+        assert_eq!((outcome.ledger.balance(), outcome.ledger.destinations[0].sent), (Ok(()), 3));
+    }
+
+    #[test]
+    fn what_a_worker_holds_when_it_crashes_has_a_fate() {
+        let outcome = outcome(|failures| vec![ready_with(failures, Box::new(Breaking), None)]);
+        assert_eq!(outcome.failures.len(), 1);
+        let account = &outcome.ledger.destinations[0];
+        assert_eq!((outcome.ledger.captured, account.sent, account.in_flight), (2, 0, 0));
+        assert_eq!(account.dropped[DropReason::Crashed], 2);
         assert_eq!(outcome.ledger.balance(), Ok(()));
     }
 

@@ -14,7 +14,7 @@ use super::orders::{Attachment, LetGo, Order};
 use super::path::Path;
 use crate::error::Explain;
 use crate::frame::Frame;
-use crate::ledger::KernelDrops;
+use crate::ledger::{DropReason, KernelDrops};
 use crate::quantity::Timestamp;
 use crate::source::{self, Readiness, Source};
 
@@ -170,6 +170,12 @@ impl Worker {
         }
         self.path.destinations.finish(now, &mut self.path.ledger);
         self.ask_kernel(true);
+        self.contact.published.update(&self.path.ledger);
+    }
+
+    /// Gives what this worker held a fate, and shows its whole account, after it was interrupted in the middle of a turn.
+    pub(super) fn close_account(&mut self) {
+        self.path.ledger.close(DropReason::Crashed);
         self.contact.published.update(&self.path.ledger);
     }
 

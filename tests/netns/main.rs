@@ -33,5 +33,6 @@ mod recording;
 mod resources;
 mod settings;
 mod spread;
+mod status;
 mod tap;
 mod workers;

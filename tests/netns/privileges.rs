@@ -219,6 +219,62 @@ fn the_daemon_keeps_what_its_sessions_need_and_refuses_a_reload_that_needs_more(
     daemon.stop();
 }
 
+/// `farspan check` says beforehand what /proc shows afterwards.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn check_says_which_capabilities_stay_and_why() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let check = |arguments: &[&str]| {
+        let checked = run(lab.host.command(binary()).arg("check").args(arguments));
+        let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
+        said.split_once("capabilities, once everything is open\n").expect("its end is about that").1.to_owned()
+    };
+    let none = "  keeps    none: the plan opens nothing again that takes one\n  gives up CAP_DAC_OVERRIDE ";
+    let said = check(&["-i", "h0", "--to", VXLAN_42]);
+    assert!(said.starts_with(none), "{said}");
+
+    let both = [session("one", "h*", VXLAN_42), session("two", "h0", "tap:ids0")].concat();
+    let file = write(&lab, &both);
+    let said = check(&["-C", file.to_str().expect("a plain name")]);
+    let kept: Vec<&str> = said.lines().filter(|line| line.starts_with("  keeps ")).collect();
+    assert_eq!(
+        kept,
+        [
+            "  keeps    CAP_NET_ADMIN: a TAP device that is made again when somebody deletes it",
+            "  keeps    CAP_NET_RAW: interfaces that come new or come back",
+        ]
+    );
+    let daemon = Daemon::start(&lab, &both);
+    assert_has_exactly(daemon.id(), NET_RAW | NET_ADMIN, true, "as it was said");
+    daemon.stop();
+}
+
+/// A control socket anywhere: its directory stays writable, for the next socket there and for taking it away at the end.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn the_control_socket_lies_where_the_configuration_says_and_moves_within_its_directory() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let folder = lab.path("doors");
+    fs::create_dir(&folder).expect("the folder is writable");
+    let configuration = |socket: &str| format!("[control]\nsocket = \"{socket}\"\n{}", session("one", "h0", VXLAN_42));
+    let at = |name: &str| folder.join(name).display().to_string();
+    let file = write(&lab, &configuration(&at("one.sock")));
+    let mut command = lab.host.command(binary());
+    command.args(["run", "--json", "-C"]).arg(file).env_remove("FARSPAN_CONTROL__SOCKET");
+    let daemon = Daemon::start_command(&lab, command);
+    assert_has_exactly(daemon.id(), NET_RAW, true, "a socket of its own");
+    let answers = |socket: &str| run(Command::new(binary()).args(["status", "--socket", socket])).status.success();
+    assert!(answers(&at("one.sock")));
+    daemon.reload(&lab, &configuration(&at("two.sock")), "reloaded: ");
+    await_that("the socket to move", || answers(&at("two.sock")) && !folder.join("one.sock").exists());
+    daemon.reload(&lab, &configuration("/usr/farspan.sock"), "not reloaded, everything runs on as it did");
+    daemon.await_words("writes to /usr, where farspan may not write any more");
+    assert!(answers(&at("two.sock")), "the door is as it was");
+    daemon.stop();
+    assert!(!folder.join("two.sock").exists(), "the socket goes with the daemon");
+}
+
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_daemon_of_root_becomes_its_user_and_reads_and_writes_as_that_one() {

@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
 
 use etherparse::PacketBuilder;
 
+use crate::daemon::{Daemon, session};
 use crate::farspan::{Farspan, total};
 use crate::judge::{Capture, frames_of};
 use crate::lab::{Lab, await_that};
@@ -50,6 +52,59 @@ fn ten_thousand_flows_are_shared_by_three_analyzers_and_only_those_of_a_dead_one
     let ledger = farspan.stop();
     assert!(ledger.destinations.iter().all(|account| account.sent > 0));
     assert_eq!(ledger.dropped.get("no_destination"), None, "{ledger:#?}");
+}
+
+/// A session that shares its flows out among all analyzers with these weights.
+fn weighted(weights: [u8; 3]) -> String {
+    let to = |number: usize| {
+        let [a, b, c, d] = ANALYZERS[number];
+        format!("vxlan://{a}.{b}.{c}.{d}?vni=1&weight={}", weights[number])
+    };
+    format!(
+        "{}destination.b.to = \"{}\"\ndestination.c.to = \"{}\"\nspread = \"balance\"\nselect.filter = \"udp port 9\"\n",
+        session("shared", "h0", &to(0)),
+        to(1),
+        to(2)
+    )
+}
+
+/// A weight is changed while the flows go on: the destination with the greater one takes flows from the others, none moves
+/// between those, and every frame arrives once.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn changed_weights_move_only_the_flows_that_must_and_lose_no_frame() {
+    let lab = several_analyzers();
+    let daemon = Daemon::start(&lab, &weighted([1, 1, 1]));
+    let before = arrivals(&lab);
+    let reload_under_traffic = |weights| {
+        let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+        thread::scope(|scope| {
+            scope.spawn(|| traffic::send(&lab, &conversations(FLOWS), "--pps=5000"));
+            await_that("the traffic to be under way", || arriving.frames().len() > 1_000);
+            daemon.reload(&lab, &weighted(weights), "reloaded: changed shared");
+            assert!(arriving.frames().len() < 2 * usize::from(FLOWS), "it was, when the plan had changed");
+        });
+        arriving.await_frames(2 * usize::from(FLOWS));
+        let mut frames: Vec<_> = arriving.frames().into_iter().map(|frame| frame[50..].to_vec()).collect();
+        arriving.stop();
+        frames.sort_unstable();
+        let mut sent = conversations(FLOWS);
+        sent.sort_unstable();
+        assert!(frames == sent, "every frame arrives, and only once: {} of {}", frames.len(), sent.len());
+    };
+
+    reload_under_traffic([1, 1, 2]);
+    let heavier = arrivals(&lab);
+    let third = BTreeSet::from([ANALYZERS[2]]);
+    for (flow, analyzers) in &heavier {
+        assert!(analyzers == &before[flow] || analyzers == &third, "flow {flow} moved to {analyzers:?}");
+    }
+    let share = |arrivals: &Arrivals| arrivals.values().filter(|analyzers| **analyzers == third).count();
+    assert!((4750..=5250).contains(&share(&heavier)), "half of the flows: {}", share(&heavier));
+
+    reload_under_traffic([1, 1, 1]);
+    assert!(arrivals(&lab) == before, "every flow is back where it was");
+    daemon.stop()["shared"].assert_lossless();
 }
 
 #[test]
@@ -110,19 +165,8 @@ fn gets_nothing_while_silent(lab: &Lab, probe: &str, silence: impl FnOnce(), spe
 #[ignore = "needs root: run scripts/test"]
 fn a_router_that_reports_an_analyzer_moves_its_flows_and_no_frame_is_risked_until_it_is_back() {
     let lab = several_analyzers();
-    // The analyzer's machine routes to a network behind it, whose only host is there at first.
     let behind = [203, 0, 113, 9];
-    for command in [
-        "ip link add r0 type veth peer name r1",
-        "ip address add 203.0.113.1/24 dev r0",
-        "ip link set r0 up",
-        "ip link set r1 arp off up",
-        "ip neigh add 203.0.113.9 lladdr 02:00:00:00:00:99 dev r0 nud permanent",
-        "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.icmp_ratelimit=0 net.ipv4.neigh.r0.retrans_time_ms=100",
-    ] {
-        lab.analyzer.run(command);
-    }
-    lab.host.run("ip route add 203.0.113.0/24 via 192.0.2.2");
+    route_to_a_host_behind_the_analyzer(&lab);
     let to = ["vxlan://203.0.113.9?vni=1&name=far", "vxlan://192.0.2.3?vni=1&name=near"];
     let farspan =
         Farspan::mirror(&lab, &["-i", "h0", "--spread", "failover", "--to", to[0], "--to", to[1], "udp", "port", "9"]);
@@ -207,8 +251,23 @@ fn two_workers_share_flows_out_alike_among_an_analyzer_and_a_file() {
     assert!((1425..=1575).contains(&analyzer.len()), "three quarters: {}", analyzer.len());
 }
 
+/// Has the analyzer's machine route to a network behind it, whose only host, 203.0.113.9, is there at first.
+pub fn route_to_a_host_behind_the_analyzer(lab: &Lab) {
+    for command in [
+        "ip link add r0 type veth peer name r1",
+        "ip address add 203.0.113.1/24 dev r0",
+        "ip link set r0 up",
+        "ip link set r1 arp off up",
+        "ip neigh add 203.0.113.9 lladdr 02:00:00:00:00:99 dev r0 nud permanent",
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.icmp_ratelimit=0 net.ipv4.neigh.r0.retrans_time_ms=100",
+    ] {
+        lab.analyzer.run(command);
+    }
+    lab.host.run("ip route add 203.0.113.0/24 via 192.0.2.2");
+}
+
 /// One interface with the addresses of three, and a kernel that notices soon when one of them does not answer.
-fn several_analyzers() -> Lab {
+pub fn several_analyzers() -> Lab {
     let lab = Lab::with_underlay_mtu(1600);
     for address in ["192.0.2.3/24", ANALYZER_3] {
         lab.analyzer.run(&format!("ip address add {address} dev a0"));
@@ -228,7 +287,7 @@ fn await_health(lab: &Lab, farspan: &Farspan, words: &str) {
 }
 
 /// A datagram and its answer of each of so many flows.
-fn conversations(flows: u16) -> Vec<Vec<u8>> {
+pub fn conversations(flows: u16) -> Vec<Vec<u8>> {
     let one = |flow: u16, back: bool| {
         let (client, server) = (([10, 9, flow.to_be_bytes()[0], flow.to_be_bytes()[1]], 20_000), ([10, 8, 0, 200], 9));
         let ((from, from_port), (to, to_port)) = if back { (server, client) } else { (client, server) };

@@ -1,0 +1,39 @@
+//! What arguments describe: a session in the foreground, or all that a daemon does.
+
+use std::path::PathBuf;
+
+use crate::config::daemon::DaemonPlan;
+use crate::config::plan::SessionPlan;
+use crate::privilege::needs::{Life, Needs};
+
+/// What arguments may describe.
+#[derive(Debug)]
+pub enum Described {
+    /// One session, in the foreground.
+    Session(Box<SessionPlan>),
+    /// A whole configuration, as `farspan run` has it.
+    Daemon {
+        /// What is to be done.
+        plan: Box<DaemonPlan>,
+        /// The configuration's file; nowhere where all of it is in the environment.
+        file: PathBuf,
+    },
+}
+
+impl Described {
+    /// The sessions of it.
+    pub fn sessions(&self) -> &[SessionPlan] {
+        match self {
+            Self::Session(plan) => std::slice::from_ref(plan),
+            Self::Daemon { plan, .. } => &plan.sessions,
+        }
+    }
+
+    /// What its process goes on to need. `receive_buffer` is `net.core.rmem_max`, in bytes.
+    pub fn needs(&self, receive_buffer: u64) -> Needs {
+        match self {
+            Self::Session(plan) => Needs::of(plan, Life::Once, receive_buffer),
+            Self::Daemon { plan, file } => Needs::of_daemon(plan, file, receive_buffer),
+        }
+    }
+}
