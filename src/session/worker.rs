@@ -163,7 +163,7 @@ impl Worker {
             let Self { path, count, .. } = self;
             let recorded = tap.source.descriptor().is_none();
             tap.source.finish(&mut |frame| {
-                if path.ledger.captured < *count && (recorded || window.contains(&frame.timestamp.nanos())) {
+                if path.ledger.captured < *count && (recorded || window.contains(frame.timestamp)) {
                     path.take(frame);
                 }
             });
@@ -256,11 +256,11 @@ impl Worker {
             let (mut first, mut is_over) = (Timestamp::MAX, false);
             let mut take = |frame: &Frame<'_>| {
                 // What a file holds was captured before there was a run.
-                if recorded || window.contains(&frame.timestamp.nanos()) {
+                if recorded || window.contains(frame.timestamp) {
                     first = first.min(frame.timestamp);
                     path.take(frame);
                 } else {
-                    is_over |= frame.timestamp.nanos() >= window.end;
+                    is_over |= window.is_over(frame.timestamp);
                 }
             };
             tap.readiness = tap.source.drain(now, budget, &mut take).unwrap_or_else(|failure| {
@@ -324,7 +324,7 @@ impl Worker {
         let window = contact.window.read();
         for mut tap in taps.extract_if(.., |tap| tap.readiness == Readiness::Ended) {
             tap.source.finish(&mut |frame| {
-                if window.contains(&frame.timestamp.nanos()) {
+                if window.contains(frame.timestamp) {
                     path.take(frame);
                 }
             });

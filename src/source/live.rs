@@ -134,7 +134,7 @@ impl Source for Live {
         let offload = if self.normalise { Offload::Unknown { mtu: self.mtu } } else { Offload::Whole };
         let lent = capture.dispatch(Some(budget), |packet| {
             let timestamp = timestamp(packet.header);
-            if timestamp < *since {
+            if timestamp < *since && !timestamp.is_of_a_clock_set_back(*since) {
                 return;
             }
             let ethernet = link.ethernet(packet.data, packet.header.len);
