@@ -171,6 +171,14 @@ pub struct Destination {
     pub in_flight: u64,
     #[serde(default)]
     pub dropped: BTreeMap<String, u64>,
+    pub icmp: IcmpReports,
+}
+
+/// What routers and hosts told about one destination's datagrams.
+#[derive(Debug, Deserialize)]
+pub struct IcmpReports {
+    pub host_unreachable: u64,
+    pub too_big: u64,
 }
 
 impl Ledger {

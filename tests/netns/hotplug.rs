@@ -225,15 +225,16 @@ fn a_named_interface_that_vanishes_is_an_error_and_a_pattern_s_is_none() {
 #[ignore = "needs root: run scripts/test"]
 fn a_session_of_the_daemon_lives_through_whatever_happens_to_interfaces_and_routes() {
     // By its name, which is missed, and by a pattern, which waits.
-    for interface in ["veth1", "veth[1]"] {
-        live_through_everything(interface);
+    for (interface, transmit) in [("veth1", "socket"), ("veth[1]", "socket"), ("veth1", "xdp")] {
+        live_through_everything(interface, transmit);
     }
 }
 
-fn live_through_everything(interface: &str) {
+fn live_through_everything(interface: &str, transmit: &str) {
     let lab = Lab::with_underlay_mtu(1600);
     let arriving = Capture::start(&lab, &lab.analyzer, "any", TUNNEL);
-    let daemon = Daemon::start(&lab, &session("pods", interface, "vxlan://192.0.2.2?vni=7"));
+    let to = format!("vxlan://192.0.2.2?vni=7&transmit={transmit}");
+    let daemon = Daemon::start(&lab, &session("pods", interface, &to));
     let mut number = 0;
     let mut frames_arrive = |what: &str| {
         number += 1;
