@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::quantity::Timestamp;
 
@@ -18,12 +18,15 @@ pub(super) struct Window(Arc<Limits>);
 struct Limits {
     since: AtomicU64,
     until: AtomicU64,
+    /// Whether no other run is there any more.
+    is_sole: AtomicBool,
 }
 
 impl Window {
     /// From ever, for ever.
     pub(super) fn open() -> Self {
-        Self(Arc::new(Limits { since: AtomicU64::new(0), until: AtomicU64::new(u64::MAX) }))
+        let (since, until) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        Self(Arc::new(Limits { since, until, is_sole: AtomicBool::new(false) }))
     }
 
     /// Not before somebody says so.
@@ -31,9 +34,19 @@ impl Window {
         self.0.since.store(u64::MAX, Ordering::Relaxed);
     }
 
-    /// Frames from this moment on count, if it is closed: a time that has begun goes on.
+    /// Frames from this moment on count.
     pub(super) fn begin_at(&self, moment: Timestamp) {
-        let _ = self.0.since.compare_exchange(u64::MAX, moment.nanos(), Ordering::Relaxed, Ordering::Relaxed);
+        self.0.since.store(moment.nanos(), Ordering::Relaxed);
+    }
+
+    /// No other run is there any more: what has not been captured yet counts, whatever its timestamp says.
+    pub(super) fn begin(&self) {
+        self.0.is_sole.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nobody else is there.
+    pub(super) fn is_sole(&self) -> bool {
+        self.0.is_sole.load(Ordering::Relaxed)
     }
 
     /// Frames from this moment on count no more.

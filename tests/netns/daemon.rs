@@ -102,7 +102,8 @@ impl Daemon {
         ledgers
     }
 
-    fn stop_anyhow(mut self) -> (ExitStatus, BTreeMap<String, Ledger>) {
+    /// The same however it ends: its status too.
+    pub fn stop_anyhow(mut self) -> (ExitStatus, BTreeMap<String, Ledger>) {
         self.signal("TERM");
         let status = await_some("the daemon to end after SIGTERM", || self.process.ended());
         let printed = fs::read_to_string(&self.ledgers).unwrap_or_default();

@@ -18,6 +18,7 @@ mod bulk;
 mod captures;
 mod daemon;
 mod encapsulations;
+mod faults;
 mod frame_types;
 mod hotplug;
 mod ids;
