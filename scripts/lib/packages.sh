@@ -23,6 +23,7 @@ cargo_deb=3.8.0
 
 demo_packages=(tshark tcpdump iproute2 procps ethtool nginx-light curl jq)
 bench_packages=(iproute2 ethtool procps tcpdump iperf3 python3)
+soak_packages=(iproute2 iputils-ping iperf3 tcpreplay python3)
 
 as_root() {
     if ((EUID == 0)); then
