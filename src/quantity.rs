@@ -239,15 +239,6 @@ impl Timestamp {
     pub const fn nanos(self) -> u64 {
         self.0
     }
-
-    /// Whether a frame of this time cannot have been captured before `since`, the beginning of a capture, although the
-    /// clock says so: nothing waits that long in a capture buffer that is looked at, so the clock was set back.
-    pub const fn is_of_a_clock_set_back(self, since: Self) -> bool {
-        since.0.saturating_sub(self.0) > Self::LONGEST_WAIT
-    }
-
-    /// Longer than any frame waits to be looked at, in nanoseconds: 2 s.
-    const LONGEST_WAIT: u64 = 2_000_000_000;
 }
 
 /// UDP source ports that a tunnel may send from, both ends included.

@@ -13,7 +13,6 @@ test_packages=(
     curl bind9-dnsutils iperf3          # clients
     openvswitch-switch                  # GRE, ERSPAN and Geneve endpoints that are not ours
     tmux                                # a terminal for farspan top
-    faketime                            # clocks that are set
     python3 jq shellcheck
 )
 

@@ -96,7 +96,7 @@ fn allow_many_descriptors() {
 }
 
 fn start_line(manager: &Manager, file: &str) -> String {
-    format!("farspan: running {} of {file}\n", manager.status())
+    format!("farspan: running {file}, {}\n", manager.status())
 }
 
 /// All ledgers: tables, each under its session's name, or one JSON object by session.

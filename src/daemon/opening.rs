@@ -188,7 +188,7 @@ impl Opened {
         }
     }
 
-    /// Starts the workers: at once, or waiting for [`Running::begin_at`].
+    /// Starts the workers: at once, or waiting for [`Running::begin_at`] or [`Running::begin`].
     ///
     /// # Errors
     /// When the kernel gives no thread.

@@ -103,7 +103,7 @@ impl Supervisor {
         let mut tried = Some(tried);
         let mut next = match started {
             Some(started) => {
-                started.running.begin_at(Timestamp::now());
+                started.running.begin();
                 Next::Run(started)
             }
             None => Next::Open,
@@ -332,8 +332,8 @@ impl Supervisor {
                 match started {
                     _ if self.is_paused => Next::Rest(State::Paused),
                     Some(started) => {
-                        // Where an earlier run ended for it, this is its moment already.
-                        started.running.begin_at(Timestamp::now());
+                        // An earlier run has ended for it, or there was none.
+                        started.running.begin();
                         Next::Run(started)
                     }
                     None => Next::Open,

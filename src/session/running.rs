@@ -142,7 +142,14 @@ impl Running {
         self.underlays.iter().for_each(|underlay| underlay.stop_waiting());
     }
 
-    /// From this moment on frames are this run's, if it was started waiting and nobody has said so yet.
+    /// From now on every frame is this run's, which was started waiting: no other is there any more. A clock that is set back
+    /// later keeps no frame out.
+    pub fn begin(&self) {
+        self.contacts.iter().for_each(|contact| contact.window.begin());
+    }
+
+    /// From this moment on frames are this run's, which was started waiting. To be followed by [`begin`](Self::begin) when
+    /// the other one has ended.
     pub fn begin_at(&self, moment: Timestamp) {
         self.contacts.iter().for_each(|contact| contact.window.begin_at(moment));
     }

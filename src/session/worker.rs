@@ -2,6 +2,7 @@
 //!
 //! No async, channel, lock, allocation, clock reading or log line for a frame; those are for the turn around many.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,10 @@ pub(super) struct Worker {
     asked_kernel_at: Option<Instant>,
     /// Captured frames after which the session ends by itself.
     count: u64,
+    /// The timestamps of the frames that are this run's, as of this turn.
+    window: Range<u64>,
+    /// Whether all frames are, now and for ever.
+    is_sole: bool,
     /// How long the kernel may still hand over what it captured before a source, or the session, was to end.
     grace: Duration,
     /// What the kernel dropped before sources that were let go: totals only rise.
@@ -111,6 +116,8 @@ impl Worker {
             published_at: None,
             asked_kernel_at: None,
             count: count.unwrap_or(u64::MAX),
+            window: 0..u64::MAX,
+            is_sole: false,
             grace: source::grace(delay),
             dropped_before: KernelDrops::default(),
             portion: PORTION * delay,
@@ -137,6 +144,7 @@ impl Worker {
                 self.carry_out(now);
             }
 
+            self.see_window();
             self.follow_window(now);
             let (captured, offered) = (self.path.ledger.captured, self.path.ledger.offered);
             self.path.selector.catch_up();
@@ -158,12 +166,12 @@ impl Worker {
                 break;
             }
         }
-        let window = self.contact.window.read();
+        self.see_window();
         for tap in &mut self.taps {
-            let Self { path, count, .. } = self;
+            let Self { path, count, window, .. } = self;
             let recorded = tap.source.descriptor().is_none();
             tap.source.finish(&mut |frame| {
-                if path.ledger.captured < *count && (recorded || window.contains(frame.timestamp)) {
+                if path.ledger.captured < *count && (recorded || window.contains(&frame.timestamp.nanos())) {
                     path.take(frame);
                 }
             });
@@ -177,6 +185,16 @@ impl Worker {
     pub(super) fn close_account(&mut self) {
         self.path.ledger.close(DropReason::Crashed);
         self.contact.published.update(&self.path.ledger);
+    }
+
+    /// Looks which frames are this run's. Where it takes another's place, timestamps tell them apart; once that one is gone,
+    /// and what both captured has been seen, all are: a clock that is set back must not keep them out.
+    fn see_window(&mut self) {
+        self.window = self.contact.window.read();
+        self.is_sole |= self.contact.window.is_sole() && self.taps.iter().all(|tap| tap.readiness != Readiness::More);
+        if self.is_sole {
+            self.window.start = 0;
+        }
     }
 
     /// Follows the window that the governor has set.
@@ -237,8 +255,7 @@ impl Worker {
 
     /// Takes what the sources have, in turn, and says when the oldest of the live frames was captured.
     fn drain(&mut self, now: Instant, stopping: bool) -> Option<Timestamp> {
-        let Self { taps, path, contact, count, wake, .. } = self;
-        let window = contact.window.read();
+        let Self { taps, path, contact, count, wake, window, .. } = self;
         let mut oldest = None;
         for tap in taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             // A source that fails gives what it still holds, be it over the budget.
@@ -256,11 +273,11 @@ impl Worker {
             let (mut first, mut is_over) = (Timestamp::MAX, false);
             let mut take = |frame: &Frame<'_>| {
                 // What a file holds was captured before there was a run.
-                if recorded || window.contains(frame.timestamp) {
+                if recorded || window.contains(&frame.timestamp.nanos()) {
                     first = first.min(frame.timestamp);
                     path.take(frame);
                 } else {
-                    is_over |= window.is_over(frame.timestamp);
+                    is_over |= frame.timestamp.nanos() >= window.end;
                 }
             };
             tap.readiness = tap.source.drain(now, budget, &mut take).unwrap_or_else(|failure| {
@@ -319,12 +336,11 @@ impl Worker {
     /// Gives back the sources that have ended, to whoever follows interfaces: they hold no frame any more, and what the
     /// kernel dropped before them is counted.
     fn let_go(&mut self) {
-        let Self { taps, path, contact, dropped_before, .. } = self;
+        let Self { taps, path, contact, dropped_before, window, .. } = self;
         let Some(returns) = &contact.returns else { return };
-        let window = contact.window.read();
         for mut tap in taps.extract_if(.., |tap| tap.readiness == Readiness::Ended) {
             tap.source.finish(&mut |frame| {
-                if window.contains(frame.timestamp) {
+                if window.contains(&frame.timestamp.nanos()) {
                     path.take(frame);
                 }
             });
@@ -491,6 +507,25 @@ mod tests {
             let (ledger, _) = run(vec![Box::new(Busy), Box::new(Busy)], Some(count));
             assert_eq!((ledger.captured, ledger.kernel.buffer_full), (count, 10));
         }
+    }
+
+    #[test]
+    fn timestamps_tell_whose_a_frame_is_until_the_other_run_is_gone_and_its_frames_are() {
+        let contact = testing::contact();
+        contact.window.close();
+        let mut worker = testing::worker(vec![Box::new(Busy)], &contact, None);
+        let mut window = || {
+            worker.see_window();
+            worker.window.clone()
+        };
+        assert_eq!(window(), u64::MAX..u64::MAX, "it waits for its moment");
+        contact.window.begin_at(Timestamp::from_nanos(1000));
+        assert_eq!(window(), 1000..u64::MAX);
+        contact.window.begin();
+        assert_eq!(window(), 1000..u64::MAX, "what both captured may still be there");
+        worker.taps[0].readiness = Readiness::Waiting;
+        worker.see_window();
+        assert_eq!(worker.window, 0..u64::MAX);
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Daemon {
         ledgers
     }
 
-    /// The same, whatever its exit code.
+    /// The same however it ends: its status too.
     pub fn stop_anyhow(mut self) -> (ExitStatus, BTreeMap<String, Ledger>) {
         self.signal("TERM");
         let status = await_some("the daemon to end after SIGTERM", || self.process.ended());

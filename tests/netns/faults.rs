@@ -8,6 +8,7 @@
 //! | the host's own address changed, route moved to another device | `hotplug::a_session_of_the_daemon_…` |
 //! | the analyzer's name stands for another address | `daemon::an_analyzer_whose_name_…` |
 //! | next hop unresolved, then resolved; analyzer gone, then back with another MAC address | [`a_next_hop_that_is_missing_…`](a_next_hop_that_is_missing_or_goes_costs_counted_frames_until_it_is_there) |
+//! | router that does not answer, or whose link is down | [`a_router_that_…`](a_router_that_is_silent_or_without_its_link_is_used_again) |
 //! | host unreachable and packet too big, by ICMP | [`a_router_s_reports_…`](a_router_s_reports_are_counted_and_followed) |
 //! | port unreachable, by ICMP | `law::a_host_that_answers_port_unreachable_…` |
 //! | underlay limited in its rate, its queue full (`ENOBUFS`) | [`what_the_queue_…`](what_the_queue_of_the_underlay_refuses_is_counted_until_it_takes_frames_again) |
@@ -19,22 +20,25 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
-use crate::daemon::{Daemon, session};
-use crate::farspan::{Ledger, total};
+use crate::daemon::{Daemon, session, write};
+use crate::farspan::{Ledger, binary, total};
 use crate::judge::{Capture, frames_of, tshark};
-use crate::lab::{Lab, await_that, succeed};
+use crate::lab::{Lab, Namespace, await_that, succeed, wire};
 use crate::spread::{route_to_a_host_behind_the_analyzer, several_analyzers};
 use crate::traffic;
 
 const TO: &str = "vxlan://192.0.2.2?vni=7";
 /// What the analyzer captures.
 const TUNNEL: &str = "udp dst port 4789";
+/// How soon frames must arrive again after a fault: the daemon takes two seconds at most, and the rest is for sending,
+/// capturing and reading on a machine that does other things.
+const RECOVERY: Duration = Duration::from_secs(10);
 
 /// A session that mirrors numbered frames and nothing else, so that its ledger can be held against their count.
 fn plan(name: &str, to: &str, transmit: &str) -> String {
@@ -68,7 +72,9 @@ impl Numbered {
             self.send(lab, 1);
             numbers_in(&at.frames()).last().is_some_and(|&last| last >= first)
         });
-        println!("frames arrive {what} after {:.1} s", begun.elapsed().as_secs_f64());
+        let elapsed = begun.elapsed();
+        println!("frames arrive {what} after {:.1} s", elapsed.as_secs_f64());
+        assert!(elapsed < RECOVERY, "frames arrive {what} only after {elapsed:?}");
     }
 
     /// Asserts that a ledger has every one of them, with one fate each: those that it calls sent are in `arrived`.
@@ -132,6 +138,40 @@ fn a_next_hop_that_is_missing_or_goes_costs_counted_frames_until_it_is_there() {
 
 #[test]
 #[ignore = "needs root: run scripts/test"]
+fn a_router_that_is_silent_or_without_its_link_is_used_again() {
+    both_ways(|transmit| {
+        let lab = Lab::with_underlay_mtu(1600);
+        // Behind the lab's analyzer, which is a router here.
+        let beyond = Namespace::named("fpr-beyond-");
+        wire(&lab.analyzer, "r0", &beyond, "b0");
+        lab.analyzer.link_up("r0", 1600, &["198.51.100.1/24"]);
+        beyond.link_up("b0", 1600, &["198.51.100.2/24"]);
+        lab.analyzer.run("sysctl -qw net.ipv4.ip_forward=1");
+        beyond.run("ip route add default via 198.51.100.1");
+        lab.host.run("ip route add 198.51.100.0/24 via 192.0.2.2");
+        let arriving = Capture::start(&lab, &beyond, "b0", TUNNEL);
+        let mut frames = Numbered::of_length(300);
+
+        // It does not answer who it is.
+        lab.analyzer.run("ip link set a0 arp off");
+        lab.host.run("ip neigh flush dev u0");
+        let daemon = Daemon::start(&lab, &plan("dmz", "vxlan://198.51.100.2?vni=7", transmit));
+        frames.send(&lab, 200);
+        lab.analyzer.run("ip link set a0 arp on");
+        frames.await_arrival(&lab, &arriving, "when a silent router answers");
+
+        lab.analyzer.run("ip link set a0 down");
+        frames.send(&lab, 200);
+        lab.analyzer.run("ip link set a0 up");
+        frames.await_arrival(&lab, &arriving, "when a router has its link again");
+        let ledger = daemon.stop().remove("dmz").expect("it has a ledger");
+        assert_eq!((ledger.captured, ledger.kernel_dropped), (u64::from(frames.next), 0), "{ledger:#?}");
+        assert!(ledger.only().dropped["unreachable"] > 0, "{ledger:#?}");
+    });
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
 fn a_router_s_reports_are_counted_and_followed() {
     both_ways(|transmit| {
         let lab = several_analyzers();
@@ -171,20 +211,25 @@ fn a_router_s_reports_are_counted_and_followed() {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn what_the_queue_of_the_underlay_refuses_is_counted_until_it_takes_frames_again() {
-    for queue in ["tbf rate 1mbit burst 4kb limit 8kb", "pfifo limit 0"] {
+    // A queue that is too slow, and one that refuses everything; and the same without that. The first cuts what is longer
+    // than its burst (`tbf_segment` in net/sched/sch_tbf.c), and calls a run sent if it took any piece of it: no runs.
+    for [queue, remedy] in [
+        ["tbf rate 1mbit burst 4kb limit 8kb", "tbf rate 1gbit burst 1mb limit 1mb"],
+        ["pfifo limit 0", "pfifo limit 1000"],
+    ] {
         both_ways(|transmit| {
             let lab = Lab::with_underlay_mtu(1600);
             let mut frames = Numbered::of_length(1000);
             let arriving = Capture::start(&lab, &lab.analyzer, "a0", TUNNEL);
-            let daemon = Daemon::start(&lab, &plan("dmz", TO, transmit));
+            let runs = if transmit == "socket" { "destination.ids.gso = \"off\"\n" } else { "" };
+            let configuration = plan("dmz", TO, transmit) + runs;
+            let daemon = Daemon::start(&lab, &configuration);
             frames.await_arrival(&lab, &arriving, "without a queue");
             lab.host.run(&format!("tc qdisc replace dev u0 root {queue}"));
             frames.send(&lab, 2000);
-            await_that("what the queue holds to leave", || {
-                lab.host.run("tc -s qdisc show dev u0").contains("backlog 0b 0p")
-            });
-            lab.host.run("tc qdisc delete dev u0 root");
-            frames.await_arrival(&lab, &arriving, "when the queue is gone");
+            // What it holds then is still sent.
+            lab.host.run(&format!("tc qdisc change dev u0 root {remedy}"));
+            frames.await_arrival(&lab, &arriving, "when the queue takes frames");
             let ledger = daemon.stop().remove("dmz").expect("it has a ledger");
             let refused = ledger.only().dropped.get("device_busy").copied().unwrap_or(0);
             // AF_XDP passes the queue by.
@@ -231,46 +276,58 @@ fn a_full_disk_costs_one_session_frames_and_the_other_none() {
     succeed(Command::new("umount").arg(&disk));
 }
 
-/// Where libfaketime is, which tells a program another time than the kernel's: the clock of the machine is not the test's
-/// to set. The kernel's timestamps stay right, so that each difference is what a program sees whose clock was set while
-/// frames waited, or between two of its looks at the clock.
-fn libfaketime() -> PathBuf {
-    let found = fs::read_dir("/usr/lib").expect("there are libraries").flatten().find_map(|folder| {
-        let library = folder.path().join("faketime/libfaketimeMT.so.1");
-        library.exists().then_some(library)
-    });
-    found.expect("libfaketime is installed by scripts/test")
+/// The wall clock of a program, as many seconds beside everybody else's as a file says.
+struct Clock<'a> {
+    lab: &'a Lab,
 }
 
+impl Clock<'_> {
+    /// Builds what stands between the program and its C library, and sets the clock right.
+    fn of<'a>(lab: &'a Lab, command: &mut Command) -> Clock<'a> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/netns/clock.c");
+        let library = lab.path("clock.so");
+        succeed(Command::new("cc").args(["-shared", "-fPIC", "-O2", "-Wall", "-o"]).arg(&library).arg(source));
+        let clock = Clock { lab };
+        lab.write("clock", [0; 8]);
+        command.env("LD_PRELOAD", &library).env("FARSPAN_TEST_CLOCK", lab.path("clock"));
+        clock
+    }
+
+    /// Sets it so many seconds forward, or back.
+    fn set(&self, seconds: i64) {
+        // In place, because the program has the file mapped.
+        let file = fs::File::options().write(true).open(self.lab.path("clock")).expect("the file is there");
+        std::os::unix::fs::FileExt::write_all_at(&file, &seconds.to_ne_bytes(), 0).expect("the file is writable");
+    }
+}
+
+/// The kernel stamps frames with the real time: to the program, whose clock was shifted, they are of another day, as they
+/// are when the machine's clock is set between a decision and the frames that it is about.
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_clock_that_is_set_keeps_no_frame_from_its_way() {
+    const DAY: i64 = 86_400;
     let lab = Lab::with_underlay_mtu(1600);
     let mut frames = Numbered::of_length(300);
     let arriving = Capture::start(&lab, &lab.analyzer, "a0", TUNNEL);
-    // As a careful editor does: nobody reads half a time.
-    let set_clock = |offset: &str| {
-        fs::rename(lab.write("clock.new", format!("{offset}\n")), lab.path("clock")).expect("the folder is writable");
-    };
-    set_clock("+0");
-    let (library, clock) = (libfaketime(), lab.path("clock"));
-    let environment = [
-        ("LD_PRELOAD", library.to_str().expect("a plain name")),
-        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().expect("a plain name")),
-        ("FAKETIME_NO_CACHE", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-    ];
     fs::create_dir(lab.path("files")).expect("the folder is writable");
     let series = format!("pcap:{}/all-{{time}}.pcap?rotate_size=64KiB", lab.path("files").display());
     let record = plan("record", &series, "socket");
-    let configuration = |delay: &str| format!("{record}{}source.delay = \"{delay}\"\n", plan("dmz", TO, "socket"));
-    let daemon = Daemon::start_with(&lab, &configuration("2ms"), &environment);
+    // By libpcap with two workers, which has a moment of its own from which on frames count.
+    let shared = "source.engine = \"pcap\"\nsource.workers = 2\n";
+    let configuration = |delay: &str| {
+        format!("{record}{}source.delay = \"{delay}\"\n{shared}", without_engine(&plan("dmz", TO, "socket")))
+    };
+    let mut command = lab.host.command(binary());
+    let clock = Clock::of(&lab, &mut command);
+    command.args(["run", "--json", "-C"]).arg(write(&lab, &configuration("2ms")));
+    let daemon = Daemon::start_command(&lab, command);
     frames.await_arrival(&lab, &arriving, "at the right time");
-    for (offset, delay) in [("+3600", "3ms"), ("-3600", "4ms"), ("+0", "5ms")] {
-        set_clock(offset);
-        frames.await_arrival(&lab, &arriving, &format!("with a clock that is off by {offset} s"));
+    for (shift, delay) in [(DAY, "3ms"), (-DAY, "4ms"), (0, "5ms")] {
+        clock.set(shift);
+        frames.await_arrival(&lab, &arriving, &format!("with a clock that is off by {shift} s"));
         frames.send(&lab, 200);
-        // A run that begins by the wrong clock has frames all the same: as if the clock was set right afterwards.
+        // The moment of the exchange is a day away from the frames, and stays so.
         daemon.reload(&lab, &configuration(delay), "reloaded: changed dmz; 1 sessions went on");
         frames.await_arrival(&lab, &arriving, "after a reload");
     }
@@ -282,6 +339,11 @@ fn a_clock_that_is_set_keeps_no_frame_from_its_way() {
     frames.assert_accounted(&ledgers["record"], recorded.len());
     let each: BTreeSet<u32> = recorded.into_iter().collect();
     assert!(each.into_iter().eq(0..frames.next), "the session that nothing changed has every frame, once");
+}
+
+/// A plan that leaves the engine to who adds lines to it.
+fn without_engine(plan: &str) -> String {
+    plan.lines().filter(|line| !line.starts_with("source.engine")).map(|line| format!("{line}\n")).collect()
 }
 
 #[test]

@@ -365,3 +365,28 @@ fn what_keeps_farspan_out_of_a_namespace_is_told() {
     assert!(said.contains(lab.client.name()), "it says which there are: {said}");
     assert!(Path::new("/run/netns").join(lab.client.name()).exists());
 }
+
+/// The daemon opens its session anew then; in the foreground the capabilities for that have been given up.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_mirror_in_the_foreground_says_that_the_way_has_another_source_address_and_keeps_its_own() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", TUNNEL);
+    let farspan = Farspan::mirror(&lab, &["-i", "h0", "--to", "vxlan://192.0.2.2?vni=1", "udp"]);
+    lab.host.run("sysctl -qw net.ipv4.conf.u0.promote_secondaries=1");
+    lab.host.run("ip address add 192.0.2.77/24 dev u0");
+    lab.host.run("ip address delete 192.0.2.1/24 dev u0");
+    let said = "destination 1 (vxlan://192.0.2.2?vni=1): the way there has another source address now, and frames still \
+                leave from 192.0.2.1";
+    await_that("the warning", || farspan.log().contains(said));
+    lab.host.run("ip address add 192.0.2.1/24 dev u0");
+    await_that("frames to arrive again", || {
+        traffic::send(&lab, &numbered(0..10), "--pps=1000");
+        !arriving.frames().is_empty()
+    });
+    assert!(
+        arriving.frames().iter().all(|datagram| datagram[26..30] == [192, 0, 2, 1]),
+        "from the address that it has"
+    );
+    farspan.stop();
+}
