@@ -84,7 +84,12 @@ async fn follow(
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(Event::Neighbour(neighbour)) => hear(ways, neighbour, events.netlink()).await,
+                Some(Event::Neighbour(neighbour)) => {
+                    hear(ways, neighbour, events.netlink()).await;
+                    if !ways.iter().all(Way::is_usable) {
+                        next_look = next_look.min(Instant::now() + AGAIN);
+                    }
+                }
                 Some(Event::Topology) => {
                     topology.send_modify(|changes| *changes += 1);
                     look_at_all = look_at_all.min(Instant::now() + SETTLE);
