@@ -90,14 +90,19 @@ impl Common {
         }
     }
 
-    /// What all sessions together may use from now on; returns what it was before.
-    pub(super) fn limit(&self, limit: TotalLimitPlan) -> TotalLimitPlan {
-        self.totals.replace(limit)
+    /// What all sessions together may use, and do.
+    pub(super) fn totals(&self) -> &Totals {
+        &self.totals
     }
 
     /// Changes whenever a link, an address or a route of the host has.
     pub(super) fn topology(&self) -> watch::Receiver<u64> {
         self.watcher.topology()
+    }
+
+    /// Changes whenever some way has another source address than its sockets, and now and then while it has.
+    pub(super) fn sources(&self) -> watch::Receiver<u64> {
+        self.watcher.sources()
     }
 
     /// Opens everything that `plan` needs, but for what `kept` holds of an earlier run; afterwards `kept` holds what a

@@ -43,6 +43,8 @@ struct Coming {
     kept: Kept,
     /// The session that has the name now.
     before: Option<Before>,
+    /// Whether it has the plan that it had, and only its buffers become smaller.
+    is_same: bool,
     outcome: Option<Result<Started, Problems>>,
 }
 
@@ -66,21 +68,15 @@ pub(super) async fn reload(
     common: &Arc<Common>,
     plan: &DaemonPlan,
 ) -> Result<ReloadReport, Problems> {
-    let before = common.limit(plan.limit);
-    let outcome = change(manager, common, plan).await;
-    if outcome.is_err() {
-        common.limit(before);
-    }
-    outcome
-}
-
-async fn change(manager: &Manager, common: &Arc<Common>, plan: &DaemonPlan) -> Result<ReloadReport, Problems> {
     let before: Vec<Before> = manager.sessions().iter().map(Before::of).collect();
     let changes = Changes::between(before.iter().map(|one| &*one.plan), plan.sessions.iter());
     let mut coming = coming(plan, &before, &changes);
 
     // Whoever leaves or changes holds what it has until it is told to let go.
-    let leaving: Vec<&Before> = before.iter().filter(|one| !changes.kept.contains(&one.plan.name)).collect();
+    let goes_on = |one: &&Before| {
+        changes.kept.contains(&one.plan.name) && coming.iter().all(|other| other.plan.name != one.plan.name)
+    };
+    let leaving: Vec<&Before> = before.iter().filter(|one| !goes_on(one)).collect();
     let is_early = |one: &&mut Coming| !leaving.iter().any(|holder| one.is_kept_out_by(holder));
     open_all(common, coming.iter_mut().filter(is_early).collect()).await;
     give_up_if_any_failed(&coming)?;
@@ -103,27 +99,32 @@ async fn change(manager: &Manager, common: &Arc<Common>, plan: &DaemonPlan) -> R
         }
     }
     let order: Vec<&str> = plan.sessions.iter().map(|plan| plan.name.as_str()).collect();
-    Ok(carry_out(manager, common, changes, coming, &order))
+    let report = carry_out(manager, common, changes, coming, &order);
+    common.totals().replace(plan.limit);
+    Ok(report)
 }
 
-/// The sessions that are new or have another plan, each with the buffers that it gets: what is left by those that go on.
+/// The sessions that are new or have another plan, each with the buffers that it gets: what is left by those that go on. Where
+/// those hold more than all may have now, everybody gets another share, and who gets a smaller one is opened anew.
 fn coming(plan: &DaemonPlan, before: &[Before], changes: &Changes) -> Vec<Coming> {
-    let kept = before.iter().filter(|one| changes.kept.contains(&one.plan.name));
+    let is_kept = |name: &str| changes.kept.iter().any(|kept| kept == name);
+    let kept = before.iter().filter(|one| is_kept(&one.plan.name));
     let taken: u64 = kept.map(|one| one.granted.buffer()).sum();
-    let plans: Vec<Arc<SessionPlan>> = plan
-        .sessions
-        .iter()
-        .filter(|plan| !changes.kept.contains(&plan.name))
-        .map(|plan| Arc::new(plan.clone()))
-        .collect();
-    let left = TotalLimitPlan { memory: plan.limit.memory.saturating_sub(taken), ..plan.limit };
-    let granted = grant(left, &plans);
-    let one = |(plan, granted): (Arc<SessionPlan>, _)| {
+    let is_too_much = taken > plan.limit.memory;
+    let plans = plan.sessions.iter().filter(|plan| is_too_much || !is_kept(&plan.name));
+    let plans: Vec<Arc<SessionPlan>> = plans.map(|plan| Arc::new(plan.clone())).collect();
+    let left = if is_too_much { plan.limit.memory } else { plan.limit.memory - taken };
+    let granted = grant(TotalLimitPlan { memory: left, ..plan.limit }, &plans);
+    let one = |(plan, granted): (Arc<SessionPlan>, Arc<SessionPlan>)| {
         let before = before.iter().find(|one| one.plan.name == plan.name).cloned();
+        let is_same = is_kept(&plan.name);
+        if is_same && before.as_ref().is_some_and(|before| before.granted.buffer() <= granted.buffer()) {
+            return None;
+        }
         let kept = before.as_ref().map(|before| before.kept.copy()).unwrap_or_default();
-        Coming { plan, granted, kept, before, outcome: None }
+        Some(Coming { plan, granted, kept, before, is_same, outcome: None })
     };
-    plans.into_iter().zip(granted).map(one).collect()
+    plans.into_iter().zip(granted).filter_map(one).collect()
 }
 
 /// The plans with the buffers that `limit` lets them have.
@@ -177,7 +178,7 @@ fn carry_out(
     let Changes { kept, changed, added, removed } = changes;
     let mut report = ReloadReport { kept, changed, added, removed, not_open: Vec::new() };
     let mut sessions = manager.sessions();
-    for Coming { plan, granted, kept, before, outcome } in coming {
+    for Coming { plan, granted, kept, before, is_same, outcome } in coming {
         let started = match outcome {
             Some(Ok(started)) => Some(started),
             Some(Err(problems)) => {
@@ -189,7 +190,7 @@ fn carry_out(
         match sessions.iter_mut().find(|entry| entry.plan.name == plan.name).filter(|_| before.is_some()) {
             Some(entry) => {
                 (entry.plan, entry.granted, entry.kept) = (Arc::clone(&plan), Arc::clone(&granted), kept.clone());
-                let replacement = Replacement { plan, granted, started, kept, is_same: false };
+                let replacement = Replacement { plan, granted, started, kept, is_same };
                 drop(entry.orders.send(Order::Replace(replacement)));
             }
             None => sessions.push(manager.spawn(common, plan, granted, kept, started).0),

@@ -21,8 +21,6 @@ use crate::quantity::Timestamp;
 use crate::session::Outcome;
 use crate::session::control::PATIENCE;
 
-/// How often a session that runs is looked at: what it captures, and whether its sockets still have the right address.
-const LOOK: Duration = Duration::from_secs(1);
 /// Links and routes change in bursts: a session that waits is tried again so long after the first change.
 const SETTLE: Duration = Duration::from_millis(50);
 /// However often they change, it is not tried more often than this.
@@ -147,8 +145,14 @@ impl Supervisor {
 
     async fn run(&mut self, mut started: Started) -> Next {
         let since = Instant::now();
+        started.running.govern();
         self.shown.set_governor(started.running.governor());
         self.shown.set_running(started.published(), &started.interfaces, started.ways.clone(), &started.health);
+        let (mut limits, mut sources) = (self.common.totals().changes(), self.common.sources());
+        let mut interfaces = started.running.interfaces();
+        // What has changed until now is seen now.
+        interfaces.mark_changed();
+        sources.mark_changed();
         let (granted, ways) = (Arc::clone(&self.granted), started.ways.clone());
         let look_up = moved(&granted.destinations, &ways);
         tokio::pin!(look_up);
@@ -159,8 +163,13 @@ impl Supervisor {
                     return self.ended(&outcome, since.elapsed());
                 }
                 order = self.orders.recv() => break order,
-                () = sleep(LOOK) => {
-                    self.shown.set_interfaces(&started.running.interfaces());
+                Ok(()) = limits.changed() => {
+                    if started.running.govern() {
+                        self.shown.set_governor(started.running.governor());
+                    }
+                }
+                Ok(()) = interfaces.changed() => self.shown.set_interfaces(&interfaces.borrow_and_update()),
+                Ok(()) = sources.changed() => {
                     if started.is_outdated() {
                         info!("the way to an analyzer has another source address: the session is opened anew");
                         if let Ok(replacement) = self.open_beside().await {

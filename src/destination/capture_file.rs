@@ -112,6 +112,11 @@ impl CaptureFile {
         self.write(account);
     }
 
+    /// When the time of the file at hand is over, where time ends files.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.file.rotates_by_time.then(|| self.file.deadline()).flatten()
+    }
+
     fn write(&mut self, account: &mut DestinationLedger) {
         if self.records.is_empty() {
             return;

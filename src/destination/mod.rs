@@ -230,14 +230,14 @@ impl Destinations {
             .collect()
     }
 
-    /// When a frame in flight must be looked at again, if any.
+    /// When a frame in flight, or a file whose time ends, must be looked at again, if any.
     pub fn deadline(&self) -> Option<Instant> {
         self.all
             .iter()
             .filter_map(|destination| match destination {
                 Destination::Tunnel(tunnel) => tunnel.deadline(),
                 Destination::Tap(tap) => tap.deadline(),
-                Destination::File(_) => None,
+                Destination::File(file) => file.deadline(),
             })
             .min()
     }

@@ -210,6 +210,11 @@ impl SharedFile {
         self.output().look_at_the_time(now);
     }
 
+    /// When the time of the file at hand is over, if it has one and any record.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.output().deadline()
+    }
+
     /// Waits until the disk has everything, where the plan wants that.
     pub(super) fn finish(&self) {
         self.output().finish();
@@ -374,12 +379,14 @@ impl Output {
     }
 
     fn look_at_the_time(&mut self, now: Instant) {
-        let is_over = |current: &Current, time| current.has_records && now.duration_since(current.since) >= time;
-        if let (Some(current), Some(time)) = (&self.current, self.rotation.time)
-            && is_over(current, time)
-        {
+        if self.deadline().is_some_and(|over| now >= over) {
             self.end();
         }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let current = self.current.as_ref().filter(|current| current.has_records)?;
+        self.rotation.time.and_then(|time| current.since.checked_add(time))
     }
 
     /// Ends the file at hand. The disk may take its time, and frames come in meanwhile: a thread waits for it, one at a

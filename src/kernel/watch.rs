@@ -32,8 +32,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// runtime and is aborted with its session.
 pub async fn watch(underlays: Vec<Arc<Underlay>>) {
     let (_nobody, mut more) = unbounded_channel();
-    let (topology, _) = watch::channel(0);
-    watch_all(underlays.into_iter().map(Way::new).collect(), &mut more, &topology).await;
+    watch_all(underlays.into_iter().map(Way::new).collect(), &mut more, &Changes::default()).await;
 }
 
 /// The ways of any number of sessions, watched over one socket. A way is forgotten when its session has.
@@ -41,15 +40,24 @@ pub async fn watch(underlays: Vec<Arc<Underlay>>) {
 pub struct Watcher {
     more: UnboundedSender<Vec<Way>>,
     topology: watch::Receiver<u64>,
+    sources: watch::Receiver<u64>,
+}
+
+/// What the watcher tells everybody who waits for it: numbers that rise.
+#[derive(Debug, Default)]
+struct Changes {
+    topology: watch::Sender<u64>,
+    sources: watch::Sender<u64>,
 }
 
 impl Watcher {
     /// Starts watching on the runtime of the caller.
     pub fn start() -> Self {
         let (more, mut add) = unbounded_channel();
-        let (changes, topology) = watch::channel(0);
+        let changes = Changes::default();
+        let (topology, sources) = (changes.topology.subscribe(), changes.sources.subscribe());
         tokio::spawn(async move { watch_all(Vec::new(), &mut add, &changes).await });
-        Self { more, topology }
+        Self { more, topology, sources }
     }
 
     /// Watches these, too. What the kernel does not know about them it is made to ask for at once.
@@ -62,11 +70,16 @@ impl Watcher {
     pub fn topology(&self) -> watch::Receiver<u64> {
         self.topology.clone()
     }
+
+    /// Changes whenever some way has another source address than its sockets, and now and then while it has.
+    pub fn sources(&self) -> watch::Receiver<u64> {
+        self.sources.clone()
+    }
 }
 
-async fn watch_all(mut ways: Vec<Way>, more: &mut UnboundedReceiver<Vec<Way>>, topology: &watch::Sender<u64>) {
+async fn watch_all(mut ways: Vec<Way>, more: &mut UnboundedReceiver<Vec<Way>>, changes: &Changes) {
     loop {
-        if let Err(error) = follow(&mut ways, more, topology).await {
+        if let Err(error) = follow(&mut ways, more, changes).await {
             debug!("cannot follow the kernel's routes and neighbours, trying again: {error}");
         }
         sleep(AGAIN).await;
@@ -74,11 +87,7 @@ async fn watch_all(mut ways: Vec<Way>, more: &mut UnboundedReceiver<Vec<Way>>, t
 }
 
 /// Follows events until the kernel closes the socket.
-async fn follow(
-    ways: &mut Vec<Way>,
-    more: &mut UnboundedReceiver<Vec<Way>>,
-    topology: &watch::Sender<u64>,
-) -> io::Result<()> {
+async fn follow(ways: &mut Vec<Way>, more: &mut UnboundedReceiver<Vec<Way>>, changes: &Changes) -> io::Result<()> {
     let mut events = Events::subscribe()?;
     let (mut next_look, mut look_at_all) = (Instant::now(), Instant::now());
     loop {
@@ -91,7 +100,7 @@ async fn follow(
                     }
                 }
                 Some(Event::Topology) => {
-                    topology.send_modify(|changes| *changes += 1);
+                    changes.topology.send_modify(|changes| *changes += 1);
                     look_at_all = look_at_all.min(Instant::now() + SETTLE);
                 }
                 None => return Ok(()),
@@ -110,6 +119,9 @@ async fn follow(
                 } else {
                     let silent: Vec<&mut Way> = ways.iter_mut().filter(|way| !way.is_usable()).collect();
                     look(silent, events.netlink()).await;
+                }
+                if ways.iter().any(|way| way.underlay.has_another_source()) {
+                    changes.sources.send_modify(|changes| *changes += 1);
                 }
                 next_look = if ways.iter().all(Way::is_usable) { look_at_all } else { Instant::now() + AGAIN };
             }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::contact::{Contact, Failures};
@@ -37,6 +37,8 @@ pub(super) struct Follower {
     /// Whether the session waits for what it names, too; else that has to stay where it is.
     stays: bool,
     roster: Roster,
+    /// What is captured now, for whoever wants to see it.
+    shown: watch::Sender<Vec<Interface>>,
     returns: UnboundedReceiver<LetGo>,
     failures: Failures,
     /// `None` while there is no such namespace.
@@ -80,6 +82,7 @@ impl Follower {
         let share = source::share(live.buffer, interfaces.len() * workers, live.has_patterns());
         Self {
             roster: Roster::new(workers, interfaces, share * workers as u64),
+            shown: watch::Sender::new(interfaces.to_vec()),
             live,
             plan,
             stays,
@@ -103,9 +106,9 @@ impl Follower {
         }
     }
 
-    /// What is captured now.
-    pub(super) fn interfaces(&self) -> Vec<Interface> {
-        self.roster.interfaces()
+    /// What is captured now; it changes when that does.
+    pub(super) fn interfaces(&self) -> watch::Receiver<Vec<Interface>> {
+        self.shown.subscribe()
     }
 
     /// Waits until something happens and does what follows from it. Nothing is missed when the wait is given up.
@@ -123,6 +126,12 @@ impl Follower {
         if self.opening.is_none() {
             self.look(contacts);
         }
+        let captured = self.roster.interfaces();
+        self.shown.send_if_modified(|shown| {
+            let is_new = *shown != captured;
+            *shown = captured;
+            is_new
+        });
     }
 
     /// Compares what is captured with what is there.

@@ -61,7 +61,9 @@ pub struct Session {
     files: Vec<bool>,
     interfaces: Vec<Interface>,
     progress: Option<Progress>,
-    governor: Option<governor::Plan>,
+    limits: governor::Plan,
+    /// What the workers have with their governor, if anything is limited.
+    governed: Option<Arc<governor::Shared>>,
     health: Health,
     observer: Option<Observer>,
     follower: Option<Follower>,
@@ -217,10 +219,11 @@ impl Session {
             workers.push(Ready { worker, contact, cpu: plan.cpu(number), priority: plan.priority.clone() });
         }
         let underlays: Vec<_> = underlays.iter().flatten().cloned().collect();
-        let governor = governor::Plan::of(&plan.name, plan.limit, underlays.clone(), around.totals.clone());
-        if let Some(plan) = &governor {
+        let limits = governor::Plan::new(&plan.name, plan.limit, underlays.clone(), around.totals.clone());
+        let governed = limits.shared();
+        if let Some(shared) = &governed {
             for Ready { worker, .. } in &mut workers {
-                worker.govern(&plan.shared);
+                worker.govern(shared);
             }
         }
         Ok(Self {
@@ -230,7 +233,8 @@ impl Session {
             files: plan.destinations.iter().map(|destination| destination.file().is_some()).collect(),
             interfaces: opened.interfaces,
             progress: opened.progress,
-            governor,
+            limits,
+            governed,
             health,
             observer,
             tunnels,
@@ -264,7 +268,7 @@ impl Session {
         if let Some(observer) = observer {
             running.observe(observer);
         }
-        Ok(running.governed_by(self.governor))
+        Ok(running.governed_by(self.limits, self.governed))
     }
 
     /// Starts the workers, which let every frame pass by until [`Running::begin_at`] says whose the frames are: an earlier

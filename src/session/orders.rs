@@ -1,4 +1,4 @@
-//! What the control plane has a worker do while it runs: take on an interface, let go of one, learn a name.
+//! What the control plane has a worker do while it runs: take on an interface, let go of one, learn a name, keep within a limit.
 //!
 //! A worker looks at one atomic a turn. Only when somebody has ordered something it takes the lock, between two turns.
 
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::governor;
 use crate::error::Explain;
 use crate::frame::InterfaceId;
 use crate::source::Source;
@@ -23,6 +24,8 @@ pub(super) enum Order {
     Attach { attachment: Attachment, source: Box<dyn Source> },
     /// Takes what the kernel has captured until now, then gives the source back.
     Detach { attachment: Attachment },
+    /// Keeps within limits from now on.
+    Govern(Arc<governor::Shared>),
 }
 
 /// The orders that wait for one worker. Clones are the same list.

@@ -9,12 +9,14 @@ use std::thread;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 use super::SessionError;
 use super::contact::{Contact, Failures};
 use super::follow::Follower;
 use super::governor::{self, Governor};
 use super::observe::{Observer, Observing};
+use super::orders::Order;
 use super::worker::Worker;
 use crate::config::plan::{PriorityPlan, Scheduling};
 use crate::destination::Unwritten;
@@ -39,9 +41,11 @@ pub struct Running {
     /// How many workers have not ended yet.
     at_work: usize,
     /// What is captured, unless interfaces are followed.
-    interfaces: Vec<Interface>,
+    interfaces: watch::Sender<Vec<Interface>>,
     follower: Option<Box<Follower>>,
-    /// For a session with limits.
+    /// What limits the session, or may do so one day.
+    limits: Option<governor::Plan>,
+    /// Once it is limited.
     governor: Option<Governor>,
     observing: Option<Observing>,
     tunnels: Option<Entry>,
@@ -105,8 +109,9 @@ impl Running {
             files,
             exits,
             at_work,
-            interfaces,
+            interfaces: watch::Sender::new(interfaces),
             follower,
+            limits: None,
             governor: None,
             observing: None,
             tunnels,
@@ -120,10 +125,28 @@ impl Running {
         Ok(running)
     }
 
-    /// Has a governor keep the workers within their limits. Must be called inside a tokio runtime if there is one.
-    pub(super) fn governed_by(mut self, plan: Option<governor::Plan>) -> Self {
-        self.governor = plan.map(governor::Plan::start);
+    /// Has a governor keep the workers within `limits`, if they share something with it. Then this must be called inside a
+    /// tokio runtime.
+    pub(super) fn governed_by(mut self, limits: governor::Plan, shared: Option<Arc<governor::Shared>>) -> Self {
+        self.governor = shared.map(|shared| limits.start(shared));
+        self.limits = Some(limits);
         self
+    }
+
+    /// Has a governor keep the workers within limits that there were not when they started, and says whether it is so that
+    /// there is one since. Must be called inside a tokio runtime.
+    pub fn govern(&mut self) -> bool {
+        let Some((limits, shared)) = self.limits.as_ref().and_then(|limits| Some((limits, limits.shared()?))) else {
+            return false;
+        };
+        if self.governor.is_some() {
+            return false;
+        }
+        for contact in &self.contacts {
+            contact.order([Order::Govern(Arc::clone(&shared))]);
+        }
+        self.governor = Some(limits.start(shared));
+        true
     }
 
     /// What the governor measures and does; `None` for a session without limits.
@@ -185,9 +208,9 @@ impl Running {
         self.tunnels.take()
     }
 
-    /// The interfaces, or the file, that are captured now.
-    pub fn interfaces(&self) -> Vec<Interface> {
-        self.follower.as_ref().map_or_else(|| self.interfaces.clone(), |follower| follower.interfaces())
+    /// The interfaces, or the file, that are captured now; it changes when they do.
+    pub fn interfaces(&self) -> watch::Receiver<Vec<Interface>> {
+        self.follower.as_ref().map_or_else(|| self.interfaces.subscribe(), |follower| follower.interfaces())
     }
 
     /// Follows the interfaces of farspan's own network namespace by a look that other sessions share.

@@ -10,7 +10,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::SessionError;
 use super::contact::Contact;
-use super::governor::{Governed, Shared};
+use super::governor::{self, Governed};
 use super::orders::{Attachment, LetGo, Order};
 use super::path::Path;
 use crate::error::Explain;
@@ -25,8 +25,14 @@ const LONGEST_LEAVE: Duration = Duration::from_secs(1);
 const READABLE: EpollEvent = EpollEvent::new(EpollFlags::EPOLLIN, 0);
 /// Frames that one source may hand over before the batches are flushed and the others get their turn.
 const BUDGET: usize = 1024;
-/// Longest sleep: so often an idle session looks at the kernel's counters.
+/// Longest sleep of a session that had frames lately: so often it looks at the kernel's counters, and at what came back for
+/// what it sent.
 const IDLE_TURN: Duration = Duration::from_secs(1);
+/// Longest sleep of a session that has had none for so long that nothing can come back any more: it has nothing to look at,
+/// and only shows that it is alive. Hundreds of sessions may share a host.
+const DOZE: Duration = Duration::from_secs(10);
+/// When that is.
+const DOZES_AFTER: Duration = Duration::from_secs(31);
 /// How often the kernel is asked for its counters: each time costs system calls.
 const KERNEL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the ledger is shown to the control plane when a turn leaves frames behind.
@@ -62,6 +68,8 @@ pub(super) struct Worker {
     portion: Duration,
     /// How many frames the latest turn found.
     found: u64,
+    /// The latest turn that found any.
+    found_at: Option<Instant>,
     /// For a session with limits.
     governed: Option<Governed>,
 }
@@ -122,12 +130,13 @@ impl Worker {
             dropped_before: KernelDrops::default(),
             portion: PORTION * delay,
             found: 0,
+            found_at: None,
             governed: None,
         })
     }
 
     /// Has this worker keep within what its governor allows.
-    pub(super) fn govern(&mut self, shared: &Arc<Shared>) {
+    pub(super) fn govern(&mut self, shared: &Arc<governor::Shared>) {
         self.path.selector.limit();
         self.governed = Some(Governed::new(Arc::clone(shared), Instant::now()));
     }
@@ -144,6 +153,11 @@ impl Worker {
                 self.carry_out(now);
             }
 
+            if self.asked_kernel_at.is_some_and(|asked| now >= asked + 2 * KERNEL_INTERVAL) {
+                // What a source knows of its interface is from before a long sleep.
+                self.asked_kernel_at = Some(now);
+                self.ask_kernel(false);
+            }
             self.see_window();
             self.follow_window(now);
             let (captured, offered) = (self.path.ledger.captured, self.path.ledger.offered);
@@ -154,6 +168,9 @@ impl Worker {
             self.path.destinations.flush(now, &mut self.path.ledger);
             self.measure(oldest, self.path.ledger.offered - offered);
             self.found = self.path.ledger.captured - captured;
+            if self.found > 0 {
+                self.found_at = Some(now);
+            }
             self.settle(now, self.found);
             self.tell_use(now);
 
@@ -200,7 +217,7 @@ impl Worker {
     /// Follows the window that the governor has set.
     fn follow_window(&mut self, now: Instant) {
         if let (Some(governed), Some(shed)) = (&mut self.governed, self.path.selector.shed_mut()) {
-            governed.follow(now, shed);
+            governed.follow(now, &self.path.ledger, shed);
         }
     }
 
@@ -229,10 +246,16 @@ impl Worker {
             _ => None,
         });
         let deadlines = deadlines.chain(self.taps.iter().filter_map(|tap| tap.leaves_at));
-        let deadline = deadlines.chain(self.path.destinations.deadline()).min().unwrap_or(now + IDLE_TURN);
-        // A stopped session has no more to do than to empty the kernel's buffers.
-        let limit = if self.contact.stop.is_requested() { self.grace } else { IDLE_TURN };
-        let patience = deadline.saturating_duration_since(now).min(limit);
+        let longest = if self.contact.stop.is_requested() {
+            // A stopped session has no more to do than to empty the kernel's buffers.
+            self.grace
+        } else if self.found_at.is_some_and(|found| now < found + DOZES_AFTER) {
+            IDLE_TURN
+        } else {
+            DOZE
+        };
+        let deadline = deadlines.chain(self.path.destinations.deadline()).min();
+        let patience = deadline.map_or(longest, |deadline| deadline.saturating_duration_since(now).min(longest));
         if patience < Duration::from_millis(1) {
             // epoll counts in whole milliseconds; a paced replay asks for less.
             std::thread::sleep(patience);
@@ -329,6 +352,7 @@ impl Worker {
                         tap.leaves_at = Some(now + self.grace);
                     }
                 }
+                Order::Govern(shared) => self.govern(&shared),
             }
         }
     }

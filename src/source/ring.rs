@@ -59,6 +59,8 @@ pub(super) struct RingCapture {
 
 /// An interface that is down for so long will not be gone at once, as one that is deleted: the operator hears of it.
 const SAY_DOWN_AFTER: Duration = Duration::from_millis(500);
+/// How often one that is down is looked at: when it is deleted then, the socket does not tell.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +178,8 @@ impl RingCapture {
             said = true;
         }
         self.link = Link::Down { since, said };
-        Ok(None)
+        let is_to_be_said = self.speaks && !said;
+        Ok(Some(Readiness::Until(if is_to_be_said { since + SAY_DOWN_AFTER } else { now + LOOK_AGAIN })))
     }
 }
 

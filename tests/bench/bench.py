@@ -13,13 +13,14 @@ import statistics
 import sys
 from pathlib import Path
 
+import daemon
 import measure
 import receiver
 from lab import QUEUES, Lab
 from tap import ENCAPSULATIONS, TRANSMIT, Refused
 
 SIZES = ["64", "imix", "1514", "tcp"]
-PARTS = ["cost", "checksums", "rate", "delay", "idle", "drain", "receive"]
+PARTS = ["cost", "checksums", "rate", "delay", "idle", "drain", "receive", "governor", "sessions"]
 PACE = 200_000  # frames a second: loss-free for every tap, so that all pay for the same frames
 PACES = [1_000, 20_000, 200_000]  # of the delays
 
@@ -43,6 +44,9 @@ RECEIVE_PACE = 100_000
 # Of each way to receive: what it stands beside.
 BESIDE = {"pcap": "tcpdump", "tap": "vxlan"}
 LEAST_DRAIN, LEAST_SCALING, MOST_P99_MS, MOST_IDLE = 2.5, 1.6, 5.0, 0.1
+# A limit of CPU time, in percent of a core, under five times that load: what may be used, and what an IDS must see whole.
+LIMIT, TIMES, MOST_USED, LEAST_COMPLETE, MOST_ASTRAY = 10, 5, 12, 0.99, 0.02
+SESSIONS, MOST_START, MOST_KIB, MOST_IDLE_OF_ALL = 200, 2.0, 2048, 1.0
 
 
 class Bench:
@@ -253,9 +257,46 @@ class Bench:
             self.found["receive"].append({**row, "samples": taken})
             self.say(text + (f"  lost {row['lost']}" if row["lost"] else ""))
 
+    def governors(self):
+        """A limit of CPU time under several times that load, before an IDS."""
+        runs, seconds = (1, 15) if self.quick else (3, 30)
+        try:
+            pace = PACE / 2
+            for _ in range(2):
+                cores, rate = daemon.load(self.lab, pace, 3)
+                pace = round(LIMIT * TIMES / 100 * rate / cores)
+            cores, rate = daemon.load(self.lab, pace, 3)
+            self.found["governor"] = {"limit_percent": LIMIT, "frames_per_second": round(rate),
+                                      "load_percent": round(cores * 100, 1), "runs": []}
+            self.say(f"limit.cpu = {LIMIT} %, where {rate:.0f} frames/s take {cores:.1%} of a core without it")
+            for _ in range(runs):
+                self.governor(daemon.governed(self.lab, pace, seconds, f"{LIMIT}%"))
+        except Refused as refused:
+            self.found["missing"].append({"governor": LIMIT, "reason": str(refused)})
+            self.say(f"missing: governor: {refused}")
+        self.say()
+
+    def governor(self, row):
+        self.found["governor"]["runs"].append(row)
+        astray = abs(row["kept_reported"] - row["kept_arrived"])
+        self.say(f"  CPU {row['cpu_percent']:.1f} % {goal(row['cpu_percent'], most=MOST_USED, digits=0)}, kept "
+                 f"{row['kept_reported']:.1%} as reported, {row['kept_arrived']:.1%} at the analyzer "
+                 f"{goal(astray, most=MOST_ASTRAY)}; of {row['seen']} conversations seen, {row['complete']:.2%} are whole "
+                 f"{goal(row['complete'], least=LEAST_COMPLETE)}; lost {row['kernel_dropped']}, by Suricata "
+                 f"{row['lost_by_suricata']}")
+
+    def many(self):
+        """Hundreds of sessions that have nothing to do."""
+        self.found["sessions"] = row = daemon.sessions(self.lab, SESSIONS, 5 if self.quick else 20)
+        self.say(f"{SESSIONS} sessions: start {row['start_seconds']:.2f} s {goal(row['start_seconds'], most=MOST_START)}, "
+                 f"{row['resident_kib_each']} KiB each {goal(row['resident_kib_each'], most=MOST_KIB, digits=0)}, idle "
+                 f"{row['cpu_percent']:.3f} % of a core {goal(row['cpu_percent'], most=MOST_IDLE_OF_ALL)}")
+        self.say()
+
     def run(self):
         steps = {"cost": self.costs, "checksums": self.verified, "rate": self.rates, "delay": self.delays,
-                 "idle": self.idles, "drain": self.drains, "receive": self.receives}
+                 "idle": self.idles, "drain": self.drains, "receive": self.receives, "governor": self.governors,
+                 "sessions": self.many}
         self.found["conditions"] = conditions()
         for part in PARTS:
             if part in self.chosen.part:

@@ -1,4 +1,5 @@
-/* generate IF 64|imix|1514|vxlan-BYTES|erspan2-BYTES FRAMES_PER_SECOND SECONDS: UDP frames of 64 flows at a given pace.
+/* generate IF 64|imix|1514|http|vxlan-BYTES|erspan2-BYTES FRAMES_PER_SECOND SECONDS: UDP frames of 64 flows at a given pace,
+ * or, as "http", conversations: each of ten frames, sixty at a time, with a GET for /evil that a rule can look for.
  *
  * Sizes count the FCS that is not there, as the field does: "64" is 60 bytes, "1514" is 1514 without FCS, IMIX is
  * 60, 590 and 1514 in the proportion 7:4:1, at random for each frame. They leave through AF_XDP, which is fast enough to
@@ -29,6 +30,7 @@ static const unsigned char MARK[4] = {'f', 's', 'p', 'n'};
 static unsigned char *memory; /* FRAMES chunks, one frame each */
 static uint32_t lengths[FRAMES];
 static int numbered; /* each with its number, at SEQUENCE */
+static unsigned long conversations; /* so many in all, if they are any */
 
 /* One ring that is shared with the kernel. */
 struct ring {
@@ -77,6 +79,78 @@ static void fill(unsigned char *frame, size_t length, unsigned flow) {
     memcpy(ip + 24, &udp, 2); /* checksum 0: none */
     for (size_t at = HEADERS; at < length; at++)
         frame[at] = at * 7 + flow;
+}
+
+static uint32_t sum_of(const unsigned char *bytes, size_t length, uint32_t sum) {
+    for (size_t at = 0; at < length; at++)
+        sum += at % 2 ? bytes[at] : bytes[at] << 8;
+    return sum;
+}
+
+static void put(unsigned char *at, uint32_t value, int bytes) {
+    while (bytes--)
+        *at++ = value >> 8 * bytes;
+}
+
+static unsigned folded(uint32_t sum) {
+    sum = (sum & 0xffff) + (sum >> 16);
+    return ~(sum + (sum >> 16)) & 0xffff;
+}
+
+/* One frame of a conversation over HTTP as client and server have it, with right checksums; its length. */
+static size_t talk(unsigned char *frame, unsigned long conversation, unsigned step) {
+    enum { SYN = 2, PUSH_ACK = 0x18, ACK = 0x10, FIN_ACK = 0x11, ASKED = 39, ANSWERED = 340, START = 1000 };
+    static const char request[] = "GET /evil HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 300\r\n\r\n";
+    static const struct {
+        int from_client, flags;
+        uint32_t sequence, acknowledged;
+        size_t payload;
+    } steps[] = {
+        {1, SYN, 0, 0, 0}, {0, SYN | ACK, 0, 1, 0}, {1, ACK, 1, 1, 0}, {1, PUSH_ACK, 1, 1, ASKED},
+        {0, ACK, 1, 1 + ASKED, 0}, {0, PUSH_ACK, 1, 1 + ASKED, ANSWERED}, {1, ACK, 1 + ASKED, 1 + ANSWERED, 0},
+        {1, FIN_ACK, 1 + ASKED, 1 + ANSWERED, 0}, {0, FIN_ACK, 1 + ANSWERED, 2 + ASKED, 0},
+        {1, ACK, 2 + ASKED, 2 + ANSWERED, 0},
+    };
+    const unsigned client = 0x0a090000 + conversation / 20, server = 0x0a0800c8, port = 20000 + conversation % 20;
+    const int up = steps[step].from_client;
+    const size_t payload = steps[step].payload, length = 54 + payload;
+    unsigned char *ip = frame + 14, *tcp = ip + 20;
+    memcpy(frame, (unsigned char[]){2, 0xfa, 0, 0, 0, 2, 2, 0xfa, 0, 0, 0, 1, 8, 0}, 14);
+    memset(ip, 0, 40);
+    ip[0] = 0x45, ip[8] = 64, ip[9] = 6;
+    put(ip + 2, length - 14, 2);
+    put(ip + 12, up ? client : server, 4);
+    put(ip + 16, up ? server : client, 4);
+    put(ip + 10, folded(sum_of(ip, 20, 0)), 2);
+    put(tcp, up ? port : 80, 2);
+    put(tcp + 2, up ? 80 : port, 2);
+    put(tcp + 4, START + steps[step].sequence, 4);
+    put(tcp + 8, steps[step].flags & ACK ? START + steps[step].acknowledged : 0, 4);
+    tcp[12] = 0x50, tcp[13] = steps[step].flags;
+    put(tcp + 14, 60000, 2);
+    if (payload == ASKED)
+        memcpy(tcp + 20, request, ASKED);
+    if (payload == ANSWERED) {
+        memset(tcp + 20, 'x', ANSWERED);
+        memcpy(tcp + 20, answer, sizeof answer - 1);
+    }
+    put(tcp + 16, folded(sum_of(tcp, 20 + payload, sum_of(ip + 12, 8, 6 + 20 + payload))), 2);
+    return length;
+}
+
+/* The next frame of all conversations: one begins with every ten frames, and its steps are six beginnings apart. */
+static size_t talk_on(unsigned char *frame) {
+    enum { STEPS = 10, APART = 6 };
+    static unsigned long beginning;
+    static unsigned step = STEPS;
+    for (;;) {
+        if (step-- == 0)
+            beginning++, step = STEPS - 1;
+        const unsigned long conversation = beginning - step * APART;
+        if (beginning >= step * APART && conversation < conversations)
+            return talk(frame, conversation, step);
+    }
 }
 
 /* Of "vxlan-200" 200, of what is not in a tunnel 0. */
@@ -159,6 +233,8 @@ static int send_burst(int xsk, struct ring *send, struct ring *done, unsigned fi
     uint32_t at = *send->producer;
     for (unsigned number = first; number < first + count; number++, at++) {
         const uint32_t sequence = htonl(number);
+        if (conversations)
+            lengths[number % FRAMES] = talk_on(memory + (uint64_t)(number % FRAMES) * CHUNK);
         if (numbered)
             memcpy(memory + (uint64_t)(number % FRAMES) * CHUNK + SEQUENCE, &sequence, sizeof sequence);
         descriptors[at % RING] = (struct xdp_desc){.addr = (uint64_t)(number % FRAMES) * CHUNK, .len = lengths[number % FRAMES]};
@@ -176,12 +252,13 @@ static int send_burst(int xsk, struct ring *send, struct ring *done, unsigned fi
 
 int main(int argc, char **argv) {
     if (argc != 5) {
-        fprintf(stderr, "usage: generate IF 64|imix|1514|vxlan-BYTES|erspan2-BYTES FRAMES_PER_SECOND SECONDS\n");
+        fprintf(stderr, "usage: generate IF 64|imix|1514|http|vxlan-BYTES|erspan2-BYTES FRAMES_PER_SECOND SECONDS\n");
         return 2;
     }
     const double pace = atof(argv[3]), seconds = atof(argv[4]);
     memory = must_map(FRAMES * CHUNK, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     const size_t inner = tunnelled(argv[2]);
+    conversations = strcmp(argv[2], "http") == 0 ? pace * seconds / 10 : 0;
     numbered = strncmp(argv[2], "erspan2", 7) == 0;
     if (inner && (inner < 60 || TUNNEL + inner > 1514)) {
         fprintf(stderr, "generate: a frame in a tunnel has 60 to %d bytes\n", 1514 - TUNNEL);
@@ -199,9 +276,9 @@ int main(int argc, char **argv) {
     const int xsk = open_socket(argv[1], &send, &done);
     prctl(PR_SET_TIMERSLACK, 1);
 
-    const unsigned burst = pace < 5000 ? 1 : pace > 5000 * BURST ? BURST : pace / 5000;
+    unsigned burst = pace < 5000 ? 1 : pace > 5000 * BURST ? BURST : pace / 5000;
     const double gap = burst / pace * 1e9, stamp = STAMPS / (pace / burst);
-    const unsigned long goal = pace * seconds;
+    const unsigned long goal = conversations ? conversations * 10 : pace * seconds;
     unsigned long sent = 0, stamped = 0;
     uint64_t cpu = 0;
     const uint64_t start = nanoseconds(CLOCK_MONOTONIC);
@@ -214,7 +291,7 @@ int main(int argc, char **argv) {
         }
 
         unsigned char *mark = memory + sent % FRAMES * CHUNK + HEADERS, before[12];
-        const int marked = !inner && random_number() / 4294967296.0 < stamp;
+        const int marked = !inner && !conversations && random_number() / 4294967296.0 < stamp;
         const uint64_t used = nanoseconds(CLOCK_THREAD_CPUTIME_ID);
         if (marked) {
             const uint64_t now = nanoseconds(CLOCK_REALTIME);
@@ -222,6 +299,8 @@ int main(int argc, char **argv) {
             memcpy(mark, MARK, sizeof MARK);
             memcpy(mark + sizeof MARK, &now, sizeof now);
         }
+        if (sent + burst > goal && conversations)
+            burst = goal - sent;
         if (!send_burst(xsk, &send, &done, sent, burst)) {
             perror("generate: sending");
             return 1;

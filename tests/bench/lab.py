@@ -93,7 +93,10 @@ class Lab:
 
     def arrived(self, sink):
         """Frames that have come out of the host on this way."""
-        role, link = COUNTERS[sink]
+        return self.received(*COUNTERS[sink])
+
+    def received(self, role, link):
+        """Frames that an interface has received."""
         table = Path(f"/proc/{self.keepers[role].pid}/net/dev").read_text()
         return int(re.search(rf"\b{link}:\s*\d+\s+(\d+)", table)[1])
 
@@ -109,6 +112,11 @@ class Lab:
     def generate(self, size, pace, seconds):
         """Frames of 64 flows to the tapped interface; what tests/bench/generate.c says about them."""
         return json.loads(self.on("client", TOOLS / "generate", "c0", size, pace, seconds))
+
+    def generating(self, size, pace, seconds):
+        """The same, as a process that goes on beside."""
+        command = self.inside("client", TOOLS / "generate", "c0", size, pace, seconds)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def bulk(self, megabytes):
         """Real TCP with offloads on, iperf3 from the tapped host to the client; its segments and the CPU ns of both ends."""

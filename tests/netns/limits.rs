@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::Value;
 
 use crate::daemon::{self, Daemon};
-use crate::farspan::{Farspan, Ledger};
-use crate::judge::{Capture, Suricata, tshark};
-use crate::lab::Lab;
+use crate::farspan::{Farspan, Ledger, binary};
+use crate::judge::{Capture, Suricata, frames_of, tshark};
+use crate::lab::{Lab, await_that, succeed};
 use crate::traffic::{self, Servers};
 
 const VXLAN: &str = "vxlan://192.0.2.2?vni=42";
@@ -35,7 +37,7 @@ fn a_sample_of_flows_has_both_directions_of_each_and_every_frame() {
     let arguments = ["-i", "h0", "--sample", "1/4", "--workers", "2", "--to", "vxlan://192.0.2.2?vni=42", "tcp"];
     let farspan = Farspan::mirror(&lab, &arguments);
     traffic::requests(&lab, REQUESTS);
-    crate::lab::await_that("every conversation to end", || {
+    await_that("every conversation to end", || {
         tshark::count(tapped.file(), "tcp.dstport == 80 && tcp.flags.fin == 1") >= REQUESTS as usize
     });
     let ledger = farspan.stop();
@@ -125,7 +127,8 @@ fn a_limit_of_bandwidth_holds_at_the_analyzer_from_the_beginning() {
     let capture = arriving.stop();
 
     let datagrams = datagrams(&capture);
-    let bits = |from, to| bits(&datagrams, from, to);
+    let begin = datagrams[0].0;
+    let bits = |from, to| bits(&datagrams, begin + from, begin + to);
     // All of the load would be 5.3 times the limit.
     assert!(bits(0.0, 0.1) < LIMIT * 0.1 * 4.5, "{} bits in the first tenth of a second", bits(0.0, 0.1));
     assert!(bits(0.0, 1.0) < LIMIT * 1.6, "{} bits in the first second", bits(0.0, 1.0));
@@ -147,18 +150,142 @@ fn a_limit_of_bandwidth_holds_at_the_analyzer_from_the_beginning() {
     }
 }
 
-/// Outer bits of the datagrams that came between two times, in seconds since the first.
+/// Outer bits of the datagrams that came between two times.
 fn bits(datagrams: &[(f64, f64)], from: f64, to: f64) -> f64 {
     datagrams.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, bits)| bits).sum()
 }
 
-/// When each datagram came, and how many bits its outer packet has.
+/// How many datagrams came a second between two times.
+#[allow(clippy::cast_precision_loss)]
+fn a_second(datagrams: &[(f64, f64)], from: f64, to: f64) -> f64 {
+    datagrams.iter().filter(|(at, _)| (from..to).contains(at)).count() as f64 / (to - from)
+}
+
+/// When each datagram came, in seconds since 1970, and how many bits its outer packet has.
 fn datagrams(capture: &Path) -> Vec<(f64, f64)> {
     let read = |fields: Vec<String>| {
         let length = fields[1].split(',').next().and_then(|length| length.parse::<f64>().ok());
         (fields[0].parse().expect("a time"), length.expect("a length") * 8.0)
     };
-    tshark::fields(capture, "vxlan", &["frame.time_relative", "ip.len"]).into_iter().map(read).collect()
+    tshark::fields(capture, "vxlan", &["frame.time_epoch", "ip.len"]).into_iter().map(read).collect()
+}
+
+/// Now, in seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs_f64()
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_limit_of_the_rate_holds_at_the_analyzer() {
+    const LIMIT: f64 = 1000.0;
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let arguments = ["-i", "h0", "--limit-rate", "1 kpps", "--to", VXLAN, "udp", "port", "9"];
+    let farspan = Farspan::mirror(&lab, &arguments);
+    // 5,000 frames a second for six seconds, of 500 flows.
+    let frames: Vec<_> = (0..30_000).map(|number| traffic::udp_frame(number, 500, 200)).collect();
+    while_sending(&lab, &frames, "--pps=5000", || ());
+    let said = farspan.log();
+    let ledger = farspan.stop();
+    ledger.assert_lossless();
+    arriving.await_frames(usize::try_from(ledger.only().sent).expect("a small number"));
+    let datagrams = datagrams(&arriving.stop());
+    let begin = datagrams[0].0;
+    let steady = a_second(&datagrams, begin + 1.0, begin + 5.0);
+    assert!((0.6 * LIMIT..1.15 * LIMIT).contains(&steady), "{steady} frames a second");
+    assert!(said.contains("session mirror: `limit.rate` is reached: flows are left out"), "{said}");
+    assert_eq!(ledger.captured, ledger.only().sent + ledger.dropped["shed"], "{ledger:#?}");
+}
+
+/// What the governor of a daemon's first session says of itself (`farspan status --json`).
+fn governor(lab: &Lab) -> Value {
+    let mut command = lab.host.command(binary());
+    command.args(["status", "--json"]).env("FARSPAN_CONTROL__SOCKET", lab.path("control.sock"));
+    let status: Value = serde_json::from_str(&succeed(&mut command)).expect("status --json is JSON");
+    status["sessions"][0]["governor"].clone()
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_mirror_makes_room_for_others_on_its_underlay_and_comes_back() {
+    // A veth says that it has 10 Gbit/s.
+    const LIMIT: f64 = 20e6;
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let session = daemon::session("one", "h0", "vxlan://192.0.2.2?vni=42");
+    let daemon = Daemon::start(&lab, &format!("{session}limit.underlay = \"0.2%\"\nselect.filter = \"tcp port 80\"\n"));
+    // Ten thousand frames a second, 11 Mbit/s in their tunnels, as long as the rest takes.
+    let frames = conversations_over_http(22_000);
+    // Others send 16 Mbit/s, for eight seconds.
+    let others = lab.write("others.pcap", traffic::capture_file(&vec![traffic::numbered_frame(0, 1000); 16_000]));
+    let (from, to) = while_sending(&lab, &frames, "--pps=10000", || {
+        await_that("the mirror to run", || governor(&lab)["limits"][0]["measured"].as_f64() > Some(0.0008));
+        assert_eq!(governor(&lab)["state"], "open");
+        let from = now();
+        lab.host.run(&format!("tcpreplay -q -K -i u0 --pps=2000 {}", others.display()));
+        let to = now();
+        await_that("new flows to be mirrored again", || governor(&lab)["admitted_flows"] == 1.0);
+        (from, to)
+    });
+    daemon.await_words("session one: `limit.underlay` is reached: flows are left out");
+    let ledgers = daemon.stop();
+    ledgers["one"].assert_lossless();
+    arriving.await_frames(usize::try_from(ledgers["one"].only().sent).expect("a small number"));
+    let datagrams = datagrams(&arriving.stop());
+    let mirrored = bits(&datagrams, from + 3.0, to) / (to - from - 3.0);
+    // Ethernet headers count on the interface, and not in `bits`.
+    let together = mirrored + a_second(&datagrams, from + 3.0, to) * 14.0 * 8.0 + 16e6;
+    assert!((0.85 * LIMIT..1.1 * LIMIT).contains(&together), "{together} bit/s, {mirrored} of the mirror");
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_total_limit_that_a_reload_brings_or_changes_holds_for_sessions_that_run() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let sessions = [("one", 1), ("two", 2)].map(|(name, vni)| {
+        let session = daemon::session(name, "h0", &format!("vxlan://192.0.2.2?vni={vni}"));
+        format!("{session}select.filter = \"udp port 9\"\n")
+    });
+    let daemon = Daemon::start(&lab, &sessions.concat());
+    let limited = |limit: &str| {
+        let configuration = format!("[limit]\nrate = \"{limit}\"\n{}", sessions.concat());
+        daemon.reload(&lab, &configuration, "reloaded: nothing changed; 2 sessions went on");
+        let allowed = |limit: f64| governor(&lab)["limits"][0]["allowed"].as_f64() == Some(limit);
+        await_that("the governor to know the limit", || allowed(if limit == "4 kpps" { 4000.0 } else { 1000.0 }));
+        now()
+    };
+    // 4,000 frames a second for eleven seconds, of 500 flows; each session has them all.
+    let frames: Vec<_> = (0..44_000).map(|number| traffic::udp_frame(number, 500, 200)).collect();
+    let (begin, some, few, end) = while_sending(&lab, &frames, "--pps=4000", || {
+        assert!(governor(&lab).is_null(), "nothing is limited");
+        let begin = now();
+        thread::sleep(Duration::from_secs(2));
+        let some = limited("4 kpps");
+        thread::sleep(Duration::from_secs(4));
+        let few = limited("1 kpps");
+        thread::sleep(Duration::from_secs(4));
+        (begin, some, few, now())
+    });
+    let ledgers = daemon.stop();
+    for ledger in ledgers.values() {
+        ledger.assert_lossless();
+        assert_eq!(
+            (ledger.captured, ledger.kernel_dropped),
+            (44_000, 0),
+            "it went on through both reloads: {ledger:#?}"
+        );
+    }
+    let sent: u64 = ledgers.values().map(|ledger| ledger.only().sent).sum();
+    arriving.await_frames(usize::try_from(sent).expect("a small number"));
+    let datagrams = datagrams(&arriving.stop());
+    let before = a_second(&datagrams, begin + 1.0, some - 0.2);
+    assert!(before > 6000.0, "{before} frames a second without a limit");
+    for (limit, from, to) in [(4000.0, some, few - 0.2), (1000.0, few, end)] {
+        let steady = a_second(&datagrams, from + 2.0, to);
+        assert!((0.5 * limit..1.2 * limit).contains(&steady), "{steady} frames a second, where {limit} are allowed");
+    }
 }
 
 #[test]
@@ -183,8 +310,45 @@ fn all_sessions_together_keep_to_the_total_limit() {
     let sent: u64 = ledgers.values().map(|ledger| ledger.only().sent).sum();
     arriving.await_frames(usize::try_from(sent).expect("a small number"));
     let datagrams = datagrams(&arriving.stop());
-    let steady = bits(&datagrams, 1.5, 5.5) / 4.0;
+    let begin = datagrams[0].0;
+    let steady = bits(&datagrams, begin + 1.5, begin + 5.5) / 4.0;
     assert!((0.5 * LIMIT..1.2 * LIMIT).contains(&steady), "{steady} bit/s");
+}
+
+/// How many bytes each packet ring of the tapped host has, as `ss` tells it.
+fn rings(lab: &Lab) -> Vec<u64> {
+    let told = lab.host.run("ss --no-header --packet --extended");
+    let number = |ring: &str, name: &str| {
+        let digits = ring.split_once(name)?.1.split([',', ')']).next()?;
+        digits.parse::<u64>().ok()
+    };
+    let ring = |line: &str| Some(number(line, "blk_size:")? * number(line, "blk_nr:")?);
+    told.lines().filter_map(ring).collect()
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_reload_that_lowers_the_total_of_memory_gives_sessions_that_run_smaller_buffers_without_a_gap() {
+    const FRAMES: u32 = 20_000;
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let session = daemon::session("one", "h0", VXLAN);
+    let configuration = format!("{session}select.filter = \"udp port 9\"\n");
+    let daemon = Daemon::start(&lab, &configuration);
+    assert_eq!(rings(&lab), [24 << 20]);
+    let frames: Vec<_> = (0..FRAMES).map(|number| traffic::udp_frame(number, 1, 200)).collect();
+    while_sending(&lab, &frames, "--pps=4000", || {
+        arriving.await_frames(1000);
+        let lowered = format!("[limit]\nmemory = \"3MiB\"\n{configuration}");
+        daemon.reload(&lab, &lowered, "reloaded: nothing changed; 1 sessions went on");
+        await_that("the smaller ring alone", || rings(&lab) == [3 << 20]);
+    });
+    arriving.await_frames(FRAMES as usize);
+    let ledger = daemon.stop().remove("one").expect("the session has a ledger");
+    ledger.assert_lossless();
+    assert_eq!(ledger.captured, u64::from(FRAMES), "one account for both rings: {ledger:#?}");
+    let arrived = frames_of(&arriving.stop()).iter().map(|frame| frame[50..].to_vec()).collect::<Vec<_>>();
+    assert!(arrived == frames, "each frame arrives once, in order");
 }
 
 /// Conversations over HTTP as a client and a server have them, each of ten frames and with a request that a rule looks
@@ -342,6 +506,6 @@ fn workers_stand_back_as_they_are_told() {
         threads.collect::<BTreeSet<_>>()
     };
     let expected: BTreeSet<String> = ["worker-0 11 3 0", "worker-1 11 3 0"].map(str::to_owned).into();
-    crate::lab::await_that("two workers that stand back", || scheduled() == expected);
+    await_that("two workers that stand back", || scheduled() == expected);
     farspan.stop().assert_lossless();
 }

@@ -113,8 +113,8 @@ impl Shared {
 #[derive(Debug)]
 pub(in crate::session) struct Governed {
     shared: Arc<Shared>,
-    /// What this worker has told so far.
-    told: Measures,
+    /// What this worker has told so far; `None` before its first turn with a governor.
+    told: Option<Measures>,
     /// When more began to be used than [`BURST`] times the limit, and what all workers had used by then.
     since: (Instant, Measures),
     /// Whether it has narrowed the window since then.
@@ -127,19 +127,21 @@ impl Governed {
     /// A worker that begins now.
     pub(in crate::session) fn new(shared: Arc<Shared>, now: Instant) -> Self {
         let used = shared.meters.read();
-        Self { shared, told: Measures::default(), since: (now, used), has_braked: false, started: now }
+        Self { shared, told: None, since: (now, used), has_braked: false, started: now }
     }
 
-    /// Follows the window: at the beginning of a turn.
-    pub(in crate::session) fn follow(&mut self, now: Instant, shed: &mut Shed) {
+    /// Follows the window: at the beginning of a turn. What the worker has done before the first one is nobody's concern.
+    pub(in crate::session) fn follow(&mut self, now: Instant, ledger: &Ledger, shed: &mut Shed) {
+        self.told.get_or_insert_with(|| Measures::of(ledger, cpu_time(0)));
         shed.follow(&self.shared.admission, now.saturating_duration_since(self.started).as_secs());
     }
 
     /// Tells what the turn used: at its end. `now` is the time at its beginning.
     pub(in crate::session) fn tell(&mut self, now: Instant, ledger: &Ledger, shed: &mut Shed) {
-        let measured = Measures::of(ledger, cpu_time(self.told.cpu));
-        self.shared.meters.add(measured.since(self.told));
-        self.told = measured;
+        let told = self.told.unwrap_or_default();
+        let measured = Measures::of(ledger, cpu_time(told.cpu));
+        self.shared.meters.add(measured.since(told));
+        self.told = Some(measured);
 
         let used = self.shared.meters.read();
         let since = used.since(self.since.1);
@@ -237,7 +239,7 @@ mod tests {
         assert_eq!((shared.take_braked(), shared.take_braked()), (Some(braked), None));
         // The governor decides anew.
         shared.admission.set(crate::select::shed::Window::FULL);
-        governed.follow(start + TICK, &mut shed);
+        governed.follow(start + TICK, &ledger(500, 125), &mut shed);
         assert_eq!(shed.window().open, BUCKETS);
         governed.tell(start + TICK * 2, &ledger(600, 125), &mut shed);
         assert_eq!(shed.window().open, BUCKETS, "within the limit");

@@ -8,25 +8,24 @@ mod link_load;
 mod meters;
 mod pressure;
 mod regulator;
+mod totals;
 mod view;
 
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use crate::config::daemon::TotalLimitPlan;
 use crate::config::plan::LimitPlan;
 use crate::kernel::underlay::Underlay;
 use crate::quantity::{CpuShare, Share};
 use crate::select::shed::{BUCKETS, Window};
 use link_load::LinkLoad;
+use meters::Measures;
 pub(super) use meters::{Governed, Shared};
-use meters::{Measures, Meters};
 use regulator::{Regulator, TICK};
+pub use totals::Totals;
 pub use view::{GovernorState, GovernorView, LimitView, Shown};
 
 /// How long flows are left out before it is said: a burst of a moment is no news.
@@ -36,66 +35,36 @@ const SAYS_AGAIN: Duration = Duration::from_mins(1);
 /// For so many ticks the kept fraction is shown.
 const KEPT_OVER: usize = 20;
 
-/// What all sessions of a daemon use together. Each session's governor adds to it and keeps within it.
-#[derive(Debug)]
-pub struct Totals {
-    limit: Mutex<TotalLimitPlan>,
-    meters: Meters,
-}
-
-impl Totals {
-    /// Nothing is used yet.
-    pub fn new(limit: TotalLimitPlan) -> Self {
-        Self { limit: Mutex::new(limit), meters: Meters::default() }
-    }
-
-    /// What all sessions may use from now on; returns what it was before. Sessions that were opened while nothing was limited
-    /// are not kept to it before they start again.
-    pub fn replace(&self, limit: TotalLimitPlan) -> TotalLimitPlan {
-        std::mem::replace(&mut *self.limit.lock().unwrap_or_else(PoisonError::into_inner), limit)
-    }
-
-    /// What all sessions may use.
-    fn limit(&self) -> TotalLimitPlan {
-        *self.limit.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether anything but memory is limited.
-    fn is_any(&self) -> bool {
-        let TotalLimitPlan { memory: _, bandwidth, rate, cpu } = self.limit();
-        bandwidth.is_some() || rate.is_some() || cpu.is_some()
-    }
-}
-
-/// What a governor is made from, before its session starts.
-#[derive(Debug)]
+/// What a governor is made from.
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     session: String,
     limit: LimitPlan,
     underlays: Vec<Arc<Underlay>>,
     totals: Option<Arc<Totals>>,
-    pub(super) shared: Arc<Shared>,
 }
 
 impl Plan {
-    /// For a session with this limit, if it has one that leaves flows out or `totals` have.
-    pub(super) fn of(
+    /// For a session with this limit, which tunnels by `underlays` and is one of those that `totals` are about.
+    pub(super) fn new(
         session: &str,
         limit: LimitPlan,
         underlays: Vec<Arc<Underlay>>,
         totals: Option<Arc<Totals>>,
-    ) -> Option<Self> {
-        let totals = totals.filter(|totals| totals.is_any());
-        (limit.is_any() || totals.is_some()).then(|| {
-            let shared = Arc::new(Shared::new(allowance(&limit)));
-            Self { session: session.to_owned(), limit, underlays, totals, shared }
-        })
+    ) -> Self {
+        Self { session: session.to_owned(), limit, underlays, totals }
     }
 
-    /// Starts to govern. Must be called inside a tokio runtime.
-    pub(super) fn start(self) -> Governor {
+    /// What workers and governor are to share, if there is a limit now, of the session or of all, that leaves flows out.
+    pub(super) fn shared(&self) -> Option<Arc<Shared>> {
+        let is_any = self.limit.is_any() || self.totals.as_ref().is_some_and(|totals| totals.is_any());
+        is_any.then(|| Arc::new(Shared::new(allowance(&self.limit))))
+    }
+
+    /// Starts to govern the workers that have `shared`. Must be called inside a tokio runtime.
+    pub(super) fn start(&self, shared: Arc<Shared>) -> Governor {
         let shown = Shown::new();
-        let at_work = AtWork::new(self, shown.clone());
+        let at_work = AtWork::new(self.clone(), shared, shown.clone());
         Governor { shown, task: tokio::spawn(at_work.run()) }
     }
 }
@@ -135,9 +104,10 @@ impl Drop for Governor {
 #[derive(Debug)]
 struct AtWork {
     plan: Plan,
+    shared: Arc<Shared>,
     shown: Shown,
     regulator: Regulator,
-    /// When it looked last, and what had been used then: by the session, by all sessions, by the process.
+    /// When it looked last, and what had been used then: by the session, by all sessions.
     looked: Looked,
     links: Option<LinkLoad>,
     pressure: Option<Share>,
@@ -154,8 +124,19 @@ struct Looked {
     at: Instant,
     own: Measures,
     all: Measures,
-    process: Duration,
     stalled: Duration,
+}
+
+/// A limit, and what was used of it since the last tick.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    /// Its key.
+    name: &'static str,
+    /// In the units of [`LimitView`].
+    allowed: f64,
+    measured: f64,
+    /// How much of what it has for mirrors they used: 1 is all of it.
+    times: f64,
 }
 
 /// What was said, and when.
@@ -168,7 +149,7 @@ struct Speech {
 }
 
 impl AtWork {
-    fn new(plan: Plan, shown: Shown) -> Self {
+    fn new(plan: Plan, shared: Arc<Shared>, shown: Shown) -> Self {
         let mut pressure = plan.limit.pressure;
         if let (Some(_), Err(error)) = (pressure, pressure::stalled()) {
             tracing::warn!(
@@ -186,14 +167,14 @@ impl AtWork {
         });
         let looked = Looked {
             at: Instant::now(),
-            own: plan.shared.meters.read(),
+            own: shared.meters.read(),
             all: plan.totals.as_ref().map(|totals| totals.meters.read()).unwrap_or_default(),
-            process: process_time().unwrap_or_default(),
-            stalled: pressure::stalled().unwrap_or_default(),
+            stalled: pressure.and_then(|_| pressure::stalled().ok()).unwrap_or_default(),
         };
         let (kept, speech) = ([(0, 0); KEPT_OVER], Speech::default());
         Self {
             plan,
+            shared,
             shown,
             regulator: Regulator::default(),
             looked,
@@ -207,10 +188,11 @@ impl AtWork {
     }
 
     async fn run(mut self) {
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first one comes at once.
-        ticks.tick().await;
+        let now = Instant::now();
+        let first = self.plan.totals.as_ref().map_or(now + TICK, |totals| totals.next_tick(now));
+        let mut ticks = interval_at(first, TICK);
+        // A late one does not move those that follow.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             ticks.tick().await;
             self.look().await;
@@ -225,13 +207,13 @@ impl AtWork {
         if passed < TICK / 4 {
             return;
         }
-        let own = self.plan.shared.meters.read();
+        let own = self.shared.meters.read();
         let since = own.since(self.looked.own);
-        let uses = self.uses(since, passed).await;
-        let tightest = uses.iter().map(|&(_, allowed, measured)| measured / allowed).fold(0.0, f64::max);
-        let mut window = self.regulator.step(tightest, since.kept(), self.plan.shared.take_braked(), passed);
+        let uses = self.uses(since, now, passed).await;
+        let tightest = uses.iter().map(|one| one.times).fold(0.0, f64::max);
+        let mut window = self.regulator.step(tightest, since.kept(), self.shared.take_braked(), passed);
         window.in_portions = self.is_short_of_cpu() && window.settled < BUCKETS;
-        self.plan.shared.admission.set(window);
+        self.shared.admission.set(window);
         self.looked = Looked { at: now, own, ..self.looked };
 
         self.kept[self.tick % KEPT_OVER] = (since.wanted, since.shed);
@@ -242,8 +224,8 @@ impl AtWork {
         self.shown.set(view);
     }
 
-    /// Each limit with what it allows and what was used, a second.
-    async fn uses(&mut self, since: Measures, passed: Duration) -> Vec<(&'static str, f64, f64)> {
+    /// Each limit with what was used of it, a second.
+    async fn uses(&mut self, since: Measures, now: Instant, passed: Duration) -> Vec<Use> {
         let seconds = passed.as_secs_f64();
         #[allow(clippy::cast_precision_loss, reason = "a proportion")]
         let a_second = |count: u64| count as f64 / seconds;
@@ -251,31 +233,35 @@ impl AtWork {
         let LimitPlan { bandwidth, rate, cpu, memory: _, underlay, pressure: _ } = self.plan.limit;
         let mut uses = Vec::new();
         let mut put = |name, allowed: Option<f64>, measured: f64| {
-            uses.extend(allowed.map(|allowed| (name, allowed, measured)));
+            uses.extend(allowed.map(|allowed| Use { name, allowed, measured, times: measured / allowed }));
         };
         put("limit.bandwidth", bandwidth, a_second(since.bytes) * 8.0);
         put("limit.rate", rate, a_second(since.frames));
         put("limit.cpu", cores(cpu), a_second(since.cpu) / 1e9);
+        let mut mirrored = a_second(since.bytes) * 8.0;
         if let Some(totals) = &self.plan.totals {
             let limit = totals.limit();
             totals.meters.add(since);
             let all = totals.meters.read();
             let together = all.since(std::mem::replace(&mut self.looked.all, all));
-            put("total limit.bandwidth", limit.bandwidth, a_second(together.bytes) * 8.0);
+            mirrored = a_second(together.bytes) * 8.0;
+            put("total limit.bandwidth", limit.bandwidth, mirrored);
             put("total limit.rate", limit.rate, a_second(together.frames));
-            if let (Some(allowed), Some(process)) = (limit.cpu, process_time()) {
-                let before = std::mem::replace(&mut self.looked.process, process);
-                put("total limit.cpu", Some(allowed.cores()), process.saturating_sub(before).as_secs_f64() / seconds);
+            if let (Some(allowed), Some(used)) = (cores(limit.cpu), totals.cores(now)) {
+                put("total limit.cpu", Some(allowed), used);
             }
         }
-        if let (Some(allowed), Ok(stalled)) = (self.pressure, pressure::stalled()) {
+        if let Some(allowed) = self.pressure
+            && let Ok(stalled) = pressure::stalled()
+        {
             let before = std::mem::replace(&mut self.looked.stalled, stalled);
             put("limit.pressure", Some(allowed.fraction()), stalled.saturating_sub(before).as_secs_f64() / seconds);
         }
         if let (Some(allowed), Some(links)) = (underlay, &mut self.links)
-            && let Some(load) = links.busiest(seconds).await
+            && let Some(busy) = links.busiest(seconds).await
         {
-            uses.push(("limit.underlay", allowed.fraction(), load));
+            let (allowed, measured) = (allowed.fraction(), busy.load);
+            uses.push(Use { name: "limit.underlay", allowed, measured, times: busy.times(allowed, mirrored) });
         }
         uses
     }
@@ -286,14 +272,14 @@ impl AtWork {
         is_total || self.plan.limit.cpu.is_some() || self.pressure.is_some()
     }
 
-    /// Smooths what is shown.
-    fn remember(&mut self, uses: &[(&'static str, f64, f64)]) {
-        for &(name, allowed, measured) in uses {
-            match self.limits.iter_mut().find(|limit| limit.name == name) {
-                Some(limit) => limit.measured += (measured - limit.measured) * 0.1,
-                None => self.limits.push(LimitView { name: name.into(), allowed, measured }),
-            }
-        }
+    /// Smooths what is shown. A reload may have changed what all sessions are allowed.
+    fn remember(&mut self, uses: &[Use]) {
+        let now = |&Use { name, allowed, measured, .. }: &Use| {
+            let before = self.limits.iter().find(|limit| limit.name == name);
+            let measured = before.map_or(measured, |limit| limit.measured + (measured - limit.measured) * 0.1);
+            LimitView { name: name.into(), allowed, measured }
+        };
+        self.limits = uses.iter().map(now).collect();
     }
 
     fn show(&self, window: Window) -> GovernorView {
@@ -353,9 +339,4 @@ impl AtWork {
             (None, None) => {}
         }
     }
-}
-
-/// CPU time of this process.
-fn process_time() -> Option<Duration> {
-    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).map_err(io::Error::from).ok()
 }
