@@ -19,6 +19,7 @@ use crate::error::Problems;
 use crate::ledger::Ledger;
 use crate::privilege::user::become_user;
 use crate::source;
+use crate::sys::malloc::return_large_allocations;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -58,6 +59,7 @@ pub fn run(arguments: &RunArguments, log: &LogArguments) -> Result<(), Problems>
         output::check_reader(&session.destinations)?;
     }
     allow_many_descriptors();
+    return_large_allocations();
     let file = arguments.config.clone();
     let load = {
         let file = file.clone();

@@ -4,6 +4,7 @@
 pub mod async_fd;
 pub mod ethtool;
 pub mod interface;
+pub mod malloc;
 pub mod mmap;
 pub mod mmsg;
 pub mod packet_fanout;
