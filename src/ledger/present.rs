@@ -260,7 +260,7 @@ mod tests {
   kernel dropped                 7  before farspan saw them; a larger --buffer holds more
   interface dropped              1  by the interface or its driver; `ip -s link` says more
   dropped                        3
-    own_traffic                  2  the frame carries this session's own tunnel, or an ICMP error about it
+    own_traffic                  2  the frame carries one of farspan's own tunnels, or an ICMP error about one
     unsegmentable                1  a super-frame whose wire segments cannot be known
                                     capture with engine = \"ring\", or switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off
   segments added                 4  out of 1 super-frames

@@ -61,7 +61,7 @@ macro_rules! reasons {
 
 reasons! {
     OwnTraffic, "own_traffic", Policy,
-        "the frame carries this session's own tunnel, or an ICMP error about it",
+        "the frame carries one of farspan's own tunnels, or an ICMP error about one",
         "none needed: mirroring the mirror would never end";
     Filtered, "filtered", Policy,
         "the frame inside the tunnel does not match the filter",

@@ -19,7 +19,7 @@ use crate::error::{ExitCode, Explain};
 use crate::kernel::underlay::NextHop;
 use crate::ledger::Ledger;
 use crate::quantity::{Mtu, PortRange};
-use crate::select::own_traffic::Carrier;
+use crate::wire::carrier::Carrier;
 
 /// An engine that drops what its script says and counts what it "sent".
 #[derive(Debug, Default)]
@@ -117,7 +117,7 @@ fn offer(destinations: &mut Destinations, ledger: &mut Ledger, bytes: &[u8]) {
 }
 
 proptest! {
-    /// DESIGN's law, for two destinations with different luck, after every step.
+    /// The law (`ledger/law.rs`), for two destinations with different luck, after every step.
     #[test]
     fn the_ledger_balances_whatever_happens(
         events in vec(events(), 0..120),
