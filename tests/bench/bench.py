@@ -286,11 +286,15 @@ class Bench:
                  f"{row['lost_by_suricata']}")
 
     def many(self):
-        """Hundreds of sessions that have nothing to do."""
-        self.found["sessions"] = row = daemon.sessions(self.lab, SESSIONS, 5 if self.quick else 20)
-        self.say(f"{SESSIONS} sessions: start {row['start_seconds']:.2f} s {goal(row['start_seconds'], most=MOST_START)}, "
-                 f"{row['resident_kib_each']} KiB each {goal(row['resident_kib_each'], most=MOST_KIB, digits=0)}, idle "
-                 f"{row['cpu_percent']:.3f} % of a core {goal(row['cpu_percent'], most=MOST_IDLE_OF_ALL)}")
+        """Hundreds of sessions that have nothing to do, without and with a limit for all of them together."""
+        self.found["sessions"] = []
+        for limit in ("", '[limit]\ncpu = "50%"\n'):
+            row = daemon.sessions(SESSIONS, 5 if self.quick else 20, limit)
+            self.found["sessions"].append(row)
+            self.say(f"{SESSIONS} sessions{', [limit] cpu' if limit else ''}: start {row['start_seconds']:.2f} s "
+                     f"{goal(row['start_seconds'], most=MOST_START)}, {row['resident_kib_each']} KiB each "
+                     f"{goal(row['resident_kib_each'], most=MOST_KIB, digits=0)}, idle {row['cpu_percent']:.3f} % of a core "
+                     f"{goal(row['cpu_percent'], most=MOST_IDLE_OF_ALL)}")
         self.say()
 
     def run(self):

@@ -1,6 +1,7 @@
 """`farspan run` under the benchmark: with a limit of CPU time before an IDS, and with hundreds of sessions."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -89,6 +90,8 @@ class Suricata:
     """An IDS at the analyzer's end, which alerts once for each whole conversation."""
 
     def __init__(self, lab):
+        if not shutil.which("suricata"):
+            raise Refused("suricata is not installed")
         self.folder = tempfile.TemporaryDirectory(prefix="farspan-bench-")
         path = Path(self.folder.name)
         (path / "rules").write_text(RULE)
@@ -171,7 +174,7 @@ def governed(lab, pace, seconds, limit):
     }
 
 
-def sessions(lab, count, seconds):
+def sessions(count, seconds, limit=""):
     """So many sessions with an interface each, and nothing to do: how long they take to start, memory, CPU."""
     name = f"fpr{os.getpid()}-sessions"
     inside = lambda *command: ["ip", "netns", "exec", name, *map(str, command)]  # noqa: E731
@@ -183,14 +186,14 @@ def sessions(lab, count, seconds):
         links += ("link add u0 type veth peer name a0\nlink set a0 up\nlink set u0 up\naddress add 192.0.2.1/24 dev u0\n"
                   "neigh replace 192.0.2.2 lladdr 02:00:00:00:00:99 dev u0 nud permanent\n")
         subprocess.run(["ip", "-n", name, "-batch", "-"], input=links, text=True, check=True)
-        configuration = "".join(f'[session.s{each}]\nsource.interface = "t{each}"\n'
+        configuration = limit + "".join(f'[session.s{each}]\nsource.interface = "t{each}"\n'
                                 f'destination.ids.to = "vxlan://192.0.2.2?vni={each}"\n' for each in range(1, count + 1))
         with Daemon(inside, configuration) as daemon:
             time.sleep(2)
             cpu = daemon.cpu()
             time.sleep(seconds)
             cpu = daemon.cpu() - cpu
-            return {"start_seconds": round(daemon.start_seconds, 2), "cpu_percent": round(cpu / seconds / 1e7, 3),
+            return {"limit": limit.strip(), "start_seconds": round(daemon.start_seconds, 2), "cpu_percent": round(cpu / seconds / 1e7, 3),
                     "resident_kib_each": round(daemon.resident() / count)}
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=False)
