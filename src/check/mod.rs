@@ -10,24 +10,23 @@ pub mod facts;
 pub mod finding;
 pub mod gro;
 pub mod gso;
+pub mod kept;
 pub mod limits;
 pub mod local_ends;
 pub mod mtu;
 pub mod network;
-pub mod privileges;
+pub mod permissions;
 pub mod report;
-pub mod rights;
 #[cfg(test)]
 mod testing;
+pub mod timers;
 pub mod traffic;
 pub mod words;
 pub mod workers;
 pub mod xdp;
 
-use std::os::unix::fs::FileTypeExt as _;
-
 use crate::config::local_end::CaptureFilePlan;
-use crate::config::plan::{DestinationPlan, End, FilePath, SessionPlan, TransmitPlan, TunnelPlan};
+use crate::config::plan::{DestinationPlan, End, SessionPlan, TransmitPlan, TunnelPlan};
 use crate::destination::missing_ids;
 use crate::destination::shared_file::CannotCreate;
 use crate::error::{Explain, Problems};
@@ -49,7 +48,7 @@ pub async fn check(plan: &SessionPlan) -> (Report, Vec<Box<dyn Explain>>) {
     let (facts, unreachable) = Facts::gather(plan).await;
     problems.extend(unreachable);
     problems.extend(relay_loops(plan, &facts.underlays));
-    problems.extend(privileges::problems(plan, &facts));
+    problems.extend(permissions::problems(plan, &facts));
     problems.extend(local_ends::problems(plan, &facts));
     problems.extend(unwritable_files(plan));
     (judge(plan, &facts), problems)
@@ -58,12 +57,7 @@ pub async fn check(plan: &SessionPlan) -> (Report, Vec<Box<dyn Explain>>) {
 /// Opens the session's sources with their filter and closes them again; says what their interfaces are called.
 fn open_sources(plan: &SessionPlan) -> Result<Vec<String>, Problems> {
     // Opening a pipe would take from it what the session is to read.
-    let is_pipe = match plan.source.file().map(|plan| &plan.file) {
-        None => false,
-        Some(FilePath::Standard) => true,
-        Some(FilePath::Path(path)) => path.metadata().is_ok_and(|about| about.file_type().is_fifo()),
-    };
-    if is_pipe {
+    if plan.source.file().is_some_and(|plan| plan.file.is_pipe()) {
         return Ok(Vec::new());
     }
     let opened = source::open(plan)?;
@@ -96,13 +90,18 @@ fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
         network::findings,
         gso::findings,
         xdp::findings,
-        privileges::findings,
+        permissions::findings,
         local_ends::findings,
         analyzer::findings,
     ];
     let mut findings: Vec<Finding> = rules.iter().flat_map(|rule| rule(plan, facts)).collect();
     findings.sort_by_key(|finding| finding.severity);
-    Report { session: plan.name.clone(), statements: words::statements(plan, facts), findings }
+    Report {
+        session: plan.name.clone(),
+        statements: words::statements(plan, facts),
+        findings,
+        expiries: timers::expiries(plan, facts),
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ pub struct Report {
     pub statements: Vec<Statement>,
     /// What somebody should know, warnings first.
     pub findings: Vec<Finding>,
+    /// How often a second timers of its packet rings expire.
+    pub expiries: u64,
 }
 
 /// One line of the plan in words.
@@ -37,18 +39,22 @@ impl fmt::Display for Report {
         for Statement { about, text } in &self.statements {
             writeln!(f, "  {about:<8} {text}")?;
         }
-        for finding in &self.findings {
-            let severity = match finding.severity {
-                Severity::Warning => "warning",
-                Severity::Note => "note",
-            };
-            writeln!(f, "{severity}: {}", finding.what)?;
-            if !finding.why.is_empty() {
-                writeln!(f, "  why:  {}", finding.why)?;
-            }
-            for (number, line) in finding.remedy.iter().enumerate() {
-                writeln!(f, "  {:<5} {line}", if number == 0 { "do:" } else { "" })?;
-            }
+        self.findings.iter().try_for_each(|finding| write!(f, "{finding}"))
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        };
+        writeln!(f, "{severity}: {}", self.what)?;
+        if !self.why.is_empty() {
+            writeln!(f, "  why:  {}", self.why)?;
+        }
+        for (number, line) in self.remedy.iter().enumerate() {
+            writeln!(f, "  {:<5} {line}", if number == 0 { "do:" } else { "" })?;
         }
         Ok(())
     }
@@ -70,6 +76,7 @@ mod tests {
                     .cure("or VXLAN"),
                 Finding::note("all is well"),
             ],
+            expiries: 500,
         };
         assert_eq!(
             report.to_string(),

@@ -1,12 +1,15 @@
 //! `farspan check`: what would happen, without sending anything.
 
 use std::io::{self, Write as _};
+use std::panic::resume_unwind;
+
+use tokio::spawn;
 
 use super::runtime::block_on;
 use super::session_arguments::SessionArguments;
 use super::source_arguments::AllSourceArguments;
-use crate::check::check;
-use crate::check::rights::Rights;
+use crate::check::kept::Rights;
+use crate::check::{check, timers};
 use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
 use crate::kernel::capabilities::Capabilities;
@@ -43,9 +46,12 @@ pub fn run(arguments: &SessionArguments<AllSourceArguments>) -> Result<(), Probl
 
 async fn report(plans: &[SessionPlan]) -> Result<(), Problems> {
     let mut found: Vec<Box<dyn Explain>> = Vec::new();
-    for (number, plan) in plans.iter().enumerate() {
+    // All at once: each measures its traffic for a while.
+    let checks: Vec<_> = plans.iter().cloned().map(|plan| spawn(async move { check(&plan).await })).collect();
+    let mut reports = Vec::new();
+    for (number, looked) in checks.into_iter().enumerate() {
         let gap = if number == 0 { "" } else { "\n" };
-        let (report, problems) = check(plan).await;
+        let (report, problems) = looked.await.unwrap_or_else(|error| resume_unwind(error.into_panic()));
         let verdict = match problems.len() {
             0 => "would run".to_owned(),
             1 => "would not run: one problem".to_owned(),
@@ -54,6 +60,10 @@ async fn report(plans: &[SessionPlan]) -> Result<(), Problems> {
         // Whoever closed the pipe has read enough; the exit code still tells.
         let _ = writeln!(io::stdout(), "{gap}{report}{verdict}");
         found.extend(problems);
+        reports.push(report);
+    }
+    if let Some(finding) = timers::findings(&reports) {
+        let _ = write!(io::stdout(), "\n{finding}");
     }
     Problems::unless_empty(found)
 }

@@ -8,6 +8,7 @@ pub use tunnels::{Decap, EndpointPlan, OuterPackets, Tag, Takes, TunnelsPlan};
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -200,6 +201,16 @@ pub enum FilePath {
     Standard,
     /// A path.
     Path(PathBuf),
+}
+
+impl FilePath {
+    /// Whether it is a standard stream or a named pipe: whoever reads or writes it may wait for its other end.
+    pub fn is_pipe(&self) -> bool {
+        match self {
+            Self::Standard => true,
+            Self::Path(path) => path.metadata().is_ok_and(|about| about.file_type().is_fifo()),
+        }
+    }
 }
 
 /// How fast a file is replayed.
