@@ -86,6 +86,11 @@ impl Problems {
         self.0.iter().map(AsRef::as_ref)
     }
 
+    /// All of them as a log line has them.
+    pub fn in_one_line(&self) -> String {
+        self.iter().map(one_line).collect::<Vec<_>>().join("; ")
+    }
+
     /// The same problems, found at `place`: it stands in front of what each says itself.
     #[must_use]
     pub fn at(self, place: &str) -> Self {
@@ -97,6 +102,23 @@ impl Problems {
     pub fn exit_code(&self) -> ExitCode {
         self.iter().map(Explain::exit_code).max().unwrap_or(ExitCode::Failed)
     }
+}
+
+/// A problem as a log line has it: what, why and where.
+pub fn one_line(problem: &dyn Explain) -> String {
+    let words = what_and_why(problem);
+    problem.place().map_or_else(|| words.clone(), |place| format!("{words} ({place})"))
+}
+
+/// The same where everybody knows where.
+pub fn what_and_why(problem: &dyn Explain) -> String {
+    let mut words = problem.to_string();
+    let mut cause = problem.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
 }
 
 /// A problem and the place where it was found.

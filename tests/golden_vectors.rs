@@ -5,7 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 use farspan::quantity::{Direction, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, Timestamp, Ttl, Vni};
-use farspan::select::own_traffic::{Carrier, OwnTraffic, OwnTunnel};
+use farspan::select::own_traffic::OwnTraffic;
+use farspan::wire::carrier::{Carrier, OwnTunnel};
 use farspan::wire::decapsulate::{Decapsulated, Rules, Tunnel};
 use farspan::wire::erspan::{Erspan2, Erspan3, Ticks};
 use farspan::wire::geneve::Geneve;

@@ -11,7 +11,7 @@ use crate::config::resolve::destinations;
 use crate::destination::Patience;
 use crate::destination::Shared;
 use crate::error::{Explain, Problems};
-use crate::kernel::resolve::resolve;
+use crate::kernel::locate::resolve;
 use crate::ledger::Ledger;
 use crate::probe::{self, Token};
 use crate::session::open_destinations;

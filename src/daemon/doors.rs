@@ -13,7 +13,7 @@ use super::control::{Answer, Command, Control};
 use super::view::State;
 use super::{Manager, metrics};
 use crate::config::daemon::{ControlPlan, DaemonPlan, MetricsPlan};
-use crate::error::{ExitCode, Explain, Problems};
+use crate::error::{ExitCode, Explain, Problems, one_line};
 
 /// How long whoever pauses or resumes a session waits for its new state: longer than a session takes that sends what it has.
 const ORDER_PATIENCE: Duration = Duration::from_secs(6);
@@ -104,7 +104,10 @@ impl Doors {
             self.metrics = Door { plan: Some(plan), task };
         }
         if let Some((plan, control)) = control {
-            let task = control.map(|control| {
+            let task = control.map(|mut control| {
+                if let Err(error) = control.take_place() {
+                    tracing::warn!("{}", one_line(&error));
+                }
                 let manager = manager.clone();
                 tokio::spawn(control.serve(move |command| carry_out(manager.clone(), command)))
             });

@@ -46,7 +46,7 @@ use crate::session::control::{ECHO, PATIENCE, Signals};
 use doors::Doors;
 use manager::Request;
 use opening::{Common, Kept};
-use supervisor::{Order, in_one_line};
+use supervisor::Order;
 
 /// How long the start waits for sessions that take their time, such as for a name server.
 const START_PATIENCE: Duration = Duration::from_secs(3);
@@ -186,7 +186,7 @@ async fn keep_reloading(
     while let Some(request) = requests.recv().await {
         notify::reloading();
         let loaded = load();
-        let outcome = async {
+        let outcome: Result<_, Problems> = async {
             let new = loaded?;
             let opened = doors.open(&new)?;
             let report = reload::reload(&manager, &common, &new).await?;
@@ -207,7 +207,7 @@ async fn keep_reloading(
             match &outcome {
                 Ok(_) => (reloads.succeeded, reloads.last_error) = (reloads.succeeded + 1, None),
                 Err(problems) => {
-                    (reloads.failed, reloads.last_error) = (reloads.failed + 1, Some(in_one_line(problems)));
+                    (reloads.failed, reloads.last_error) = (reloads.failed + 1, Some(problems.in_one_line()));
                 }
             }
         }

@@ -17,8 +17,8 @@ use crate::destination::health::Health;
 use crate::destination::last_error::LastErrors;
 use crate::error::Problems;
 use crate::kernel::link_events::Links;
+use crate::kernel::locate::Kernel;
 use crate::kernel::netns::Namespace;
-use crate::kernel::resolve::Kernel;
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::kernel::underlay_error::UnderlayError;
 use crate::kernel::watch::Watcher;
@@ -125,7 +125,7 @@ impl Common {
         let stays = matches!(&plan.source, SourcePlan::Live(live) if live.has_patterns() || live.interfaces.len() > 1);
         let mut around = Surroundings {
             all_tunnels: self.all_tunnels.clone(),
-            shared: kept.take(),
+            shared: kept.get(),
             stays,
             totals: Some(Arc::clone(&self.totals)),
             errors: kept.errors.clone(),
@@ -231,8 +231,15 @@ impl Kept {
         *kept = kept.take().map(|shared| shared.for_another_run(&plan.destinations));
     }
 
-    fn take(&self) -> Option<Shared> {
-        self.lock().take()
+    /// Lets go of what another session, or another version of this one, could not have meanwhile.
+    pub(super) fn release(&self) {
+        if let Some(shared) = &mut *self.lock() {
+            shared.release();
+        }
+    }
+
+    fn get(&self) -> Option<Shared> {
+        self.lock().clone()
     }
 
     fn put(&self, shared: Option<Shared>) {

@@ -14,7 +14,7 @@ use tracing::{Instrument, info, warn};
 use super::manager::{Entry, Manager, span_of};
 use super::memory;
 use super::opening::{Common, Kept, Started};
-use super::supervisor::{Order, Replacement, in_one_line};
+use super::supervisor::{Order, Replacement, last_words};
 use super::view::State;
 use crate::config::change::{Changes, Claim, claims};
 use crate::config::daemon::{DaemonPlan, TotalLimitPlan};
@@ -91,6 +91,13 @@ pub(super) async fn reload(
         join_all(holders.iter().map(|holder| holder.free())).await;
         open_all(common, coming.iter_mut().filter(|one| is_late(one)).collect()).await;
         if let Err(problems) = give_up_if_any_failed(&coming) {
+            // What they have open is what the others need again.
+            let opened = coming.iter_mut().filter_map(|one| one.outcome.as_mut()?.as_mut().ok());
+            join_all(opened.map(|started| {
+                started.running.stop();
+                last_words(started)
+            }))
+            .await;
             drop(coming);
             for holder in holders {
                 holder.go_on_as_before();
@@ -162,7 +169,7 @@ fn give_up_if_any_failed(coming: &[Coming]) -> Result<(), Problems> {
     let words =
         coming.iter().filter(|one| one.before.as_ref().is_some_and(|before| before.is_running)).filter_map(|one| {
             let problems = one.outcome.as_ref()?.as_ref().err()?;
-            Some(CannotChange { session: one.plan.name.clone(), why: in_one_line(problems) }.into())
+            Some(CannotChange { session: one.plan.name.clone(), why: problems.in_one_line() }.into())
         });
     Problems::unless_empty(words.collect::<Vec<Box<dyn Explain>>>())
 }
@@ -182,7 +189,7 @@ fn carry_out(
         let started = match outcome {
             Some(Ok(started)) => Some(started),
             Some(Err(problems)) => {
-                report.not_open.push((plan.name.clone(), in_one_line(&problems)));
+                report.not_open.push((plan.name.clone(), problems.in_one_line()));
                 None
             }
             None => None,
@@ -270,11 +277,12 @@ pub(super) fn say(outcome: &Result<ReloadReport, Problems>) {
                     .flatten()
                     .collect();
             let told = if told.is_empty() { "nothing changed".to_owned() } else { told.join("; ") };
-            info!("reloaded: {told}; {} sessions went on", report.kept.len());
+            let (kept, plural) = (report.kept.len(), if report.kept.len() == 1 { "" } else { "s" });
+            info!("reloaded: {told}; {kept} session{plural} went on");
             for (session, why) in &report.not_open {
                 warn!("session {session} is not open yet: {why}");
             }
         }
-        Err(problems) => warn!("not reloaded, everything runs on as it did: {}", in_one_line(problems)),
+        Err(problems) => warn!("not reloaded, everything runs on as it did: {}", problems.in_one_line()),
     }
 }

@@ -5,12 +5,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use super::supervisor::{one_line, what_and_why};
 use super::view::{DestinationView, InterfaceView, SessionView, State};
-use crate::config::plan::{DestinationPlan, SessionPlan};
+use crate::config::plan::{DestinationPlan, FilePath, SessionPlan};
 use crate::destination::health::{Complaint, Health};
 use crate::destination::last_error::{LastError, LastErrors};
-use crate::error::Explain;
+use crate::error::{Explain, one_line, what_and_why};
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::ledger::{Ledger, Published};
 use crate::session::{empty_ledger, governor};
@@ -176,9 +175,13 @@ impl Shown {
         Arc::clone(&self.lock().plan)
     }
 
-    /// Whether every worker has done a turn lately. Whoever asks does so at least once a minute.
+    /// Whether every worker has done a turn lately. Whoever asks does so at least once a minute. Who reads or writes a pipe
+    /// waits for whoever is at its other end.
     pub(super) fn is_alive(&self, now: Instant) -> bool {
         let mut inner = self.lock();
+        if has_pipe(&inner.plan) {
+            return true;
+        }
         inner.workers.iter_mut().all(|worker| {
             let turns = worker.published.turns();
             if turns != worker.turns {
@@ -250,6 +253,12 @@ impl Inner {
             last_error_at,
         }
     }
+}
+
+/// Whether a session replays a pipe, or writes one.
+fn has_pipe(plan: &SessionPlan) -> bool {
+    let files = plan.destinations.iter().filter_map(DestinationPlan::file);
+    files.chain(plan.source.file().map(|replay| &replay.file)).any(FilePath::is_pipe)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::backoff::{Backoff, Complaint};
 use super::opening::{Common, Kept, Opened, Started};
 use super::shown::Shown;
 use super::view::State;
+use crate::config::change::claims;
 use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
 use crate::kernel::lookup::{Moved, moved};
@@ -156,6 +157,8 @@ impl Supervisor {
         let (granted, ways) = (Arc::clone(&self.granted), started.ways.clone());
         let look_up = moved(&granted.destinations, &ways);
         tokio::pin!(look_up);
+        // A file that is replayed would be replayed again from its beginning.
+        let is_live = granted.source.file().is_none();
         let order = loop {
             tokio::select! {
                 outcome = started.running.ended() => {
@@ -169,17 +172,24 @@ impl Supervisor {
                     }
                 }
                 Ok(()) = interfaces.changed() => self.shown.set_interfaces(&interfaces.borrow_and_update()),
-                Ok(()) = sources.changed() => {
-                    if started.is_outdated() {
-                        info!("the way to an analyzer has another source address: the session is opened anew");
-                        if let Ok(replacement) = self.open_beside().await {
+                Ok(()) = sources.changed(), if is_live => {
+                    if !started.is_outdated() {
+                        continue;
+                    }
+                    match self.open_beside().await {
+                        Ok(replacement) => {
+                            info!("the way to an analyzer has another source address: the session is opened anew");
                             break Some(Order::Replace(replacement));
                         }
                         // What this run holds may be what the other needs.
-                        return self.begin_again(started).await;
+                        Err(_) if !claims(&self.granted, Some(&self.granted)).is_empty() => {
+                            info!("the way to an analyzer has another source address: the session ends, to be opened anew");
+                            return self.begin_again(started).await;
+                        }
+                        Err(problems) => self.stay(&problems),
                     }
                 }
-                at = &mut look_up => match self.follow(&at).await {
+                at = &mut look_up, if is_live => match self.follow(&at).await {
                     Some(replacement) => break Some(Order::Replace(replacement)),
                     None => look_up.set(moved(&granted.destinations, &ways)),
                 },
@@ -222,7 +232,9 @@ impl Supervisor {
     /// Opens another run of the session beside the one that goes on.
     async fn open_beside(&self) -> Result<Replacement, Problems> {
         let kept = self.kept.copy();
-        let started = self.common.open(&self.granted, &kept).await?.start(true)?;
+        let opened = self.common.open(&self.granted, &kept).await?;
+        opened.next_hops().await;
+        let started = opened.start(true)?;
         let (plan, granted) = (self.shown.plan(), Arc::clone(&self.granted));
         Ok(Replacement { plan, granted, started: Some(started), kept, is_same: true })
     }
@@ -238,10 +250,18 @@ impl Supervisor {
             Err(problems) => {
                 warn!(
                     "{destination}: its name stands for {to} now, but frames still go to {from}: {}",
-                    in_one_line(&problems)
+                    problems.in_one_line()
                 );
                 None
             }
+        }
+    }
+
+    /// Says that a run goes on although another should have taken its place.
+    fn stay(&mut self, problems: &Problems) {
+        let words = problems.in_one_line();
+        if self.complaint.note(&words, Instant::now()).is_some() {
+            warn!("the way to an analyzer has another source address, but the session goes on as it is: {words}");
         }
     }
 
@@ -327,6 +347,7 @@ impl Supervisor {
                 Next::Open
             }
             Some(Order::Free(freed)) => {
+                self.kept.release();
                 // Whoever asked may have given up.
                 let _ = freed.send(());
                 Next::Rest(if self.is_paused { State::Paused } else { State::Starting })
@@ -354,7 +375,7 @@ impl Supervisor {
 }
 
 /// The last words of a session that was asked to end. A pipe that gives or takes nothing may keep it from that.
-async fn last_words(started: &mut Started) -> Outcome {
+pub(super) async fn last_words(started: &mut Started) -> Outcome {
     match timeout(PATIENCE, started.running.ended()).await {
         Ok(outcome) => outcome,
         Err(_) => started.running.abandon(),
@@ -372,25 +393,3 @@ fn ahead() -> Timestamp {
 struct EndedUnasked;
 
 impl Explain for EndedUnasked {}
-
-/// A problem as a log line has it: what, why and where.
-pub(super) fn one_line(problem: &dyn Explain) -> String {
-    let words = what_and_why(problem);
-    problem.place().map_or_else(|| words.clone(), |place| format!("{words} ({place})"))
-}
-
-/// The same where everybody knows where.
-pub(super) fn what_and_why(problem: &dyn Explain) -> String {
-    let mut words = problem.to_string();
-    let mut cause = problem.source();
-    while let Some(error) = cause {
-        words = format!("{words}: {error}");
-        cause = error.source();
-    }
-    words
-}
-
-/// Several problems as a log line has them.
-pub(super) fn in_one_line(problems: &Problems) -> String {
-    problems.iter().map(one_line).collect::<Vec<_>>().join("; ")
-}

@@ -8,7 +8,7 @@ use super::transmit::Transmit;
 use crate::config::plan::{Encapsulation, Ids};
 use crate::frame::{InterfaceId, WireFrame};
 use crate::quantity::{Direction, ErspanIndex, ErspanSessionId, GreKey, Vni};
-use crate::select::own_traffic::Carrier;
+use crate::wire::carrier::Carrier;
 use crate::wire::erspan::{Erspan2, Erspan3};
 use crate::wire::ethernet;
 use crate::wire::geneve::Geneve;

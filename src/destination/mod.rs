@@ -43,7 +43,7 @@ use crate::config::plan::{DestinationPlan, End};
 use crate::error::Explain;
 use crate::frame::{InterfaceId, WireFrame};
 use crate::ledger::{DestinationLedger, DropReason, Ledger};
-use crate::select::own_traffic::OwnTunnel;
+use crate::wire::carrier::OwnTunnel;
 use capture_file::CaptureFile;
 use encapsulate::Encapsulator;
 use last_error::{LastErrors, LossWatch};

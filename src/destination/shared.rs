@@ -71,6 +71,11 @@ impl Shared {
         Self { files: self.files, taps: self.taps, counters: self.counters, ..new }
     }
 
+    /// Lets go of what only one may have: TAP devices, once nobody writes to them either.
+    pub fn release(&mut self) {
+        self.taps.clear();
+    }
+
     /// Goes on to another worker of the session: it has sockets of its own.
     pub fn go_on_to(&mut self, worker: u32) {
         self.worker = worker;

@@ -22,7 +22,7 @@ use crate::config::plan::{DestinationPlan, Encapsulation, Fit, TransmitPlan, Tun
 use crate::frame::{InterfaceId, WireFrame};
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason, IcmpReports};
-use crate::select::own_traffic::OwnTunnel;
+use crate::wire::carrier::OwnTunnel;
 use crate::wire::pcapng::Interface;
 
 /// A tunnel to one analyzer.

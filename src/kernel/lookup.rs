@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, select_all};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::resolve::addresses_of;
+use super::locate::addresses_of;
 use super::underlay::Underlay;
 use crate::config::plan::{DestinationPlan, End, Host, TunnelPlan};
 

@@ -9,6 +9,7 @@ pub mod error_queue;
 pub mod knock;
 pub mod link_events;
 pub mod links;
+pub mod locate;
 pub mod lookup;
 #[cfg(test)]
 pub(crate) mod namespace;
@@ -17,7 +18,6 @@ pub mod netlink;
 pub mod netns;
 pub mod netns_error;
 pub mod path_mtu;
-pub mod resolve;
 pub mod routes;
 pub mod segmentation;
 pub mod underlay;

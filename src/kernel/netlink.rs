@@ -6,6 +6,7 @@ use futures_util::stream::StreamExt as _;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::LinkFlags;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -137,9 +138,16 @@ impl Event {
             RouteNetlinkMessage::DelNeighbour(neighbour) => {
                 Neighbour::read(&neighbour).map(|gone| Self::Neighbour(Neighbour { reachability: None, ..gone }))
             }
+            // Captures come and go with the promiscuous mode of their interfaces; that leads nowhere else.
+            RouteNetlinkMessage::NewLink(link) if is_about_listening(link.header.change_mask) => None,
             _ => Some(Self::Topology),
         }
     }
+}
+
+/// Whether nothing has changed of a link but what it listens to.
+fn is_about_listening(changed: LinkFlags) -> bool {
+    !changed.is_empty() && (LinkFlags::Promisc | LinkFlags::Allmulti).contains(changed)
 }
 
 /// The kernel's own words for what a request came to.

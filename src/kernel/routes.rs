@@ -55,7 +55,7 @@ impl Netlink {
         }
         match self.ask(RouteNetlinkMessage::GetRoute(question)).await? {
             Some(RouteNetlinkMessage::NewRoute(answer)) => Route::read(&answer),
-            _ => Err(no_route()),
+            _ => Err(io::Error::other("the kernel does not say which way")),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::links::Mac;
@@ -24,6 +24,8 @@ const TICK: Duration = Duration::from_secs(5);
 
 /// How often a silent next hop is asked again, and the kernel for its events after it has failed.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long an answer of the kernel is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Routes and links change in bursts, so a change is looked at when this time has passed since the first.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -144,14 +146,14 @@ pub(super) async fn look(ways: impl IntoIterator<Item = &mut Way>, netlink: &Net
         let known = found.iter().position(|(known, _)| *known == question);
         let at = known.unwrap_or(found.len());
         if known.is_none() {
-            found.push((question, question.ask(netlink).await));
+            found.push((question, in_time(question.ask(netlink)).await));
         }
         let before = way.underlay.device();
         way.take(&found[at].1);
         // Our address may be gone, or the route lead through another interface with another one.
         let after = way.underlay.device();
         if (after.is_none() || after != before)
-            && let Ok(route) = netlink.route(question.remote, None, question.bound).await
+            && let Ok(route) = in_time(netlink.route(question.remote, None, question.bound)).await
             && let Some(source) = route.source
         {
             way.underlay.prefer_source(source);
@@ -161,6 +163,28 @@ pub(super) async fn look(ways: impl IntoIterator<Item = &mut Way>, netlink: &Net
             asked.push(way.neighbour);
         }
     }
+}
+
+/// An answer of the kernel, or `TimedOut`: where its queue overflows, as in a storm of changes, an answer may be lost.
+async fn in_time<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Whether an error says that datagrams cannot leave. Others are about the question, such as a lack of descriptors.
+fn is_no_way(error: &io::Error) -> bool {
+    let no_way = [
+        libc::ENETUNREACH,
+        libc::EHOSTUNREACH,
+        libc::ENETDOWN,
+        libc::EADDRNOTAVAIL,
+        libc::EAFNOSUPPORT,
+        libc::EACCES,
+        libc::EPERM,
+        libc::EINVAL,
+        libc::ENODEV,
+        libc::ENXIO,
+    ];
+    error.raw_os_error().is_some_and(|code| no_way.contains(&code))
 }
 
 /// What decides which way datagrams take.
@@ -241,6 +265,9 @@ impl Way {
                 let next_hop = self.follow(*found);
                 self.note(next_hop);
             }
+            Err(error) if !is_no_way(error) => {
+                debug!("the way to {} is not known anew: {error}", self.underlay.remote());
+            }
             Err(error) => {
                 debug!("no way to {}: {error}", self.underlay.remote());
                 self.neighbour = None;
@@ -277,7 +304,7 @@ impl Way {
     async fn ask(&self, netlink: &Netlink) {
         let (true, Some((device, address))) = (self.must_ask, self.neighbour) else { return };
         let (local, remote) = (self.underlay.local(), self.underlay.remote());
-        if let Err(error) = netlink.ask_for_neighbour(device, address, local, remote).await {
+        if let Err(error) = in_time(netlink.ask_for_neighbour(device, address, local, remote)).await {
             debug!("cannot ask for {self}: {error}");
         }
     }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::own_traffic::OwnTunnel;
+use crate::wire::carrier::OwnTunnel;
 
 /// The tunnels of all sessions. Clones are the same list.
 #[derive(Clone, Debug, Default)]
@@ -65,8 +65,8 @@ impl Drop for Entry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::own_traffic::Carrier;
     use super::*;
+    use crate::wire::carrier::Carrier;
 
     #[test]
     fn tunnels_are_there_while_their_session_is() {

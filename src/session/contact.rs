@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::orders::{Order, Orders, Returns};
 use super::stop::Stop;
-use super::window::Window;
+use super::takeover::Takeover;
 use crate::error::Explain;
 use crate::ledger::Published;
 
@@ -18,7 +18,7 @@ pub(super) struct Contact {
     /// What went wrong in the session.
     pub(super) failures: Failures,
     /// Which frames are this run's.
-    pub(super) window: Window,
+    pub(super) takeover: Takeover,
     /// What this worker is to do between two turns.
     pub(super) orders: Orders,
     /// Where it gives sources back that have ended, if anybody follows the interfaces: then it lives on without them.

@@ -11,9 +11,9 @@ pub mod relay_loop;
 mod roster;
 mod running;
 mod stop;
+mod takeover;
 #[cfg(test)]
 mod testing;
-mod window;
 mod worker;
 
 use std::sync::Arc;
@@ -38,8 +38,9 @@ use crate::normalise::Normaliser;
 use crate::quantity::Mtu;
 use crate::select::Selector;
 use crate::select::all_tunnels::{AllTunnels, Entry};
-use crate::select::own_traffic::{OwnTraffic, OwnTunnel};
+use crate::select::own_traffic::OwnTraffic;
 use crate::source::{self, Interface, Progress};
+use crate::wire::carrier::OwnTunnel;
 
 use contact::{Contact, Failures};
 use follow::Follower;
@@ -50,7 +51,7 @@ use path::Path;
 pub use running::{Outcome, Running};
 use running::{Parts, Ready};
 use stop::Stop;
-use window::Window;
+use takeover::Takeover;
 use worker::Worker;
 
 /// A session with everything open and nothing moving yet.
@@ -207,8 +208,8 @@ impl Session {
             let stop = Stop::new().map_err(no_resources)?;
             let published = Published::new(ledger.clone());
             let (orders, returns) = (Orders::default(), returns.clone());
-            let window = Window::open();
-            let contact = Contact { stop, published, failures: failures.clone(), window, orders, returns };
+            let takeover = Takeover::open();
+            let contact = Contact { stop, published, failures: failures.clone(), takeover, orders, returns };
             let path = Path {
                 selector: Selector::new(OwnTraffic::following(&around.all_tunnels), plan.sample),
                 normaliser: Normaliser::new(plan.normalise.truncate),
@@ -277,7 +278,7 @@ impl Session {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_waiting(self) -> Result<Running, Problems> {
-        self.workers.iter().for_each(|ready| ready.contact.window.close());
+        self.workers.iter().for_each(|ready| ready.contact.takeover.close());
         self.start()
     }
 

@@ -168,19 +168,25 @@ impl Running {
     /// From now on every frame is this run's, which was started waiting: no other is there any more. A clock that is set back
     /// later keeps no frame out.
     pub fn begin(&self) {
-        self.contacts.iter().for_each(|contact| contact.window.begin());
+        for contact in &self.contacts {
+            contact.takeover.begin();
+            contact.stop.wake();
+        }
     }
 
     /// From this moment on frames are this run's, which was started waiting. To be followed by [`begin`](Self::begin) when
     /// the other one has ended.
     pub fn begin_at(&self, moment: Timestamp) {
-        self.contacts.iter().for_each(|contact| contact.window.begin_at(moment));
+        for contact in &self.contacts {
+            contact.takeover.begin_at(moment);
+            contact.stop.wake();
+        }
     }
 
     /// Asks the workers to end; frames that are captured from this moment on are not theirs any more. It should be some
     /// milliseconds ahead, so that no worker is past it.
     pub fn stop_at(&self, moment: Timestamp) {
-        self.contacts.iter().for_each(|contact| contact.window.end_at(moment));
+        self.contacts.iter().for_each(|contact| contact.takeover.end_at(moment));
         self.stop();
     }
 

@@ -6,7 +6,7 @@ use super::contact::{Contact, Failures};
 use super::orders::Orders;
 use super::path::Path;
 use super::stop::Stop;
-use super::window::Window;
+use super::takeover::Takeover;
 use super::worker::Worker;
 use crate::config::local_end::CaptureFilePlan;
 use crate::config::plan::{FilePath, SamplePlan};
@@ -40,8 +40,8 @@ fn ledger() -> Ledger {
 
 pub(super) fn contact() -> Contact {
     let (stop, published) = (Stop::new().unwrap(), Published::new(ledger()));
-    let (orders, window) = (Orders::default(), Window::open());
-    Contact { stop, published, failures: Failures::default(), orders, returns: None, window }
+    let (orders, takeover) = (Orders::default(), Takeover::open());
+    Contact { stop, published, failures: Failures::default(), orders, returns: None, takeover }
 }
 
 pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Option<u64>) -> Worker {

@@ -23,6 +23,8 @@ use crate::source::{self, Readiness, Source};
 const LONGEST_LEAVE: Duration = Duration::from_secs(1);
 /// What a worker waits for at every descriptor.
 const READABLE: EpollEvent = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+/// The event by which the control plane wakes a worker.
+const WOKEN: u64 = 1;
 /// Frames that one source may hand over before the batches are flushed and the others get their turn.
 const BUDGET: usize = 1024;
 /// Longest sleep of a session that had frames lately: so often it looks at the kernel's counters, and at what came back for
@@ -42,8 +44,7 @@ const PORTION: u32 = 4;
 /// Frames of a turn that are few, so that those of several turns fit into any buffer.
 const FEW: u64 = 512;
 /// How long a stopped session still takes what the kernel captured before at most, where a run that goes on from a certain
-/// moment relies on it: a worker that the host kept from
-/// its processor catches up in that.
+/// moment relies on it: a worker that the host kept from its processor catches up in that.
 const MOST_GRACE: Duration = Duration::from_secs(2);
 
 /// One worker: owns its sources, its stages and its ledger, shares nothing that a frame touches.
@@ -57,9 +58,11 @@ pub(super) struct Worker {
     /// Captured frames after which the session ends by itself.
     count: u64,
     /// The timestamps of the frames that are this run's, as of this turn.
-    window: Range<u64>,
+    own_time: Range<u64>,
     /// Whether all frames are, now and for ever.
     is_sole: bool,
+    /// Whether the other run was gone when the latest turn began.
+    is_alone: bool,
     /// How long the kernel may still hand over what it captured before a source, or the session, was to end.
     grace: Duration,
     /// What the kernel dropped before sources that were let go: totals only rise.
@@ -108,7 +111,7 @@ impl Worker {
         count: Option<u64>,
     ) -> nix::Result<Self> {
         let wake = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        wake.add(contact.stop.descriptor(), READABLE)?;
+        wake.add(contact.stop.descriptor(), EpollEvent::new(EpollFlags::EPOLLIN, WOKEN))?;
         for source in &sources {
             if let Some(descriptor) = source.descriptor() {
                 wake.add(descriptor, READABLE)?;
@@ -124,8 +127,9 @@ impl Worker {
             published_at: None,
             asked_kernel_at: None,
             count: count.unwrap_or(u64::MAX),
-            window: 0..u64::MAX,
+            own_time: 0..u64::MAX,
             is_sole: false,
+            is_alone: false,
             grace: source::grace(delay),
             dropped_before: KernelDrops::default(),
             portion: PORTION * delay,
@@ -154,11 +158,12 @@ impl Worker {
             }
 
             if self.asked_kernel_at.is_some_and(|asked| now >= asked + 2 * KERNEL_INTERVAL) {
-                // What a source knows of its interface is from before a long sleep.
+                // What sources know of their interfaces, and destinations of their ways, is from before a long sleep.
                 self.asked_kernel_at = Some(now);
                 self.ask_kernel(false);
+                self.path.destinations.flush(now, &mut self.path.ledger);
             }
-            self.see_window();
+            self.see_takeover();
             self.follow_window(now);
             let (captured, offered) = (self.path.ledger.captured, self.path.ledger.offered);
             self.path.selector.catch_up();
@@ -175,7 +180,6 @@ impl Worker {
             self.tell_use(now);
 
             if self.contact.stop.is_requested() && stop_by.is_none() {
-                self.contact.stop.acknowledge();
                 // What the kernel captured before still sits in its buffer: give it time to hand that over.
                 stop_by = Some(now + self.grace);
             }
@@ -183,12 +187,12 @@ impl Worker {
                 break;
             }
         }
-        self.see_window();
+        self.see_takeover();
         for tap in &mut self.taps {
-            let Self { path, count, window, .. } = self;
+            let Self { path, count, own_time, .. } = self;
             let recorded = tap.source.descriptor().is_none();
             tap.source.finish(&mut |frame| {
-                if path.ledger.captured < *count && (recorded || window.contains(&frame.timestamp.nanos())) {
+                if path.ledger.captured < *count && (recorded || own_time.contains(&frame.timestamp.nanos())) {
                     path.take(frame);
                 }
             });
@@ -205,13 +209,20 @@ impl Worker {
     }
 
     /// Looks which frames are this run's. Where it takes another's place, timestamps tell them apart; once that one is gone,
-    /// and what both captured has been seen, all are: a clock that is set back must not keep them out.
-    fn see_window(&mut self) {
-        self.window = self.contact.window.read();
-        self.is_sole |= self.contact.window.is_sole() && self.taps.iter().all(|tap| tap.readiness != Readiness::More);
+    /// and what both captured has been seen, all are: a clock that is set back must not keep them out. It has been seen when
+    /// a turn that began afterwards has left nothing.
+    fn see_takeover(&mut self) {
+        self.own_time = self.contact.takeover.read();
+        self.is_sole |= self.is_alone && self.taps.iter().all(|tap| tap.readiness != Readiness::More);
+        self.is_alone = self.contact.takeover.is_sole();
         if self.is_sole {
-            self.window.start = 0;
+            self.own_time.start = 0;
         }
+    }
+
+    /// Whether nothing has said yet that this run begins.
+    fn is_held(&self) -> bool {
+        self.own_time.start == u64::MAX && !self.is_alone
     }
 
     /// Follows the window that the governor has set.
@@ -261,8 +272,12 @@ impl Worker {
             std::thread::sleep(patience);
         } else {
             let timeout = EpollTimeout::try_from(patience).unwrap_or(EpollTimeout::ZERO);
+            let mut event = [EpollEvent::empty(); 1];
             // An interrupted or failed wait only makes this turn come early.
-            let _ = self.wake.wait(&mut [EpollEvent::empty(); 1], timeout);
+            if self.wake.wait(&mut event, timeout) == Ok(1) && event[0].data() == WOKEN {
+                // Whoever woke us said why before: this turn sees it.
+                self.contact.stop.acknowledge();
+            }
         }
         self.let_come_together();
     }
@@ -278,7 +293,8 @@ impl Worker {
 
     /// Takes what the sources have, in turn, and says when the oldest of the live frames was captured.
     fn drain(&mut self, now: Instant, stopping: bool) -> Option<Timestamp> {
-        let Self { taps, path, contact, count, wake, window, .. } = self;
+        let is_held = self.is_held();
+        let Self { taps, path, contact, count, wake, own_time, .. } = self;
         let mut oldest = None;
         for tap in taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             // A source that fails gives what it still holds, be it over the budget.
@@ -293,14 +309,19 @@ impl Worker {
                 tap.readiness = Readiness::Ended;
                 continue;
             }
+            if is_held && recorded {
+                // It would send what nobody wants to be sent yet.
+                tap.readiness = Readiness::Waiting;
+                continue;
+            }
             let (mut first, mut is_over) = (Timestamp::MAX, false);
             let mut take = |frame: &Frame<'_>| {
                 // What a file holds was captured before there was a run.
-                if recorded || window.contains(&frame.timestamp.nanos()) {
+                if recorded || own_time.contains(&frame.timestamp.nanos()) {
                     first = first.min(frame.timestamp);
                     path.take(frame);
                 } else {
-                    is_over |= frame.timestamp.nanos() >= window.end;
+                    is_over |= frame.timestamp.nanos() >= own_time.end;
                 }
             };
             tap.readiness = tap.source.drain(now, budget, &mut take).unwrap_or_else(|failure| {
@@ -333,8 +354,6 @@ impl Worker {
 
     /// Does what the control plane has ordered.
     fn carry_out(&mut self, now: Instant) {
-        // The orders themselves tell what the event did.
-        self.contact.stop.acknowledge();
         for order in self.contact.orders.take() {
             match order {
                 Order::Learn { interface, name } => self.path.destinations.learn_interface(interface, &name),
@@ -360,11 +379,11 @@ impl Worker {
     /// Gives back the sources that have ended, to whoever follows interfaces: they hold no frame any more, and what the
     /// kernel dropped before them is counted.
     fn let_go(&mut self) {
-        let Self { taps, path, contact, dropped_before, window, .. } = self;
+        let Self { taps, path, contact, dropped_before, own_time, .. } = self;
         let Some(returns) = &contact.returns else { return };
         for mut tap in taps.extract_if(.., |tap| tap.readiness == Readiness::Ended) {
             tap.source.finish(&mut |frame| {
-                if window.contains(&frame.timestamp.nanos()) {
+                if own_time.contains(&frame.timestamp.nanos()) {
                     path.take(frame);
                 }
             });
@@ -407,7 +426,7 @@ impl Worker {
     /// Whether a stopped session may leave what its sources still hold. At its time's end it owes nobody a frame; where
     /// another run goes on from a certain moment, it does until it has seen that moment, or nothing more comes.
     fn may_leave(&self, now: Instant, by: Instant) -> bool {
-        let owes = self.contact.window.ends() && self.taps.iter().any(|tap| tap.readiness == Readiness::More);
+        let owes = self.contact.takeover.ends() && self.taps.iter().any(|tap| tap.readiness == Readiness::More);
         now >= by && (!owes || now >= by + MOST_GRACE)
     }
 
@@ -536,20 +555,47 @@ mod tests {
     #[test]
     fn timestamps_tell_whose_a_frame_is_until_the_other_run_is_gone_and_its_frames_are() {
         let contact = testing::contact();
-        contact.window.close();
+        contact.takeover.close();
         let mut worker = testing::worker(vec![Box::new(Busy)], &contact, None);
-        let mut window = || {
-            worker.see_window();
-            worker.window.clone()
+        let mut own_time = || {
+            worker.see_takeover();
+            worker.own_time.clone()
         };
-        assert_eq!(window(), u64::MAX..u64::MAX, "it waits for its moment");
-        contact.window.begin_at(Timestamp::from_nanos(1000));
-        assert_eq!(window(), 1000..u64::MAX);
-        contact.window.begin();
-        assert_eq!(window(), 1000..u64::MAX, "what both captured may still be there");
+        assert_eq!(own_time(), u64::MAX..u64::MAX, "it waits for its moment");
+        contact.takeover.begin_at(Timestamp::from_nanos(1000));
+        assert_eq!(own_time(), 1000..u64::MAX);
+        contact.takeover.begin();
+        assert_eq!(own_time(), 1000..u64::MAX, "what both captured may still be there");
+        assert_eq!(own_time(), 1000..u64::MAX, "more of it than a turn takes");
         worker.taps[0].readiness = Readiness::Waiting;
-        worker.see_window();
-        assert_eq!(worker.window, 0..u64::MAX);
+        worker.see_takeover();
+        assert_eq!(worker.own_time, 0..u64::MAX);
+    }
+
+    #[test]
+    fn a_replay_waits_for_its_moment_like_an_interface() {
+        let contact = testing::contact();
+        contact.takeover.close();
+        let mut worker = testing::worker(vec![Box::new(Busy)], &contact, None);
+        let mut captured_in_a_turn = || {
+            worker.see_takeover();
+            worker.drain(Instant::now(), false);
+            std::mem::take(&mut worker.path.ledger.captured)
+        };
+        assert_eq!(captured_in_a_turn(), 0, "somebody may still decide against it");
+        contact.takeover.begin();
+        assert!(captured_in_a_turn() > 0);
+    }
+
+    #[test]
+    fn an_event_that_comes_after_its_order_is_one_turn_more() {
+        let contact = testing::contact();
+        let asked = Arc::new(AtomicU32::new(0));
+        let waiting = Waiting { until: None, asked: Arc::clone(&asked) };
+        // The worker was awake and has seen to the order already.
+        contact.stop.wake();
+        testing::worker(vec![Box::new(waiting)], &contact, None).run();
+        assert!(asked.load(Ordering::Relaxed) <= 5, "asked {asked:?} times");
     }
 
     #[test]

@@ -212,7 +212,12 @@ fn transport_payload(packet: &[u8], protocol: u8, transport: usize, fragment: Fr
 
 /// The big-endian number at `offset`, if it is there.
 pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(bytes.get(offset..offset + 2)?.try_into().ok()?))
+    Some(u16::from_be_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+/// The same of four bytes.
+pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 //! What we build (`vxlan`, `geneve`, `gre`, `erspan`) is a plain struct of typed fields with `LEN` or `header_len()`, a
 //! `write` that cannot fail, and a `parse`; [`outer`] and [`outer_template`] write what the kernel writes on sockets. What
 //! we edit in place is [`edit`], with [`segment`] and [`ip_fragment`] on top. What we only read is [`layers`], and other
-//! people's tunnels: [`decapsulate`], with [`reassembly`] before it.
+//! people's tunnels: [`decapsulate`], with [`reassembly`] before it. How our own tunnels are recognised on the underlay is
+//! [`carrier`].
 
+pub mod carrier;
 pub mod checksum;
 pub mod decapsulate;
 pub mod edit;

@@ -263,7 +263,7 @@ fn a_file_with_a_mistake_changes_nothing_and_every_mistake_is_told() {
     let frames: Vec<_> = (0..100).map(|number| traffic::udp_frame(number, 4, 200)).collect();
     traffic::send(&lab, &frames, "--pps=2000");
     await_that("every frame", || traffic::of_stranger(delivered.frames()).len() >= frames.len());
-    daemon.reload(&lab, &good, "reloaded: nothing changed; 1 sessions went on");
+    daemon.reload(&lab, &good, "reloaded: nothing changed; 1 session went on");
     daemon.stop()["dmz"].assert_lossless();
 
     for (text, code, words) in [
@@ -390,10 +390,10 @@ fn a_changed_file_is_noticed_where_that_is_wanted() {
     let daemon = Daemon::start(&lab, &text);
     daemon.await_words("for changes");
     write(&lab, &format!("{text}{}", session("second", "u0", "gre://192.0.2.2")));
-    daemon.await_words("reloaded: added second; 1 sessions went on");
+    daemon.await_words("reloaded: added second; 1 session went on");
     fs::create_dir(lab.path("conf.d")).unwrap();
     lab.write("conf.d/10-less.toml", "session.second.select.filter = \"tcp\"\n");
-    daemon.await_words("reloaded: changed second; 1 sessions went on");
+    daemon.await_words("reloaded: changed second; 1 session went on");
     assert_eq!(daemon.stop().len(), 2);
 }
 
@@ -444,8 +444,8 @@ fn a_reload_costs_an_unchanged_session_no_frame() {
         lab.client.start(&format!("tcpreplay -q -i c0 --pps=50000 {}", file.display()), &lab.path("tcpreplay.log"));
     // A change of what is sent, then one of what is captured.
     await_that("the traffic to flow", || fs::metadata(&arrived).is_ok_and(|file| file.len() > 1 << 20));
-    daemon.reload(&lab, &configuration("normalise.truncate = 90\n"), "reloaded: changed changed; 1 sessions went on");
-    daemon.reload(&lab, &configuration("source.delay = \"3ms\"\n"), "reloaded: changed changed; 1 sessions went on");
+    daemon.reload(&lab, &configuration("normalise.truncate = 90\n"), "reloaded: changed changed; 1 session went on");
+    daemon.reload(&lab, &configuration("source.delay = \"3ms\"\n"), "reloaded: changed changed; 1 session went on");
     assert!(sender.ended().is_none(), "both happened while the traffic flowed");
     await_that("the end of the traffic", || sender.ended().is_some());
     await_that("the last frames", || {
@@ -504,7 +504,7 @@ fn a_reload_takes_turns_where_both_cannot_be_open() {
     });
     // What had been opened for another session by then is closed again.
     let both = format!("{one_port}{}", session("other", "u0", "gre://192.0.2.2")).replace("dmz", "lan");
-    daemon.reload(&lab, &both, "reloaded: added other; 1 sessions went on");
+    daemon.reload(&lab, &both, "reloaded: added other; 1 session went on");
     await_that("a worker for each", || workers(daemon.id()) == 2);
     let broken =
         both.replace("gre://192.0.2.2", "gre://192.0.2.2?device=nowhere").replace("ids.to = \"vxlan", "b.to = \"vxlan");

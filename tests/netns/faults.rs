@@ -332,7 +332,7 @@ fn a_clock_that_is_set_keeps_no_frame_from_its_way() {
         frames.await_arrival(&lab, &arriving, &format!("with a clock that is off by {shift} s"));
         frames.send(&lab, 200);
         // The moment of the exchange is a day away from the frames, and stays so.
-        daemon.reload(&lab, &configuration(delay), "reloaded: changed dmz; 1 sessions went on");
+        daemon.reload(&lab, &configuration(delay), "reloaded: changed dmz; 1 session went on");
         frames.await_arrival(&lab, &arriving, "after a reload");
     }
     let ledgers = daemon.stop();

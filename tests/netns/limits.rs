@@ -340,7 +340,7 @@ fn a_reload_that_lowers_the_total_of_memory_gives_sessions_that_run_smaller_buff
     while_sending(&lab, &frames, "--pps=4000", || {
         arriving.await_frames(1000);
         let lowered = format!("[limit]\nmemory = \"3MiB\"\n{configuration}");
-        daemon.reload(&lab, &lowered, "reloaded: nothing changed; 1 sessions went on");
+        daemon.reload(&lab, &lowered, "reloaded: nothing changed; 1 session went on");
         await_that("the smaller ring alone", || rings(&lab) == [3 << 20]);
     });
     arriving.await_frames(FRAMES as usize);

@@ -41,7 +41,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// Opens the socket of `plan` at `path`. Where the one that is there `is_mine`, it makes room.
+    /// Opens the socket of `plan` for `path`, where nobody finds it yet. The one that is there may be taken away if it
+    /// `is_mine`.
     ///
     /// # Errors
     /// When it is taken, or the kernel refuses it.
@@ -50,6 +51,14 @@ impl Control {
         let refused = |cause| SocketError::Refused { path: path.to_owned(), cause };
         let listener = socket.listener.try_clone().and_then(UnixListener::from_std).map_err(refused)?;
         Ok(Self { socket, listener })
+    }
+
+    /// Puts the socket where others look for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn take_place(&mut self) -> Result<(), SocketError> {
+        self.socket.take_place()
     }
 
     /// Answers for ever, by what `carry_out` makes of a command.

@@ -18,7 +18,10 @@ use crate::sys::peer_groups::peer_groups;
 #[derive(Debug)]
 pub(super) struct ControlSocket {
     pub(super) listener: UnixListener,
+    /// Where it is to be.
     path: PathBuf,
+    /// Where it is.
+    place: PathBuf,
     identity: (u64, u64),
     group: Option<u32>,
 }
@@ -76,8 +79,8 @@ impl Explain for SocketError {
 }
 
 impl ControlSocket {
-    /// Makes the socket of `plan` at `path`, and the directory that it lies in. It takes the place of one that a daemon left
-    /// behind when it was killed, and of this daemon's own when `is_mine`, in one step: no moment is without one.
+    /// Makes the socket of `plan` for `path`, and the directory that it lies in. There may be one there that a daemon left
+    /// behind when it was killed, and this daemon's own when `is_mine`: it stays until [`take_place`](Self::take_place).
     ///
     /// # Errors
     /// When the path is taken, or the kernel refuses.
@@ -109,8 +112,18 @@ impl ControlSocket {
         let mode = if plan.group.is_some() { 0o660 } else { 0o600 };
         fs::set_permissions(&new, Permissions::from_mode(mode)).map_err(refused)?;
         let identity = identity(&new).map_err(refused)?;
-        fs::rename(&new, path).map_err(refused)?;
-        Ok(Self { listener, path: path.to_owned(), identity, group: plan.group })
+        Ok(Self { listener, path: path.to_owned(), place: new, identity, group: plan.group })
+    }
+
+    /// Puts the socket where it is looked for, in one step: no moment is without one.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn take_place(&mut self) -> Result<(), SocketError> {
+        let refused = |cause| SocketError::Refused { path: self.path.clone(), cause };
+        fs::rename(&self.place, &self.path).map_err(refused)?;
+        self.place.clone_from(&self.path);
+        Ok(())
     }
 
     /// Whether whoever is at the other end of `stream` may ask: root, this daemon's own user, and members of the group.
@@ -131,8 +144,8 @@ impl Drop for ControlSocket {
     fn drop(&mut self) {
         // Another socket may have its place by now. One that is left behind, where the directory is no longer writable, is
         // replaced by the next daemon's.
-        if identity(&self.path).is_ok_and(|there| there == self.identity) {
-            let _ = fs::remove_file(&self.path);
+        if identity(&self.place).is_ok_and(|there| there == self.identity) {
+            let _ = fs::remove_file(&self.place);
         }
     }
 }
@@ -166,19 +179,27 @@ mod tests {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
     }
 
+    fn in_place(path: &Path, group: Option<u32>, is_mine: bool) -> ControlSocket {
+        let mut socket = ControlSocket::open(path, &plan(path, group), is_mine).unwrap();
+        socket.take_place().unwrap();
+        socket
+    }
+
     #[test]
     fn the_socket_is_for_its_owner_or_for_a_group_too_and_goes_with_the_daemon() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/control.sock");
-        let socket = ControlSocket::open(&path, &plan(&path, None), false).unwrap();
+        let socket = in_place(&path, None, false);
         assert_eq!(mode(&path), 0o600);
         assert!(matches!(ControlSocket::open(&path, &plan(&path, None), false), Err(SocketError::Taken(_))));
         let own_group = nix::unistd::getegid().as_raw();
-        let next = ControlSocket::open(&path, &plan(&path, Some(own_group)), true).unwrap();
+        drop(ControlSocket::open(&path, &plan(&path, Some(own_group)), true).unwrap());
+        assert_eq!(mode(&path), 0o600, "nobody wanted the other one in the end");
+        let next = in_place(&path, Some(own_group), true);
         drop(socket);
         assert_eq!(mode(&path), 0o660, "the next one has its place");
         drop(next);
-        assert!(!path.exists());
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
     }
 
     #[test]
@@ -187,7 +208,7 @@ mod tests {
         let path = folder.path().join("control.sock");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        drop(ControlSocket::open(&path, &plan(&path, None), false).unwrap());
+        drop(in_place(&path, None, false));
         fs::write(&path, "precious").unwrap();
         assert!(matches!(ControlSocket::open(&path, &plan(&path, None), false), Err(SocketError::NoSocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");

@@ -11,8 +11,8 @@ use super::super::testing::{encapsulations, frame, ledger, plan, udp_frame, vxla
 use super::super::{Destination, Destinations};
 use super::*;
 use crate::config::plan::{End, FilePath, Gso, UdpChecksum};
+use crate::kernel::locate::locate;
 use crate::kernel::namespace::Namespace;
-use crate::kernel::resolve::locate;
 use crate::kernel::underlay::NextHop;
 use crate::quantity::{Dscp, Ttl, Weight};
 use crate::wire::layers::{Fragment, GRE, IpVersion, Layers, UDP};

@@ -11,8 +11,8 @@ use super::network_tests::{
 use super::*;
 use crate::config::plan::{End, Gso, UdpChecksum};
 use crate::error::Explain as _;
+use crate::kernel::locate::resolve;
 use crate::kernel::namespace::Namespace;
-use crate::kernel::resolve::resolve;
 use crate::ledger::Ledger;
 use crate::quantity::{Dscp, Ttl, Weight};
 

@@ -36,7 +36,10 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 pub async fn resolve(destinations: &[DestinationPlan]) -> Result<Vec<Option<Arc<Underlay>>>, Problems> {
     let (underlays, problems) = locate(destinations).await;
     Problems::unless_empty(problems)?;
-    let live = destinations.iter().zip(&underlays).filter(|(plan, _)| !is_dry_run(plan));
+    let live = destinations
+        .iter()
+        .zip(&underlays)
+        .filter(|(plan, _)| !matches!(&plan.end, End::Tunnel(tunnel) if !tunnel.is_live()));
     let ways: Vec<Way> = live.filter_map(|(_, underlay)| underlay.clone()).map(Way::new).collect();
     learn_next_hops(ways).await.map_err(UnderlayError::Netlink)?;
     Ok(underlays)
@@ -101,10 +104,6 @@ async fn locate_each(
         });
     }
     (underlays, problems)
-}
-
-fn is_dry_run(destination: &DestinationPlan) -> bool {
-    matches!(&destination.end, End::Tunnel(TunnelPlan { transmit: TransmitPlan::CaptureFile(_), .. }))
 }
 
 async fn locate_one(netlink: &Netlink, links: &[Link], tunnel: &TunnelPlan) -> Result<Underlay, UnderlayError> {

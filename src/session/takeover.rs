@@ -1,4 +1,4 @@
-//! Which frames are a run's own: those that were captured in its time.
+//! Which frames are a run's own where it takes another's place: those that were captured in its time.
 //!
 //! When a reload puts a new run in the place of an old one, both capture for a while. The moment at which the one ends
 //! and the other begins decides, by the kernel's timestamp, whose a frame is: so none is mirrored twice, and none by
@@ -12,21 +12,21 @@ use crate::quantity::Timestamp;
 
 /// The time of a run, as nanoseconds since 1970. Shared by a worker, which reads it once a turn, and whoever sets it.
 #[derive(Clone, Debug)]
-pub(super) struct Window(Arc<Limits>);
+pub(super) struct Takeover(Arc<Times>);
 
 #[derive(Debug)]
-struct Limits {
+struct Times {
     since: AtomicU64,
     until: AtomicU64,
     /// Whether no other run is there any more.
     is_sole: AtomicBool,
 }
 
-impl Window {
+impl Takeover {
     /// From ever, for ever.
     pub(super) fn open() -> Self {
         let (since, until) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
-        Self(Arc::new(Limits { since, until, is_sole: AtomicBool::new(false) }))
+        Self(Arc::new(Times { since, until, is_sole: AtomicBool::new(false) }))
     }
 
     /// Not before somebody says so.
