@@ -256,8 +256,8 @@ fn a_total_limit_that_a_reload_brings_or_changes_holds_for_sessions_that_run() {
         await_that("the governor to know the limit", || allowed(if limit == "4 kpps" { 4000.0 } else { 1000.0 }));
         now()
     };
-    // 4,000 frames a second for eleven seconds, of 500 flows; each session has them all.
-    let frames: Vec<_> = (0..44_000).map(|number| traffic::udp_frame(number, 500, 200)).collect();
+    // 4,000 frames a second for sixteen seconds, of 500 flows; each session has them all.
+    let frames: Vec<_> = (0..64_000).map(|number| traffic::udp_frame(number, 500, 200)).collect();
     let (begin, some, few, end) = while_sending(&lab, &frames, "--pps=4000", || {
         assert!(governor(&lab).is_null(), "nothing is limited");
         let begin = now();
@@ -273,7 +273,7 @@ fn a_total_limit_that_a_reload_brings_or_changes_holds_for_sessions_that_run() {
         ledger.assert_lossless();
         assert_eq!(
             (ledger.captured, ledger.kernel_dropped),
-            (44_000, 0),
+            (64_000, 0),
             "it went on through both reloads: {ledger:#?}"
         );
     }

@@ -407,8 +407,9 @@ fn top_shows_rates_on_a_terminal_pauses_resizes_and_leaves_the_terminal_as_it_wa
     terminal.press(&["p"]);
     terminal.await_screen("the session again", |screen| screen.contains("running"));
     terminal.press(&["q"]);
+    terminal.await_screen("the shell's screen again", |screen| !screen.contains("> dmz"));
     terminal.press(&["echo left-$((1+1))", "Enter"]);
-    terminal.await_screen("the shell's screen again", |screen| !screen.contains("> dmz") && screen.contains("left-2"));
+    terminal.await_screen("the shell", |screen| screen.contains("left-2"));
     terminal.press(&["stty -a | grep -o ' icanon\\| echo '", "Enter"]);
     terminal.await_screen("a terminal that is as it was", |screen| {
         screen.lines().any(|line| line == " icanon") && screen.lines().any(|line| line.starts_with(" echo"))
