@@ -2,6 +2,7 @@
 
 mod contact;
 pub mod control;
+mod error;
 mod follow;
 pub mod governor;
 mod observe;
@@ -31,7 +32,7 @@ use crate::destination::spread::Spread;
 use crate::destination::tap::Tap;
 use crate::destination::tunnel::Tunnel;
 use crate::destination::{Destination, Destinations, Patience, Shared, missing_ids};
-use crate::error::{Explain, Problems};
+use crate::error::Problems;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Assignment, Ledger, Published};
 use crate::normalise::Normaliser;
@@ -43,10 +44,11 @@ use crate::source::{self, Interface, Progress};
 use crate::wire::carrier::OwnTunnel;
 
 use contact::{Contact, Failures};
+pub use error::SessionError;
 use follow::Follower;
 use governor::Totals;
 use observe::Observer;
-use orders::Orders;
+use orders::{Orders, Returns};
 use path::Path;
 pub use running::{Outcome, Running};
 use running::{Parts, Ready};
@@ -85,65 +87,6 @@ pub struct Surroundings {
     pub totals: Option<Arc<Totals>>,
     /// Where is noted what goes wrong with its destinations.
     pub errors: LastErrors,
-}
-
-/// What keeps an otherwise sound session from starting or from ending well.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    /// The kernel gave no descriptor or thread.
-    #[error("cannot start the worker thread")]
-    Resources {
-        /// The kernel's words.
-        #[source]
-        cause: std::io::Error,
-    },
-    /// Nobody asked the kernel for the way to a tunnel.
-    #[error("the way to destination \"{destination}\" is not known")]
-    NoWay {
-        /// The destination's name.
-        destination: String,
-    },
-    /// A defect of farspan.
-    #[error("worker thread worker-{worker} ended unexpectedly; the frames that it held are counted as crashed")]
-    Crashed {
-        /// The worker's number.
-        worker: usize,
-    },
-    /// The CPU was there when the session was planned.
-    #[error("worker cannot stay on CPU {cpu}")]
-    NotPinned {
-        /// Its number.
-        cpu: usize,
-        /// The kernel's words.
-        #[source]
-        cause: nix::Error,
-    },
-    /// The kernel does not let the worker stand back as planned.
-    #[error("worker cannot have the priority that `priority` gives it")]
-    NoPriority {
-        /// The kernel's words.
-        #[source]
-        cause: std::io::Error,
-    },
-    /// The worker did not end in time, or a second signal did not want to wait for it.
-    #[error("ended while a pipe gave or took no frame; what the session held then is not in the ledger")]
-    Abandoned,
-}
-
-impl Explain for SessionError {
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Resources { .. } => Some("look at `ulimit -n` and `ulimit -u`".into()),
-            Self::NoWay { .. } | Self::Crashed { .. } => {
-                Some("this is a defect of farspan: please report it with the message above".into())
-            }
-            Self::NotPinned { .. } => Some("`pin` names the CPUs; lscpu shows which are online".into()),
-            Self::NoPriority { .. } => Some(
-                "a lower nice value than farspan was started with needs CAP_SYS_NICE; `lscpu` shows the CPUs".into(),
-            ),
-            Self::Abandoned => None,
-        }
-    }
 }
 
 impl Session {
@@ -191,16 +134,7 @@ impl Session {
 
         let no_resources = |cause: nix::Error| SessionError::Resources { cause: cause.into() };
         let failures = Failures::default();
-        let (returns, follower) = match &plan.source {
-            // What is only named is there at the start, and its end is the session's.
-            SourcePlan::Live(live) if around.stays || live.has_patterns() => {
-                let (returns, returned) = unbounded_channel();
-                let (live, plan) = (live.clone(), Arc::new(plan.clone()));
-                let follower = Follower::new(live, plan, &opened.interfaces, returned, failures.clone(), around.stays);
-                (Some(returns), Some(follower))
-            }
-            SourcePlan::Live(_) | SourcePlan::File(_) | SourcePlan::Tunnels(_) => (None, None),
-        };
+        let (returns, follower) = follower(plan, &opened.interfaces, &failures, around.stays).unzip();
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let ledger = empty_ledger(plan);
@@ -291,6 +225,22 @@ impl Session {
             contact.published.read()
         }))
     }
+}
+
+/// Who follows the interfaces, and how workers give theirs back: where some may come, or go without ending the session.
+fn follower(
+    plan: &SessionPlan,
+    interfaces: &[Interface],
+    failures: &Failures,
+    stays: bool,
+) -> Option<(Returns, Follower)> {
+    let SourcePlan::Live(live) = &plan.source else { return None };
+    // What is only named is there at the start, and its end is the session's.
+    (stays || live.has_patterns()).then(|| {
+        let (returns, returned) = unbounded_channel();
+        let plan = Arc::new(plan.clone());
+        (returns, Follower::new(live.clone(), plan, interfaces, returned, failures.clone(), stays))
+    })
 }
 
 /// An account for the destinations of `plan`, before the first frame.
