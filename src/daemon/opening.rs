@@ -125,7 +125,7 @@ impl Common {
         let stays = matches!(&plan.source, SourcePlan::Live(live) if live.has_patterns() || live.interfaces.len() > 1);
         let mut around = Surroundings {
             all_tunnels: self.all_tunnels.clone(),
-            shared: kept.get(),
+            shared: kept.take(),
             stays,
             totals: Some(Arc::clone(&self.totals)),
             errors: kept.errors.clone(),
@@ -238,8 +238,8 @@ impl Kept {
         }
     }
 
-    fn get(&self) -> Option<Shared> {
-        self.lock().clone()
+    fn take(&self) -> Option<Shared> {
+        self.lock().take()
     }
 
     fn put(&self, shared: Option<Shared>) {

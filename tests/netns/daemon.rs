@@ -517,3 +517,22 @@ fn a_reload_takes_turns_where_both_cannot_be_open() {
         tshark::count(&lab.path("a0.pcap"), "udp.dstport == 4789")
     );
 }
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_reload_changes_a_tap_device_and_gives_it_to_another_session() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let to = |name: &str, mtu: u32| {
+        format!("{}select.filter = \"udp port 9\"\n", session(name, "h0", &format!("tap:ids0?mtu={mtu}")))
+    };
+    let daemon = Daemon::start(&lab, &to("one", 1500));
+    daemon.reload(&lab, &to("one", 1400), "reloaded: changed one; 0 sessions went on");
+    assert!(lab.host.run("ip -o link show ids0").contains("mtu 1400"));
+    daemon.reload(&lab, &to("two", 1400), "reloaded: added two; removed one; 0 sessions went on");
+    let arriving = Capture::start(&lab, &lab.host, "ids0", "udp port 9");
+    let frames: Vec<_> = (0..100).map(|number| traffic::udp_frame(number, 4, 200)).collect();
+    traffic::send(&lab, &frames, "--pps=2000");
+    arriving.await_frames(100);
+    let ledger = daemon.stop().remove("two").expect("it has a ledger");
+    assert_eq!((ledger.captured, ledger.only().sent), (100, 100), "{ledger:#?}");
+}

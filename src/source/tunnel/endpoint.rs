@@ -7,7 +7,6 @@
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -20,6 +19,7 @@ use super::reorder::Reorder;
 use crate::config::plan::{EndpointPlan, OuterPackets, Takes, TunnelsPlan};
 use crate::error::Explain;
 use crate::frame::Frame;
+use crate::kernel::let_go::until_let_go;
 use crate::ledger::{KernelDrops, SenderLedger};
 use crate::quantity::Timestamp;
 use crate::sys::recvmmsg::{self, Datagrams};
@@ -194,21 +194,10 @@ fn open_socket(plan: &EndpointPlan, carries: Carries, buffer: u64) -> Result<Soc
         }
     }
     give_memory(&socket, &plan.written, buffer);
-    bind(&socket, SocketAddr::new(plan.address, plan.port)).map_err(refused("bind"))?;
+    let address = SockAddr::from(SocketAddr::new(plan.address, plan.port));
+    let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    until_let_go(|| socket.bind(&address), is_taken).map_err(refused("bind"))?;
     Ok(socket)
-}
-
-/// Binds the socket. A worker that has just ended may not have closed its own yet.
-fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    const LET_GO: Duration = Duration::from_millis(500);
-    const NAP: Duration = Duration::from_millis(10);
-    let begun = Instant::now();
-    loop {
-        match socket.bind(&SockAddr::from(address)) {
-            Err(taken) if taken.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < LET_GO => sleep(NAP),
-            bound => return bound,
-        }
-    }
 }
 
 /// Gives the socket `wanted` bytes of receive buffer: beyond the system's limit with `CAP_NET_ADMIN`, up to it
