@@ -5,10 +5,12 @@
 //! other rules) the old version ends before. Until the last moment everything can still be left as it was.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::{Instrument, info, warn};
 
 use super::manager::{Entry, Manager, span_of};
@@ -20,6 +22,9 @@ use crate::config::change::{Changes, Claim, claims};
 use crate::config::daemon::{DaemonPlan, TotalLimitPlan};
 use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
+
+/// How long a session may take to be opened; name servers and next hops have less.
+const LONGEST_OPENING: Duration = Duration::from_secs(20);
 
 /// What a reload did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,7 +164,8 @@ async fn open_all(common: &Arc<Common>, coming: Vec<&mut Coming>) {
             opened.next_hops().await;
             opened.start(true)
         };
-        one.outcome = Some(opened.instrument(span).await);
+        let in_time = timeout(LONGEST_OPENING, opened.instrument(span)).await;
+        one.outcome = Some(in_time.unwrap_or_else(|_| Err(NotInTime.into())));
     }))
     .await;
 }
@@ -251,6 +257,13 @@ impl Coming {
         claims(&self.plan, own).iter().any(|claim: &Claim| held.iter().any(|held| claim.contests(held)))
     }
 }
+
+/// Something keeps a session from being opened or not, and it would keep a reload from its end.
+#[derive(Debug, thiserror::Error)]
+#[error("it was not open within {} s: something keeps it, such as a pipe that nobody reads", LONGEST_OPENING.as_secs())]
+struct NotInTime;
+
+impl Explain for NotInTime {}
 
 /// Why a session keeps its old plan, and with it all the others.
 #[derive(Debug, thiserror::Error)]
