@@ -323,6 +323,12 @@ fn a_session_is_paused_and_resumed_and_a_mistake_is_told_to_whoever_reloads() {
     assert!(complaint(&refused).contains("did you mean `delay`?"), "{}", complaint(&refused));
     let told = printed(&farspan(&lab, &["status"]));
     assert!(told.contains("the last reload failed, and nothing was changed: there is no key `delya` here"), "{told}");
+    // A reload that comes to nothing after it has opened another socket.
+    let broken = good.replace("[control]\n", "[control]\ngroup = 0\n").replace("vni=42", "vni=42&device=nowhere");
+    fs::write(&file, broken).expect("the folder is writable");
+    let refused = farspan(&lab, &["reload"]);
+    assert!(complaint(&refused).contains("could not be opened under its new plan"), "{}", complaint(&refused));
+    assert!(printed(&farspan(&lab, &["status"])).contains("could not be opened under its new plan"));
     fs::write(&file, good).expect("the folder is writable");
     let reloaded = farspan(&lab, &["reload"]);
     assert_eq!((printed(&reloaded).as_str(), reloaded.status.code()), ("kept     dmz\n", Some(0)));
