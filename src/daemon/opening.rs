@@ -231,6 +231,12 @@ impl Kept {
         *kept = kept.take().map(|shared| shared.for_another_run(&plan.destinations));
     }
 
+    /// Has from now on what `other` has.
+    pub(super) fn adopt(&self, other: &Self) -> Self {
+        self.put(other.take());
+        self.clone()
+    }
+
     /// Lets go of what another session, or another version of this one, could not have meanwhile.
     pub(super) fn release(&self) {
         if let Some(shared) = &mut *self.lock() {

@@ -165,7 +165,11 @@ async fn open_all(common: &Arc<Common>, coming: Vec<&mut Coming>) {
             opened.start(true)
         };
         let in_time = timeout(LONGEST_OPENING, opened.instrument(span)).await;
-        one.outcome = Some(in_time.unwrap_or_else(|_| Err(NotInTime.into())));
+        one.outcome = Some(in_time.unwrap_or_else(|_| {
+            // Whatever still opens it has taken what was kept.
+            one.kept = one.before.as_ref().map(|before| before.kept.copy()).unwrap_or_default();
+            Err(NotInTime.into())
+        }));
     }))
     .await;
 }

@@ -159,6 +159,7 @@ impl Supervisor {
         tokio::pin!(look_up);
         // A file that is replayed would be replayed again from its beginning.
         let is_live = granted.source.file().is_none();
+        let mut is_beside = false;
         let order = loop {
             tokio::select! {
                 outcome = started.running.ended() => {
@@ -179,6 +180,7 @@ impl Supervisor {
                     match self.open_beside().await {
                         Ok(replacement) => {
                             info!("the way to an analyzer has another source address: the session is opened anew");
+                            is_beside = true;
                             break Some(Order::Replace(replacement));
                         }
                         // What this run holds may be what the other needs.
@@ -190,7 +192,10 @@ impl Supervisor {
                     }
                 }
                 at = &mut look_up, if is_live => match self.follow(&at).await {
-                    Some(replacement) => break Some(Order::Replace(replacement)),
+                    Some(replacement) => {
+                        is_beside = true;
+                        break Some(Order::Replace(replacement));
+                    }
                     None => look_up.set(moved(&granted.destinations, &ways)),
                 },
             }
@@ -205,6 +210,8 @@ impl Supervisor {
                 self.shown.set_state(State::Stopping);
                 let outcome = last_words(&mut started).await;
                 self.end_run(&mut started, &outcome);
+                // Whoever reloads knows what the session has open by the handle that it had before.
+                let kept = if is_beside { self.kept.adopt(&kept) } else { kept };
                 self.obey(Some(Order::Replace(Replacement { started: Some(next), plan, granted, kept, is_same })))
             }
             order => {
