@@ -206,8 +206,8 @@ impl Session {
         Ok(running.governed_by(self.limits, self.governed))
     }
 
-    /// Starts the workers, which let every frame pass by until [`Running::begin_at`] says whose the frames are: an earlier
-    /// run of the session still mirrors them. A capture file, which no earlier run has, begins at once.
+    /// Starts the workers, which let every frame pass by until [`Running::begin_at`] or [`Running::begin`] says whose the
+    /// frames are: an earlier run of the session still mirrors them. The replay of a file waits, too.
     ///
     /// # Errors
     /// As [`start`](Self::start).

@@ -41,6 +41,8 @@ impl Takeover {
 
     /// No other run is there any more: what has not been captured yet counts, whatever its timestamp says.
     pub(super) fn begin(&self) {
+        // Where no moment was set, no run was there before either.
+        let _ = self.0.since.compare_exchange(u64::MAX, 0, Ordering::Relaxed, Ordering::Relaxed);
         self.0.is_sole.store(true, Ordering::Relaxed);
     }
 

@@ -222,7 +222,7 @@ impl Worker {
 
     /// Whether nothing has said yet that this run begins.
     fn is_held(&self) -> bool {
-        self.own_time.start == u64::MAX && !self.is_alone
+        self.own_time.start == u64::MAX
     }
 
     /// Follows the window that the governor has set.
