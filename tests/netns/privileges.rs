@@ -36,7 +36,11 @@ fn threads(process: u32) -> Vec<BTreeMap<String, String>> {
 
 /// That every thread of the process has exactly these capabilities, can get no others, and is filtered or not.
 fn assert_has_exactly(process: u32, capabilities: u64, filtered: bool, what: &str) {
-    await_that("a worker beside the control plane", || threads(process).len() > 1);
+    // One that opened something has said so before it ends.
+    await_that("a worker beside the control plane, and nobody else", || {
+        let threads = threads(process);
+        threads.len() > 1 && threads.iter().all(|thread| thread["Name"] != "opening")
+    });
     for thread in threads(process) {
         let mask = |key: &str| u64::from_str_radix(&thread[key], 16).expect("a mask");
         for (set, expected) in
