@@ -14,7 +14,7 @@ use nix::net::if_::if_nametoindex;
 use crate::config::local_end::TapPlan;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::{Capability, remedy};
-use crate::kernel::let_go::until_let_go;
+use crate::kernel::let_go::{LET_GO, until_let_go};
 use crate::quantity::Mtu;
 use crate::sys::interface;
 use crate::sys::tun::{self, Queues};
@@ -95,7 +95,8 @@ impl TapDevice {
     /// Makes or finds the device and sets it up for frames of links with this MTU.
     pub(super) fn open(plan: &TapPlan, mtu: Mtu) -> Result<Self, TapError> {
         let wanted = plan.mtu.unwrap_or(mtu);
-        let attached = until_let_go(|| attach(plan, wanted, 0), |error| matches!(error, TapError::Busy { .. }))?;
+        let attached =
+            until_let_go(LET_GO, || attach(plan, wanted, 0), |error| matches!(error, TapError::Busy { .. }))?;
         Ok(Self { plan: plan.clone(), wanted, attached: Mutex::new(attached) })
     }
 

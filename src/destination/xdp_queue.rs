@@ -8,14 +8,14 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
 use super::zero_copy::ZeroCopy;
 use crate::kernel::capabilities::{Capability, remedy};
+use crate::kernel::let_go::until_let_go;
 use crate::ledger::DropReason;
 use crate::quantity::{Ifindex, Mtu};
 use crate::sys::interface;
@@ -192,14 +192,7 @@ impl Queues {
 
 /// Binds the socket. Where the queue was closed a moment ago, waits for it no longer than `patience`.
 pub(super) fn bind(socket: &xsk::Socket, device: Ifindex, queue: u32, patience: Duration) -> io::Result<()> {
-    let deadline = Instant::now() + patience;
-    while let Err(error) = socket.bind(device, queue) {
-        if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() >= deadline {
-            return Err(error);
-        }
-        sleep(Duration::from_millis(5));
-    }
-    Ok(())
+    until_let_go(patience, || socket.bind(device, queue), |error| error.raw_os_error() == Some(libc::EBUSY))
 }
 
 /// Joins the queue of `device` at the start of a session.

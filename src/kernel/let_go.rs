@@ -1,23 +1,27 @@
-//! Patience with what a worker that has just ended has not let go of yet: it says that it has ended before it closes what
-//! it had, because to close many captures takes the kernel seconds.
+//! Patience with what a worker that has just ended, or the kernel after it, has not let go of yet: a worker says that it
+//! has ended before it closes what it had, because to close many captures takes the kernel seconds.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long it may take.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a worker may need for it.
+pub const LET_GO: Duration = Duration::from_millis(500);
 /// How often it is tried again.
-const NAP: Duration = Duration::from_millis(10);
+const NAP: Duration = Duration::from_millis(5);
 
-/// Does `attempt` again for half a second, as long as what it needs is taken.
+/// Does `attempt` again for so long, while what it needs is taken.
 ///
 /// # Errors
 /// The last attempt's.
-pub fn until_let_go<T, E>(mut attempt: impl FnMut() -> Result<T, E>, is_taken: impl Fn(&E) -> bool) -> Result<T, E> {
+pub fn until_let_go<T, E>(
+    patience: Duration,
+    mut attempt: impl FnMut() -> Result<T, E>,
+    is_taken: impl Fn(&E) -> bool,
+) -> Result<T, E> {
     let begun = Instant::now();
     loop {
         match attempt() {
-            Err(error) if is_taken(&error) && begun.elapsed() < PATIENCE => sleep(NAP),
+            Err(error) if is_taken(&error) && begun.elapsed() < patience => sleep(NAP),
             outcome => return outcome,
         }
     }
@@ -31,6 +35,7 @@ mod tests {
     fn what_is_let_go_of_is_had_and_other_errors_are_told_at_once() {
         let mut attempts = 0;
         let third = until_let_go(
+            LET_GO,
             || {
                 attempts += 1;
                 if attempts < 3 { Err("taken") } else { Ok(attempts) }
@@ -40,6 +45,7 @@ mod tests {
         assert_eq!(third, Ok(3));
         let mut attempts = 0;
         let refused: Result<(), _> = until_let_go(
+            LET_GO,
             || {
                 attempts += 1;
                 Err("forbidden")

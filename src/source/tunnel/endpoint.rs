@@ -19,7 +19,7 @@ use super::reorder::Reorder;
 use crate::config::plan::{EndpointPlan, OuterPackets, Takes, TunnelsPlan};
 use crate::error::Explain;
 use crate::frame::Frame;
-use crate::kernel::let_go::until_let_go;
+use crate::kernel::let_go::{LET_GO, until_let_go};
 use crate::ledger::{KernelDrops, SenderLedger};
 use crate::quantity::Timestamp;
 use crate::sys::recvmmsg::{self, Datagrams};
@@ -196,7 +196,7 @@ fn open_socket(plan: &EndpointPlan, carries: Carries, buffer: u64) -> Result<Soc
     give_memory(&socket, &plan.written, buffer);
     let address = SockAddr::from(SocketAddr::new(plan.address, plan.port));
     let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
-    until_let_go(|| socket.bind(&address), is_taken).map_err(refused("bind"))?;
+    until_let_go(LET_GO, || socket.bind(&address), is_taken).map_err(refused("bind"))?;
     Ok(socket)
 }
 
