@@ -208,8 +208,7 @@ impl Supervisor {
                 next.running.begin_at(moment);
                 started.running.stop_at(moment);
                 self.shown.set_state(State::Stopping);
-                let outcome = last_words(&mut started).await;
-                self.end_run(&mut started, &outcome);
+                self.last_account(&mut started).await;
                 // Whoever reloads knows what the session has open by the handle that it had before.
                 let kept = if is_beside { self.kept.adopt(&kept) } else { kept };
                 self.obey(Some(Order::Replace(Replacement { started: Some(next), plan, granted, kept, is_same })))
@@ -217,8 +216,7 @@ impl Supervisor {
             order => {
                 self.shown.set_state(State::Stopping);
                 started.running.stop();
-                let outcome = last_words(&mut started).await;
-                self.end_run(&mut started, &outcome);
+                let outcome = self.last_account(&mut started).await;
                 if !outcome.failures.is_empty() {
                     self.shown.note_failures(outcome.failures.iter().map(|failure| &**failure));
                 }
@@ -231,8 +229,7 @@ impl Supervisor {
     async fn begin_again(&mut self, mut started: Started) -> Next {
         self.shown.count_restart();
         started.running.stop();
-        let outcome = last_words(&mut started).await;
-        self.end_run(&mut started, &outcome);
+        self.last_account(&mut started).await;
         Next::Open
     }
 
@@ -270,6 +267,13 @@ impl Supervisor {
         if self.complaint.note(&words, Instant::now()).is_some() {
             warn!("the way to an analyzer has another source address, but the session goes on as it is: {words}");
         }
+    }
+
+    /// Waits until a run that was asked to end is over, and takes its account.
+    async fn last_account(&self, started: &mut Started) -> Outcome {
+        let outcome = last_words(started).await;
+        self.end_run(started, &outcome);
+        outcome
     }
 
     /// Takes the account of a run that is over.
