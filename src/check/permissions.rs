@@ -2,7 +2,7 @@
 
 use super::facts::Facts;
 use super::finding::Finding;
-use crate::config::plan::{DestinationPlan, End, SessionPlan, TunnelPlan};
+use crate::config::plan::{SessionPlan, TunnelPlan};
 use crate::destination::encapsulate::udp_port;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::{Capability, remedy, setcap_line};
@@ -34,14 +34,15 @@ pub fn problems(plan: &SessionPlan, facts: &Facts) -> Vec<Box<dyn Explain>> {
     if facts.capabilities.has(capability) {
         return Vec::new();
     }
-    let refused = plan.destinations.iter().filter(|destination| tunnel(destination).is_some_and(needs_raw_socket));
+    let refused =
+        plan.destinations.iter().filter(|destination| destination.live_tunnel().is_some_and(needs_raw_socket));
     refused.map(|destination| NotPermitted { destination: destination.place(), capability }.into()).collect()
 }
 
 /// What works otherwise without a capability.
 pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
     let awaits_neighbour = plan.destinations.iter().zip(&facts.underlays).any(|(destination, underlay)| {
-        tunnel(destination).is_some() && underlay.as_ref().is_some_and(|way| way.next_hop() != NextHop::Usable)
+        destination.live_tunnel().is_some() && underlay.as_ref().is_some_and(|way| way.next_hop() != NextHop::Usable)
     });
     if facts.capabilities.has(Capability::CAP_NET_ADMIN) || !awaits_neighbour {
         return Vec::new();
@@ -51,14 +52,6 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
             .because(format!("Without {} the kernel cannot be told to ask for it.", Capability::CAP_NET_ADMIN))
             .cure(setcap_line(&[Capability::CAP_NET_ADMIN])),
     ]
-}
-
-/// The tunnel of a destination, unless it only writes a file.
-fn tunnel(destination: &DestinationPlan) -> Option<&TunnelPlan> {
-    match &destination.end {
-        End::Tunnel(tunnel) if tunnel.is_live() => Some(tunnel),
-        _ => None,
-    }
 }
 
 fn needs_raw_socket(tunnel: &TunnelPlan) -> bool {

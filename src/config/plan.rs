@@ -299,6 +299,14 @@ impl DestinationPlan {
         }
     }
 
+    /// The tunnel, if datagrams of it leave this host: no dry run.
+    pub fn live_tunnel(&self) -> Option<&TunnelPlan> {
+        match &self.end {
+            End::Tunnel(tunnel) => Some(tunnel).filter(|tunnel| tunnel.is_live()),
+            End::Tap(_) | End::File(_) => None,
+        }
+    }
+
     /// How its datagrams leave, if it is a tunnel.
     pub fn transmit(&self) -> Option<&TransmitPlan> {
         match &self.end {

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::config::daemon::TotalLimitPlan;
-use crate::config::plan::{DestinationPlan, End, SessionPlan, SourcePlan};
+use crate::config::plan::{DestinationPlan, SessionPlan, SourcePlan};
 use crate::destination::Shared;
 use crate::destination::health::Health;
 use crate::destination::last_error::LastErrors;
@@ -112,10 +112,7 @@ impl Common {
     /// Everything that is in the way.
     pub(super) async fn open(&self, plan: &Arc<SessionPlan>, kept: &Kept) -> Result<Opened, Problems> {
         let ways = self.locate(plan).await.map_err(|problems| problems.at(&format!("session.{}", plan.name)))?;
-        let live = plan.destinations.iter().zip(&ways).filter(|(destination, _)| match &destination.end {
-            End::Tunnel(tunnel) => tunnel.is_live(),
-            End::Tap(_) | End::File(_) => false,
-        });
+        let live = plan.destinations.iter().zip(&ways).filter(|(destination, _)| destination.live_tunnel().is_some());
         self.watcher.add(live.filter_map(|(_, way)| way.clone()));
 
         // Nobody closes the semaphore.

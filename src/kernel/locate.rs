@@ -36,10 +36,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 pub async fn resolve(destinations: &[DestinationPlan]) -> Result<Vec<Option<Arc<Underlay>>>, Problems> {
     let (underlays, problems) = locate(destinations).await;
     Problems::unless_empty(problems)?;
-    let live = destinations
-        .iter()
-        .zip(&underlays)
-        .filter(|(plan, _)| !matches!(&plan.end, End::Tunnel(tunnel) if !tunnel.is_live()));
+    let live = destinations.iter().zip(&underlays).filter(|(plan, _)| plan.live_tunnel().is_some());
     let ways: Vec<Way> = live.filter_map(|(_, underlay)| underlay.clone()).map(Way::new).collect();
     learn_next_hops(ways).await.map_err(UnderlayError::Netlink)?;
     Ok(underlays)

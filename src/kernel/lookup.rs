@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::locate::addresses_of;
 use super::underlay::Underlay;
-use crate::config::plan::{DestinationPlan, End, Host, TunnelPlan};
+use crate::config::plan::{DestinationPlan, Host, TunnelPlan};
 
 /// An analyzer whose name does not stand for the address any more that the session sends to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +32,8 @@ pub async fn moved(destinations: &[DestinationPlan], ways: &[Option<Arc<Underlay
         .iter()
         .zip(ways)
         .filter_map(|(destination, way)| {
-            let End::Tunnel(tunnel) = &destination.end else { return None };
-            let (Host::Name(_), Some(interval), true) = (&tunnel.host, tunnel.resolve, tunnel.is_live()) else {
-                return None;
-            };
+            let tunnel = destination.live_tunnel()?;
+            let (Host::Name(_), Some(interval)) = (&tunnel.host, tunnel.resolve) else { return None };
             Some(one_moved(destination, tunnel, way.as_ref()?.remote(), interval).boxed())
         })
         .collect();
@@ -68,7 +66,7 @@ async fn one_moved(destination: &DestinationPlan, tunnel: &TunnelPlan, from: IpA
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::plan::{Encapsulation, Ids};
+    use crate::config::plan::{Encapsulation, End, Ids};
     use crate::kernel::underlay::NextHop;
     use crate::quantity::{Mtu, Vni, Weight};
 

@@ -98,7 +98,7 @@ impl Observer {
         let (mut watched, mut problems) = (Vec::new(), Vec::new());
         for (plan, way) in plan.destinations.iter().zip(underlays) {
             // The dry run of a tunnel has nobody to be asked for.
-            let way = way.clone().filter(|_| matches!(&plan.end, End::Tunnel(tunnel) if tunnel.is_live()));
+            let way = way.clone().filter(|_| plan.live_tunnel().is_some());
             match Asker::open(plan, way.as_ref()) {
                 Ok(asker) => watched.push(Watched {
                     name: plan.name.clone(),
