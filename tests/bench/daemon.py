@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from lab import ANALYZERS, soon
-from tap import Refused, cpu_of, refusal
+from tap import Program, Refused
 
 RULE = ('alert http any any -> any any (msg:"a request"; flow:established,to_server; http.uri; content:"/evil"; '
         'sid:1;)\n')
@@ -29,7 +29,7 @@ default-log-dir: {folder}
 """
 
 
-class Daemon:
+class Daemon(Program):
     """A running `farspan run` in a namespace of the lab."""
 
     def __init__(self, inside, configuration):
@@ -37,31 +37,14 @@ class Daemon:
         file = Path(self.folder.name, "farspan.toml")
         file.write_text(configuration)
         self.inside, self.environment = inside, {**os.environ, "FARSPAN_CONTROL__SOCKET": f"{self.folder.name}/control"}
-        self.log = tempfile.TemporaryFile("w+")
         began = time.monotonic()
         command = inside(os.environ["FARSPAN_BINARY"], "run", "--json", "-C", file)
-        self.process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=self.log, text=True)
-        soon("the daemon to start", self.started, 30.0)
+        super().__init__(command, "the daemon", "farspan: running ", 30.0, self.environment)
         self.start_seconds = time.monotonic() - began
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.stop()
+        super().__exit__()
         self.folder.cleanup()
-
-    def started(self):
-        ended = self.process.poll() is not None
-        self.log.seek(0)
-        words = self.log.read()
-        if ended:
-            raise Refused(refusal(words, self.process.returncode))
-        return "farspan: running " in words
-
-    def cpu(self):
-        return cpu_of(self.process.pid)
 
     def status(self):
         """What `farspan status --json` says of its only session."""
@@ -75,15 +58,6 @@ class Daemon:
         shed = ledger["dropped"].get("shed", 0)
         wanted = ledger["captured"] - sum(ledger["dropped"].values()) + shed
         return wanted - shed, wanted
-
-    def resident(self):
-        """Resident memory in KiB."""
-        return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        printed, _ = self.process.communicate(timeout=30)
-        return json.loads(printed)
 
 
 class Suricata:
@@ -194,6 +168,6 @@ def sessions(count, seconds, limit=""):
             time.sleep(seconds)
             cpu = daemon.cpu() - cpu
             return {"limit": limit.strip(), "start_seconds": round(daemon.start_seconds, 2), "cpu_percent": round(cpu / seconds / 1e7, 3),
-                    "resident_kib_each": round(daemon.resident() / count)}
+                    "resident_kib_each": round(daemon.memory("VmRSS") / count)}
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=False)

@@ -36,20 +36,13 @@ def cpu_of(process):
     return sum(int(task.read_text().split()[0]) for task in tasks)
 
 
-class Tap:
-    """A running tap on the tapped host: `baseline`, or farspan by the name of its way of transmitting."""
+class Program:
+    """A running program that is measured, and that prints JSON when it is told to end."""
 
-    def __init__(self, lab, which, sink="veth", encapsulation="vxlan", mebibytes=None, workers=None):
-        self.log = tempfile.TemporaryFile("w+")
-        if which == "baseline":
-            command = [TOOLS / "baseline", "h0", encapsulation, ANALYZERS[sink], *([mebibytes] if mebibytes else [])]
-        else:
-            command = [os.environ["FARSPAN_BINARY"], "mirror", "-i", "h0", "--json", *TRANSMIT[which],
-                       *(["--gso", "off"] if which == "socket" and encapsulation == "vxlan" else []), "--to", DESTINATIONS[encapsulation].format(ANALYZERS[sink])]
-            command += ["--buffer", f"{mebibytes}MiB"] if mebibytes else []
-            command += ["--workers", workers] if workers else []
-        self.process = subprocess.Popen(lab.inside("host", *command), stdout=subprocess.PIPE, stderr=self.log, text=True)
-        soon(f"{which} to start", self.started)
+    def __init__(self, command, name, sign, patience=60.0, environment=None):
+        self.log, self.sign = tempfile.TemporaryFile("w+"), sign
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        soon(f"{name} to start", self.started, patience)
 
     def __enter__(self):
         return self
@@ -64,16 +57,35 @@ class Tap:
         words = self.log.read()
         if ended:
             raise Refused(refusal(words, self.process.returncode))
-        return "mirroring" in words
+        return self.sign in words
 
     def cpu(self):
         """CPU time of all its threads so far, in nanoseconds (schedstat of proc(5))."""
         return cpu_of(self.process.pid)
 
-    def memory(self):
-        """Largest resident memory so far, in KiB."""
+    def memory(self, line="VmHWM"):
+        """Largest resident memory so far, in KiB, or what another line of status says (proc(5))."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0])
+        return int(status.split(f"{line}:")[1].split()[0])
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        printed, _ = self.process.communicate(timeout=30)
+        return json.loads(printed)
+
+
+class Tap(Program):
+    """A running tap on the tapped host: `baseline`, or farspan by the name of its way of transmitting."""
+
+    def __init__(self, lab, which, sink="veth", encapsulation="vxlan", mebibytes=None, workers=None):
+        if which == "baseline":
+            command = [TOOLS / "baseline", "h0", encapsulation, ANALYZERS[sink], *([mebibytes] if mebibytes else [])]
+        else:
+            command = [os.environ["FARSPAN_BINARY"], "mirror", "-i", "h0", "--json", *TRANSMIT[which],
+                       *(["--gso", "off"] if which == "socket" and encapsulation == "vxlan" else []), "--to", DESTINATIONS[encapsulation].format(ANALYZERS[sink])]
+            command += ["--buffer", f"{mebibytes}MiB"] if mebibytes else []
+            command += ["--workers", workers] if workers else []
+        super().__init__(lab.inside("host", *command), which, "mirroring")
 
     def pause(self):
         """Stops all its threads where they are; the kernel goes on to fill its ring."""
@@ -86,6 +98,4 @@ class Tap:
 
     def stop(self):
         self.process.send_signal(signal.SIGCONT)
-        self.process.send_signal(signal.SIGTERM)
-        printed, _ = self.process.communicate(timeout=30)
-        return json.loads(printed)
+        return super().stop()
