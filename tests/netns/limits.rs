@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -109,22 +109,27 @@ fn kept(ledger: &Ledger) -> f64 {
     1.0 - shed as f64 / wanted as f64
 }
 
+/// What a mirror with this limit says and counts of 5,000 frames a second for six seconds, of 500 flows, and what arrives.
+fn mirrored_with(lab: &Lab, limit: &[&str], length: usize) -> (String, Ledger, PathBuf) {
+    let arriving = Capture::start(lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let arguments = [&["-i", "h0"], limit, &["--to", VXLAN, "udp", "port", "9"]].concat();
+    let farspan = Farspan::mirror(lab, &arguments);
+    let frames: Vec<_> = (0..30_000).map(|number| traffic::udp_frame(number, 500, length)).collect();
+    while_sending(lab, &frames, "--pps=5000", || ());
+    let said = farspan.log();
+    let ledger = farspan.stop();
+    ledger.assert_lossless();
+    arriving.await_frames(usize::try_from(ledger.only().sent).expect("a small number"));
+    (said, ledger, arriving.stop())
+}
+
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_limit_of_bandwidth_holds_at_the_analyzer_from_the_beginning() {
     const LIMIT: f64 = 4e6;
     let lab = Lab::with_underlay_mtu(1600);
-    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
-    let arguments = ["-i", "h0", "--limit-bandwidth", "4 Mbit/s", "--to", VXLAN, "udp", "port", "9"];
-    let farspan = Farspan::mirror(&lab, &arguments);
-    // 20 Mbit/s for six seconds, of 500 flows.
-    let frames: Vec<_> = (0..30_000).map(|number| traffic::udp_frame(number, 500, 500)).collect();
-    while_sending(&lab, &frames, "--pps=5000", || ());
-    let said = farspan.log();
-    let ledger = farspan.stop();
-    ledger.assert_lossless();
-    arriving.await_frames(usize::try_from(ledger.only().sent).expect("a small number"));
-    let capture = arriving.stop();
+    // 20 Mbit/s.
+    let (said, ledger, capture) = mirrored_with(&lab, &["--limit-bandwidth", "4 Mbit/s"], 500);
 
     let datagrams = datagrams(&capture);
     let begin = datagrams[0].0;
@@ -180,17 +185,8 @@ fn now() -> f64 {
 fn a_limit_of_the_rate_holds_at_the_analyzer() {
     const LIMIT: f64 = 1000.0;
     let lab = Lab::with_underlay_mtu(1600);
-    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
-    let arguments = ["-i", "h0", "--limit-rate", "1 kpps", "--to", VXLAN, "udp", "port", "9"];
-    let farspan = Farspan::mirror(&lab, &arguments);
-    // 5,000 frames a second for six seconds, of 500 flows.
-    let frames: Vec<_> = (0..30_000).map(|number| traffic::udp_frame(number, 500, 200)).collect();
-    while_sending(&lab, &frames, "--pps=5000", || ());
-    let said = farspan.log();
-    let ledger = farspan.stop();
-    ledger.assert_lossless();
-    arriving.await_frames(usize::try_from(ledger.only().sent).expect("a small number"));
-    let datagrams = datagrams(&arriving.stop());
+    let (said, ledger, capture) = mirrored_with(&lab, &["--limit-rate", "1 kpps"], 200);
+    let datagrams = datagrams(&capture);
     let begin = datagrams[0].0;
     let steady = a_second(&datagrams, begin + 1.0, begin + 5.0);
     assert!((0.6 * LIMIT..1.15 * LIMIT).contains(&steady), "{steady} frames a second");
