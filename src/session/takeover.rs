@@ -56,11 +56,6 @@ impl Takeover {
         self.0.until.store(moment.nanos(), Ordering::Relaxed);
     }
 
-    /// Whether its end is known.
-    pub(super) fn ends(&self) -> bool {
-        self.0.until.load(Ordering::Relaxed) != u64::MAX
-    }
-
     /// The time as it is set now.
     pub(super) fn read(&self) -> Range<u64> {
         self.0.since.load(Ordering::Relaxed)..self.0.until.load(Ordering::Relaxed)

@@ -43,8 +43,8 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 const PORTION: u32 = 4;
 /// Frames of a turn that are few, so that those of several turns fit into any buffer.
 const FEW: u64 = 512;
-/// How long a stopped session still takes what the kernel captured before at most, where a run that goes on from a certain
-/// moment relies on it: a worker that the host kept from its processor catches up in that.
+/// How long a stopped session still takes what the kernel captured before, at most: a worker that the host kept from its
+/// processor, or that a burst has left behind, catches up in that.
 const MOST_GRACE: Duration = Duration::from_secs(2);
 
 /// One worker: owns its sources, its stages and its ledger, shares nothing that a frame touches.
@@ -423,11 +423,11 @@ impl Worker {
         self.path.ledger.senders.update(|all| self.taps.iter_mut().for_each(|tap| tap.source.senders(end, all)));
     }
 
-    /// Whether a stopped session may leave what its sources still hold. At its time's end it owes nobody a frame; where
-    /// another run goes on from a certain moment, it does until it has seen that moment, or nothing more comes.
+    /// Whether a stopped session may leave what its sources still hold: when they have nothing more, or nothing from its
+    /// time; or when even a full buffer has been emptied, and it is a busy interface that has more for ever.
     fn may_leave(&self, now: Instant, by: Instant) -> bool {
-        let owes = self.contact.takeover.ends() && self.taps.iter().any(|tap| tap.readiness == Readiness::More);
-        now >= by && (!owes || now >= by + MOST_GRACE)
+        let has_more = self.taps.iter().any(|tap| tap.readiness == Readiness::More);
+        now >= by && (!has_more || now >= by + MOST_GRACE)
     }
 
     /// Whether there is nothing left to do. Where interfaces are followed, others may come.
@@ -492,6 +492,44 @@ mod tests {
         fn kernel_drops(&mut self) -> KernelDrops {
             KernelDrops::default()
         }
+    }
+
+    /// A buffer that it takes longer to empty than the kernel takes to hand it over.
+    struct Behind {
+        ring: PipeReader,
+        left: u32,
+    }
+
+    impl Source for Behind {
+        fn drain(
+            &mut self,
+            _: Instant,
+            _: usize,
+            each: &mut dyn FnMut(&Frame<'_>),
+        ) -> Result<Readiness, Box<dyn Explain>> {
+            if self.left == 0 {
+                return Ok(Readiness::Waiting);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            self.left -= 1;
+            each(&testing::FRAME);
+            Ok(Readiness::More)
+        }
+
+        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+            Some(self.ring.as_fd())
+        }
+
+        fn kernel_drops(&mut self) -> KernelDrops {
+            KernelDrops::default()
+        }
+    }
+
+    fn captured_after_a_stop(held: u32) -> u64 {
+        let (contact, (ring, _writer)) = (testing::contact(), io::pipe().unwrap());
+        contact.stop.request();
+        testing::worker(vec![Box::new(Behind { ring, left: held })], &contact, None).run();
+        contact.published.read().captured
     }
 
     /// A replay that waits for one frame, counts how often it is asked for it, and ends without it.
@@ -596,6 +634,16 @@ mod tests {
         contact.stop.wake();
         testing::worker(vec![Box::new(waiting)], &contact, None).run();
         assert!(asked.load(Ordering::Relaxed) <= 5, "asked {asked:?} times");
+    }
+
+    #[test]
+    fn a_stopped_session_takes_what_was_captured_before_however_slow_it_is() {
+        assert_eq!(captured_after_a_stop(50), 50);
+    }
+
+    #[test]
+    fn a_stopped_session_leaves_an_interface_that_has_more_for_ever() {
+        assert!(captured_after_a_stop(u32::MAX) > 0);
     }
 
     #[test]
