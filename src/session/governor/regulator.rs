@@ -8,6 +8,8 @@
 //! - New flows are refused before established ones are cut short: `established` comes down only while the load stays too
 //!   high, or when it is a flood.
 //! - It comes down fast and goes up slowly, and within three percent of where it should be it does not move.
+//! - A burst is what the last ticks had together. A worker that was kept from its core takes in one tick what came in
+//!   several: that is none.
 //! - Nothing is saved up: while everything is let in there is no credit, while nothing is, no debt.
 
 use std::time::Duration;
@@ -26,14 +28,19 @@ const WEIGHT: f64 = 0.05;
 const SKEW_WEIGHT: f64 = 0.005;
 /// Times the limit, smoothed: so much that established flows are cut short, without waiting for them to end.
 const TOO_MUCH: f64 = 1.2;
-/// Times the limit within a tick: a burst. What new flows may have comes down at once.
+/// Times the limit within a short while: a burst. What new flows may have comes down at once.
 pub(super) const BURST: f64 = 2.0;
-/// Times the limit within a tick: so sudden a burst that established flows go at once too.
+/// Times the limit within a short while: so sudden a burst that established flows go at once too.
 pub(super) const FLOOD: f64 = 3.0;
+/// So many ticks are a short while.
+const SHORT_WHILE: usize = 3;
 /// After so many seconds, what was open all the time is settled.
 const SETTLES_AFTER: usize = 60;
 /// How long nothing at all was let in, and it was still too much, before control frames go too.
 const LAST_RESORT: Duration = Duration::from_secs(1);
+
+/// What is taken for the last ticks where they are not known, or are from before a change.
+const JUST_USED: [(f64, f64); SHORT_WHILE] = [(1.0, 1.0); SHORT_WHILE];
 
 /// The state between two ticks. `open` and `established` are parts of the scale, 0 to 1.
 #[derive(Clone, Debug)]
@@ -42,6 +49,8 @@ pub(super) struct Regulator {
     established: f64,
     /// The use of the limits, smoothed.
     used: f64,
+    /// The same of each of the last ticks, with how long it was, in ticks.
+    latest: [(f64, f64); SHORT_WHILE],
     /// The part of the frames that was kept, smoothed in the same way.
     kept: f64,
     /// Frames kept for each part of the scale that is open: 1 when the load is spread evenly over it.
@@ -58,6 +67,7 @@ impl Default for Regulator {
             open: 1.0,
             established: 1.0,
             used: 0.0,
+            latest: JUST_USED,
             kept: 1.0,
             skew: 1.0,
             settling: Settling::default(),
@@ -90,14 +100,18 @@ impl Regulator {
                 self.skew = self.skew.clamp(0.02, 50.0);
             }
         }
+        self.latest.rotate_left(1);
+        self.latest[SHORT_WHILE - 1] = (used, ticks);
+        let lately = self.lately();
         if let Some(Braked { open, established }) = braked {
             // What was used before they braked says nothing about now.
             self.come_down_to(f64::from(open) / SCALE, f64::from(established) / SCALE, used);
-        } else if used > BURST {
-            let open = self.room(used, kept.unwrap_or(1.0));
-            let established = if used > FLOOD { open } else { self.established };
-            self.come_down_to(open, established, used);
         } else {
+            if lately > BURST {
+                let open = self.room(used, kept.unwrap_or(1.0));
+                let established = if lately > FLOOD { open } else { self.established };
+                self.come_down_to(open, established, used);
+            }
             self.approach(ticks);
         }
         if self.open > 0.999 {
@@ -114,6 +128,13 @@ impl Regulator {
         self.window(interval)
     }
 
+    /// The use of the limits over the last ticks.
+    fn lately(&self) -> f64 {
+        let (used, ticks) =
+            self.latest.iter().fold((0.0, 0.0), |(all, time), (used, ticks)| (all + used * ticks, time + ticks));
+        used / ticks
+    }
+
     /// Up to where the limit has room, when so much is used for the part that is kept.
     fn room(&self, used: f64, kept: f64) -> f64 {
         (kept.max(1.0 / SCALE) / used.max(0.01) / self.skew).min(1.0)
@@ -127,6 +148,9 @@ impl Regulator {
         let will_be_kept = if is_cut { self.open } else { self.established };
         self.kept = (will_be_kept * self.skew).min(1.0);
         self.used = if is_cut { 1.0 } else { self.used.min(used).max(1.0) };
+        if is_cut {
+            self.latest = JUST_USED;
+        }
     }
 
     /// Moves towards where the limit is just used.
@@ -283,6 +307,29 @@ mod tests {
         host.load = 10.0;
         let after = run(&mut host, &mut regulator, 20);
         assert!(after[3..].iter().all(|(used, _)| *used < 1.6), "{after:?}");
+    }
+
+    #[test]
+    fn flows_that_never_end_are_cut_short_when_nothing_else_helps() {
+        for load in [1.5, 2.1, 2.5, 2.9, 3.5, 6.0] {
+            let (mut regulator, mut host) = (Regulator::default(), Host::new(load, 0.02, 1000));
+            let after = run(&mut host, &mut regulator, 90);
+            let mean = mean(&after[20..]);
+            assert!((0.7..1.25).contains(&mean), "{mean} times the limit under {load} times");
+        }
+    }
+
+    #[test]
+    fn what_a_worker_catches_up_with_is_no_burst() {
+        let (mut regulator, mut host) = (Regulator::default(), Host::new(2.5, 0.02, 50));
+        run(&mut host, &mut regulator, 600);
+        let before = regulator.clone();
+        // For three ticks it has no core, then it takes in one what came in four. The next time the governor is late too.
+        for (used, tenths) in [(0.0, 10), (0.0, 10), (0.0, 10), (4.0, 10), (1.0, 10), (0.1, 37), (12.0, 3), (1.0, 10)] {
+            regulator.step(used, Some(0.4), None, TICK * tenths / 10);
+        }
+        assert!(regulator.established >= before.established, "nothing is cut short");
+        assert!(regulator.open > 0.9 * before.open, "{} of {}", regulator.open, before.open);
     }
 
     #[test]
