@@ -104,18 +104,25 @@ impl Netlink {
     }
 }
 
-/// Whether `device` has an IPv6 address of link scope; yes when nobody can tell.
+/// Whether `device` has an IPv6 address of link scope that it may ask from; yes when nobody can tell.
 fn has_link_local_address(device: Ifindex) -> bool {
-    /// `IPV6_ADDR_LINKLOCAL` of include/net/ipv6.h, as the file shows it.
-    const LINK_SCOPE: &str = "20";
-    // Address, interface index, prefix length, scope, flags, name (if6_seq_show in net/ipv6/addrconf.c); of this
-    // thread's network namespace.
+    // Of this thread's network namespace.
     let Ok(addresses) = std::fs::read_to_string("/proc/thread-self/net/if_inet6") else { return true };
-    addresses.lines().any(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let index = fields.next().and_then(|index| u32::from_str_radix(index, 16).ok());
-        index == Some(device.value()) && fields.nth(1) == Some(LINK_SCOPE)
-    })
+    addresses.lines().any(|line| is_usable_link_local(line, device))
+}
+
+/// Whether this line of `/proc/net/if_inet6` tells of such an address: hexadecimal, the address, interface index, prefix
+/// length, scope and flags (`if6_seq_show` in net/ipv6/addrconf.c).
+fn is_usable_link_local(line: &str, device: Ifindex) -> bool {
+    /// `IPV6_ADDR_LINKLOCAL` of include/net/ipv6.h.
+    const LINK_SCOPE: u32 = 0x20;
+    /// `IFA_F_TENTATIVE` and `IFA_F_OPTIMISTIC`: somebody else may have it (RFC 4862 section 5.4), nothing is asked from it.
+    const NOT_YET: u32 = 0x40 | 0x04;
+    let mut fields = line.split_whitespace().skip(1).map(|field| u32::from_str_radix(field, 16).ok());
+    let (index, _prefix, scope, flags) = (fields.next(), fields.next(), fields.next(), fields.next());
+    index == Some(Some(device.value()))
+        && scope == Some(Some(LINK_SCOPE))
+        && flags.flatten().is_some_and(|flags| flags & NOT_YET == 0)
 }
 
 impl Neighbour {
@@ -147,5 +154,28 @@ fn reachability(state: NeighbourState) -> Option<NextHop> {
         NeighbourState::Incomplete => Some(NextHop::Resolving),
         NeighbourState::Failed => Some(NextHop::Failed),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_may_be_somebody_else_s_yet_is_nothing_to_ask_from() {
+        let device = Ifindex::new(0x1a).unwrap();
+        let line = |index: &str, scope: &str, flags: &str| {
+            format!("fe800000000000000200c0fffe000207 {index} 40 {scope} {flags}     eth0")
+        };
+        for flags in ["80", "00", "20"] {
+            assert!(is_usable_link_local(&line("1a", "20", flags), device), "{flags}");
+        }
+        // Tentative, tentative and permanent, optimistic, refused by a neighbour.
+        for flags in ["40", "c0", "84", "c8"] {
+            assert!(!is_usable_link_local(&line("1a", "20", flags), device), "{flags}");
+        }
+        assert!(!is_usable_link_local(&line("1b", "20", "80"), device), "another interface");
+        assert!(!is_usable_link_local(&line("1a", "00", "80"), device), "a global address");
+        assert!(!is_usable_link_local("", device) && !is_usable_link_local("fe80 x", device));
     }
 }
