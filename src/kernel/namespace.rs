@@ -4,6 +4,7 @@ use std::future::Future;
 use std::process::Command;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -53,6 +54,11 @@ impl Namespace {
             namespace.ip(&format!("addr add 192.0.2.{host}/24 dev fke0"));
             namespace.ip(&format!("addr add 2001:db8::{host}/64 dev fke0 nodad"));
             namespace.ip("link set fke0 up");
+        }
+        // The one that came up first drops what it sends until the kernel gets round to its carrier.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.output("ip -br link show fke0").contains(" UP ") {
+            assert!(Instant::now() < deadline, "fke0 does not become ready");
         }
     }
 

@@ -150,6 +150,7 @@ fn a_router_that_is_silent_or_without_its_link_is_used_again() {
         wire(&lab.analyzer, "r0", &beyond, "b0");
         lab.analyzer.link_up("r0", 1600, &["198.51.100.1/24"]);
         beyond.link_up("b0", 1600, &["198.51.100.2/24"]);
+        lab.analyzer.await_link("r0");
         lab.analyzer.run("sysctl -qw net.ipv4.ip_forward=1");
         beyond.run("ip route add default via 198.51.100.1");
         lab.host.run("ip route add 198.51.100.0/24 via 192.0.2.2");

@@ -24,6 +24,7 @@ fn plug(lab: &Lab, namespace: &Namespace, name: &str) {
     wire(namespace, name, &lab.client, &peer);
     namespace.link_up(name, 1500, &[]);
     lab.client.link_up(&peer, 1500, &[]);
+    namespace.await_link(name);
 }
 
 /// Waits until packet sockets capture on the interface `name` of `namespace`: by its number, since it may have been made anew.
@@ -265,6 +266,7 @@ fn live_through_everything(interface: &str, transmit: &str) {
     wire(&lab.host, "u1", &lab.analyzer, "a1");
     lab.host.link_up("u1", 1600, &["198.51.100.1/24"]);
     lab.analyzer.link_up("a1", 1600, &["198.51.100.2/24"]);
+    lab.host.await_link("u1");
     lab.host.run("ip route add 192.0.2.2/32 via 198.51.100.2 dev u1");
     frames_arrive("a route through another device");
     let ledgers = daemon.stop();

@@ -78,6 +78,9 @@ impl Lab {
         lab.host.link_up("h0", 1500, &["10.8.0.2/24", "2001:db8:8::2/64"]);
         lab.host.link_up("u0", mtu, &["192.0.2.1/24", "2001:db8:9::1/64"]);
         lab.analyzer.link_up("a0", mtu, &["192.0.2.2/24", "2001:db8:9::2/64"]);
+        for (namespace, link) in [(&lab.client, "c0"), (&lab.host, "h0"), (&lab.host, "u0"), (&lab.analyzer, "a0")] {
+            namespace.await_link(link);
+        }
         lab.host.run("ethtool -K u0 tx off tso off gso off gro off tx-udp-segmentation off");
         lab.analyzer.run("ethtool -K a0 tx off tso off gso off gro off tx-udp-segmentation off");
         lab
@@ -194,6 +197,15 @@ impl Namespace {
             let nodad = if address.contains(':') { "nodad" } else { "" };
             self.run(&format!("ip address add {address} dev {link} {nodad}"));
         }
+    }
+
+    /// Waits until an interface that is up sends what it is given. One that came up before its other end drops everything,
+    /// and reports success, until the kernel gets round to its carrier (`linkwatch_do_dev` in net/core/link_watch.c).
+    pub fn await_link(&self, link: &str) {
+        await_that(&format!("{link} to be ready"), || {
+            let state = self.run(&format!("cat /sys/class/net/{link}/operstate"));
+            matches!(state.trim(), "up" | "unknown")
+        });
     }
 }
 

@@ -94,6 +94,7 @@ pub fn send(lab: &Lab, frames: &[Vec<u8>], rate: &str) {
 /// Sends made-up frames at any interface of the lab.
 pub fn send_from(lab: &Lab, namespace: &Namespace, link: &str, frames: &[Vec<u8>], rate: &str) {
     let file = lab.write("sent.pcap", capture_file(frames));
+    namespace.await_link(link);
     namespace.run(&format!("tcpreplay -q -i {link} {rate} {}", file.display()));
 }
 
