@@ -10,6 +10,9 @@ use super::regulator::{BURST, Braked, FLOOD, TICK};
 use crate::ledger::{DropReason, Ledger};
 use crate::select::shed::{Admission, BUCKETS, Shed};
 
+/// For so many ticks at most a worker that catches up counts the time that it lost.
+const MOST_BEHIND: f64 = 5.0;
+
 /// What is measured of a session's workers together, as rising totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Measures {
@@ -136,8 +139,9 @@ impl Governed {
         shed.follow(&self.shared.admission, now.saturating_duration_since(self.started).as_secs());
     }
 
-    /// Tells what the turn used: at its end. `now` is the time at its beginning.
-    pub(in crate::session) fn tell(&mut self, now: Instant, ledger: &Ledger, shed: &mut Shed) {
+    /// Tells what the turn used: at its end. `now` is the time at its beginning, `is_behind` whether it left frames that
+    /// have been captured.
+    pub(in crate::session) fn tell(&mut self, now: Instant, is_behind: bool, ledger: &Ledger, shed: &mut Shed) {
         let told = self.told.unwrap_or_default();
         let measured = Measures::of(ledger, cpu_time(told.cpu));
         self.shared.meters.add(measured.since(told));
@@ -150,7 +154,11 @@ impl Governed {
         let part = self.shared.used(since);
         let excess = part - BURST * ticks;
         if excess <= 0.0 {
-            (self.since, self.has_braked) = ((now, used), false);
+            self.has_braked = false;
+            // While a worker catches up after it was kept from its core, that time counts too: in it the frames came.
+            if !is_behind || ticks > MOST_BEHIND {
+                self.since = (now, used);
+            }
         } else if excess > 1.0 {
             let kept = since.kept().unwrap_or(1.0);
             self.brake((now, used), part / ticks.max(0.05), excess, kept, shed);
@@ -209,7 +217,7 @@ mod tests {
         let mut workers = [(); 2].map(|()| (Governed::new(Arc::clone(&shared), now), Shed::default()));
         for turn in 1..=3 {
             for (governed, shed) in &mut workers {
-                governed.tell(now, &ledger(10 * turn, turn), shed);
+                governed.tell(now, false, &ledger(10 * turn, turn), shed);
             }
         }
         let Measures { frames, wanted, shed, cpu, .. } = shared.meters.read();
@@ -223,16 +231,16 @@ mod tests {
         let shared = Arc::new(Shared::new([Some(100), None, None]));
         let start = Instant::now();
         let (mut governed, mut shed) = (Governed::new(Arc::clone(&shared), start), Shed::default());
-        governed.tell(start + TICK / 10, &ledger(110, 0), &mut shed);
+        governed.tell(start + TICK / 10, false, &ledger(110, 0), &mut shed);
         assert_eq!(shed.window().open, BUCKETS, "it may be a mere peak");
         // Five times the limit: 250 of 100 in half a tick.
-        governed.tell(start + TICK / 2, &ledger(250, 0), &mut shed);
+        governed.tell(start + TICK / 2, false, &ledger(250, 0), &mut shed);
         let window = shed.window();
         assert_eq!((window.open, window.established), (BUCKETS / 5, BUCKETS), "new flows only");
-        governed.tell(start + TICK * 6 / 10, &ledger(300, 0), &mut shed);
+        governed.tell(start + TICK * 6 / 10, false, &ledger(300, 0), &mut shed);
         assert_eq!(shed.window(), window, "once is enough");
         // It goes on, with flows that were admitted before; a fifth of it was left out.
-        governed.tell(start + TICK, &ledger(500, 125), &mut shed);
+        governed.tell(start + TICK, false, &ledger(500, 125), &mut shed);
         let mark = scaled(0.8 / 5.0);
         assert_eq!((shed.window().open, shed.window().established), (mark, mark));
         let braked = Braked { open: mark, established: mark };
@@ -241,8 +249,23 @@ mod tests {
         shared.admission.set(crate::select::shed::Window::FULL);
         governed.follow(start + TICK, &ledger(500, 125), &mut shed);
         assert_eq!(shed.window().open, BUCKETS);
-        governed.tell(start + TICK * 2, &ledger(600, 125), &mut shed);
+        governed.tell(start + TICK * 2, false, &ledger(600, 125), &mut shed);
         assert_eq!(shed.window().open, BUCKETS, "within the limit");
+    }
+
+    #[test]
+    fn what_a_worker_catches_up_with_is_no_burst() {
+        let shared = Arc::new(Shared::new([Some(100), None, None]));
+        let start = Instant::now();
+        let (mut governed, mut shed) = (Governed::new(Arc::clone(&shared), start), Shed::default());
+        governed.tell(start, false, &ledger(0, 0), &mut shed);
+        // Three ticks without a core: it takes what came in them in two turns.
+        governed.tell(start + TICK * 3, true, &ledger(150, 0), &mut shed);
+        governed.tell(start + TICK * 301 / 100, false, &ledger(300, 0), &mut shed);
+        assert_eq!((shed.window().open, shared.take_braked()), (BUCKETS, None));
+        // As much in as short a time without such a reason.
+        governed.tell(start + TICK * 302 / 100, false, &ledger(450, 0), &mut shed);
+        assert!(shed.window().open < BUCKETS);
     }
 
     #[test]
@@ -250,7 +273,7 @@ mod tests {
         let shared = Arc::new(Shared::new([Some(100), None, None]));
         let start = Instant::now();
         let (mut governed, mut shed) = (Governed::new(Arc::clone(&shared), start), Shed::default());
-        governed.tell(start + TICK * 3, &ledger(310, 0), &mut shed);
+        governed.tell(start + TICK * 3, false, &ledger(310, 0), &mut shed);
         assert_eq!(shed.window().open, BUCKETS);
         assert_eq!(shared.take_braked(), None);
     }
