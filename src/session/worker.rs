@@ -192,7 +192,7 @@ impl Worker {
             let Self { path, count, own_time, .. } = self;
             let recorded = tap.source.descriptor().is_none();
             tap.source.finish(&mut |frame| {
-                if path.ledger.captured < *count && (recorded || own_time.contains(&frame.timestamp.nanos())) {
+                if path.ledger.captured < *count && is_own(frame, recorded, own_time) {
                     path.take(frame);
                 }
             });
@@ -235,7 +235,8 @@ impl Worker {
     /// Tells the governor what the turn used.
     fn tell_use(&mut self, now: Instant) {
         if let (Some(governed), Some(shed)) = (&mut self.governed, self.path.selector.shed_mut()) {
-            governed.tell(now, &self.path.ledger, shed);
+            let is_behind = self.taps.iter().any(|tap| tap.readiness == Readiness::More);
+            governed.tell(now, is_behind, &self.path.ledger, shed);
         }
     }
 
@@ -316,8 +317,7 @@ impl Worker {
             }
             let (mut first, mut is_over) = (Timestamp::MAX, false);
             let mut take = |frame: &Frame<'_>| {
-                // What a file holds was captured before there was a run.
-                if recorded || own_time.contains(&frame.timestamp.nanos()) {
+                if is_own(frame, recorded, own_time) {
                     first = first.min(frame.timestamp);
                     path.take(frame);
                 } else {
@@ -382,8 +382,9 @@ impl Worker {
         let Self { taps, path, contact, dropped_before, own_time, .. } = self;
         let Some(returns) = &contact.returns else { return };
         for mut tap in taps.extract_if(.., |tap| tap.readiness == Readiness::Ended) {
+            let recorded = tap.source.descriptor().is_none();
             tap.source.finish(&mut |frame| {
-                if own_time.contains(&frame.timestamp.nanos()) {
+                if is_own(frame, recorded, own_time) {
                     path.take(frame);
                 }
             });
@@ -436,6 +437,11 @@ impl Worker {
             || self.path.ledger.captured >= self.count
             || self.path.destinations.are_gone()
     }
+}
+
+/// Whether a frame is this run's. What a file holds was captured before there was a run.
+fn is_own(frame: &Frame<'_>, recorded: bool, own_time: &Range<u64>) -> bool {
+    recorded || own_time.contains(&frame.timestamp.nanos())
 }
 
 /// Whether `interval` has passed since `last`, which then becomes `now`.
