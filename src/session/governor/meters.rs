@@ -118,7 +118,8 @@ pub(in crate::session) struct Governed {
     shared: Arc<Shared>,
     /// What this worker has told so far; `None` before its first turn with a governor.
     told: Option<Measures>,
-    /// When more began to be used than [`BURST`] times the limit, and what all workers had used by then.
+    /// When more began to be used than [`BURST`] times the limit, and what this worker had used by then. Others may be
+    /// catching up: theirs is their own to judge.
     since: (Instant, Measures),
     /// Whether it has narrowed the window since then.
     has_braked: bool,
@@ -129,13 +130,15 @@ pub(in crate::session) struct Governed {
 impl Governed {
     /// A worker that begins now.
     pub(in crate::session) fn new(shared: Arc<Shared>, now: Instant) -> Self {
-        let used = shared.meters.read();
-        Self { shared, told: None, since: (now, used), has_braked: false, started: now }
+        Self { shared, told: None, since: (now, Measures::default()), has_braked: false, started: now }
     }
 
     /// Follows the window: at the beginning of a turn. What the worker has done before the first one is nobody's concern.
     pub(in crate::session) fn follow(&mut self, now: Instant, ledger: &Ledger, shed: &mut Shed) {
-        self.told.get_or_insert_with(|| Measures::of(ledger, cpu_time(0)));
+        if self.told.is_none() {
+            let told = Measures::of(ledger, cpu_time(0));
+            (self.told, self.since.1) = (Some(told), told);
+        }
         shed.follow(&self.shared.admission, now.saturating_duration_since(self.started).as_secs());
     }
 
@@ -143,11 +146,10 @@ impl Governed {
     /// have been captured.
     pub(in crate::session) fn tell(&mut self, now: Instant, is_behind: bool, ledger: &Ledger, shed: &mut Shed) {
         let told = self.told.unwrap_or_default();
-        let measured = Measures::of(ledger, cpu_time(told.cpu));
-        self.shared.meters.add(measured.since(told));
-        self.told = Some(measured);
+        let used = Measures::of(ledger, cpu_time(told.cpu));
+        self.shared.meters.add(used.since(told));
+        self.told = Some(used);
 
-        let used = self.shared.meters.read();
         let since = used.since(self.since.1);
         let ticks = now.saturating_duration_since(self.since.0).as_secs_f64() / TICK.as_secs_f64();
         // In allowances of a tick.
@@ -156,8 +158,10 @@ impl Governed {
         if excess <= 0.0 {
             self.has_braked = false;
             // While a worker catches up after it was kept from its core, that time counts too: in it the frames came.
-            if !is_behind || ticks > MOST_BEHIND {
+            if !is_behind {
                 self.since = (now, used);
+            } else if ticks > MOST_BEHIND {
+                self.since = (now.checked_sub(TICK.mul_f64(MOST_BEHIND)).unwrap_or(now), told);
             }
         } else if excess > 1.0 {
             let kept = since.kept().unwrap_or(1.0);
@@ -258,13 +262,21 @@ mod tests {
         let shared = Arc::new(Shared::new([Some(100), None, None]));
         let start = Instant::now();
         let (mut governed, mut shed) = (Governed::new(Arc::clone(&shared), start), Shed::default());
-        governed.tell(start, false, &ledger(0, 0), &mut shed);
-        // Three ticks without a core: it takes what came in them in two turns.
-        governed.tell(start + TICK * 3, true, &ledger(150, 0), &mut shed);
-        governed.tell(start + TICK * 301 / 100, false, &ledger(300, 0), &mut shed);
-        assert_eq!((shed.window().open, shared.take_braked()), (BUCKETS, None));
+        let (mut now, mut count) = (start, 0);
+        governed.tell(now, false, &ledger(count, 0), &mut shed);
+        // For some ticks it has no core. It takes what came in them within a few turns.
+        for (ticks, frames) in [(3, 150), (20, 1000)] {
+            let (began, before) = (now, count);
+            now += TICK * ticks;
+            while count < before + frames {
+                count += frames / 5;
+                governed.tell(now, count < before + frames, &ledger(count, 0), &mut shed);
+                now += TICK / 100;
+            }
+            assert_eq!((shed.window().open, shared.take_braked()), (BUCKETS, None), "{:?} without a core", now - began);
+        }
         // As much in as short a time without such a reason.
-        governed.tell(start + TICK * 302 / 100, false, &ledger(450, 0), &mut shed);
+        governed.tell(now, false, &ledger(count + 150, 0), &mut shed);
         assert!(shed.window().open < BUCKETS);
     }
 
