@@ -159,10 +159,9 @@ impl Running {
         self.observing = Some(observer.start());
     }
 
-    /// Asks the workers to end; [`ended`](Self::ended) tells when they have.
+    /// Asks the workers to end with what has been captured until now; [`ended`](Self::ended) tells when they have.
     pub fn stop(&self) {
-        self.contacts.iter().for_each(|contact| contact.stop.request());
-        self.underlays.iter().for_each(|underlay| underlay.stop_waiting());
+        self.stop_at(Timestamp::now());
     }
 
     /// From now on every frame is this run's, which was started waiting: no other is there any more. A clock that is set back
@@ -183,11 +182,14 @@ impl Running {
         }
     }
 
-    /// Asks the workers to end; frames that are captured from this moment on are not theirs any more. It should be some
-    /// milliseconds ahead, so that no worker is past it.
+    /// Asks the workers to end; frames that are captured from this moment on are not theirs any more. Where another run goes
+    /// on from it, it should be some milliseconds ahead, so that no worker is past it. The first such moment stands.
     pub fn stop_at(&self, moment: Timestamp) {
-        self.contacts.iter().for_each(|contact| contact.takeover.end_at(moment));
-        self.stop();
+        for contact in &self.contacts {
+            contact.takeover.end_at(moment);
+            contact.stop.request();
+        }
+        self.underlays.iter().for_each(|underlay| underlay.stop_waiting());
     }
 
     /// The ledger of all workers together, as it was a moment ago.

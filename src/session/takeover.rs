@@ -51,9 +51,9 @@ impl Takeover {
         self.0.is_sole.load(Ordering::Relaxed)
     }
 
-    /// Frames from this moment on count no more.
+    /// Frames from this moment on count no more. The first such moment stands: another run may rely on it.
     pub(super) fn end_at(&self, moment: Timestamp) {
-        self.0.until.store(moment.nanos(), Ordering::Relaxed);
+        let _ = self.0.until.compare_exchange(u64::MAX, moment.nanos(), Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The time as it is set now.
