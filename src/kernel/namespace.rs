@@ -59,6 +59,7 @@ impl Namespace {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.output("ip -br link show fke0").contains(" UP ") {
             assert!(Instant::now() < deadline, "fke0 does not become ready");
+            thread::sleep(Duration::from_millis(5));
         }
     }
 

@@ -200,11 +200,10 @@ impl Namespace {
     }
 
     /// Waits until an interface that is up sends what it is given. One that came up before its other end drops everything,
-    /// and reports success, until the kernel gets round to its carrier (`linkwatch_do_dev` in net/core/link_watch.c).
+    /// and reports success, until the kernel gets round to its carrier (`linkwatch_do_dev` in `net/core/link_watch.c`).
     pub fn await_link(&self, link: &str) {
         await_that(&format!("{link} to be ready"), || {
-            let state = self.run(&format!("cat /sys/class/net/{link}/operstate"));
-            matches!(state.trim(), "up" | "unknown")
+            self.run(&format!("cat /sys/class/net/{link}/operstate")).trim() == "up"
         });
     }
 }
