@@ -118,11 +118,10 @@ fn is_usable_link_local(line: &str, device: Ifindex) -> bool {
     const LINK_SCOPE: u32 = 0x20;
     /// `IFA_F_TENTATIVE` and `IFA_F_OPTIMISTIC`: somebody else may have it (RFC 4862 section 5.4), nothing is asked from it.
     const NOT_YET: u32 = 0x40 | 0x04;
-    let mut fields = line.split_whitespace().skip(1).map(|field| u32::from_str_radix(field, 16).ok());
-    let (index, _prefix, scope, flags) = (fields.next(), fields.next(), fields.next(), fields.next());
-    index == Some(Some(device.value()))
-        && scope == Some(Some(LINK_SCOPE))
-        && flags.flatten().is_some_and(|flags| flags & NOT_YET == 0)
+    let mut fields = line.split_whitespace().skip(1);
+    let mut number = || u32::from_str_radix(fields.next()?, 16).ok();
+    let (index, _prefix, scope, flags) = (number(), number(), number(), number());
+    index == Some(device.value()) && scope == Some(LINK_SCOPE) && flags.is_some_and(|flags| flags & NOT_YET == 0)
 }
 
 impl Neighbour {

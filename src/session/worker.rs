@@ -95,6 +95,11 @@ impl Tap {
         let (readiness, kernel_drops) = (Readiness::More, KernelDrops::default());
         Self { attachment, source, readiness, kernel_drops, leaves_at: None, failure: None }
     }
+
+    /// Whether it is a file: nothing to wait for.
+    fn is_recorded(&self) -> bool {
+        self.source.descriptor().is_none()
+    }
 }
 
 impl Worker {
@@ -190,7 +195,7 @@ impl Worker {
         self.see_takeover();
         for tap in &mut self.taps {
             let Self { path, count, own_time, .. } = self;
-            let recorded = tap.source.descriptor().is_none();
+            let recorded = tap.is_recorded();
             tap.source.finish(&mut |frame| {
                 if path.ledger.captured < *count && is_own(frame, recorded, own_time) {
                     path.take(frame);
@@ -213,11 +218,16 @@ impl Worker {
     /// a turn that began afterwards has left nothing.
     fn see_takeover(&mut self) {
         self.own_time = self.contact.takeover.read();
-        self.is_sole |= self.is_alone && self.taps.iter().all(|tap| tap.readiness != Readiness::More);
+        self.is_sole |= self.is_alone && !self.is_behind();
         self.is_alone = self.contact.takeover.is_sole();
         if self.is_sole {
             self.own_time.start = 0;
         }
+    }
+
+    /// Whether the latest turn left frames that a source has.
+    fn is_behind(&self) -> bool {
+        self.taps.iter().any(|tap| tap.readiness == Readiness::More)
     }
 
     /// Whether nothing has said yet that this run begins.
@@ -234,15 +244,15 @@ impl Worker {
 
     /// Tells the governor what the turn used.
     fn tell_use(&mut self, now: Instant) {
+        let is_behind = self.is_behind();
         if let (Some(governed), Some(shed)) = (&mut self.governed, self.path.selector.shed_mut()) {
-            let is_behind = self.taps.iter().any(|tap| tap.readiness == Readiness::More);
             governed.tell(now, is_behind, &self.path.ledger, shed);
         }
     }
 
     /// Sleeps until a source has frames, a deadline comes or the session is stopped.
     fn wait(&mut self, now: Instant) {
-        if self.taps.iter().any(|tap| tap.readiness == Readiness::More) {
+        if self.is_behind() {
             return;
         }
         let filling = self.taps.iter().filter_map(|tap| match tap.readiness {
@@ -301,7 +311,7 @@ impl Worker {
             // A source that fails gives what it still holds, be it over the budget.
             let left = count.saturating_sub(path.ledger.captured);
             let budget = usize::try_from(left).map_or(BUDGET, |left| left.min(BUDGET));
-            let recorded = tap.source.descriptor().is_none();
+            let recorded = tap.is_recorded();
             if budget == 0 {
                 // The count is reached and the session ends; what the kernel dropped here is still to be asked.
                 continue;
@@ -382,7 +392,7 @@ impl Worker {
         let Self { taps, path, contact, dropped_before, own_time, .. } = self;
         let Some(returns) = &contact.returns else { return };
         for mut tap in taps.extract_if(.., |tap| tap.readiness == Readiness::Ended) {
-            let recorded = tap.source.descriptor().is_none();
+            let recorded = tap.is_recorded();
             tap.source.finish(&mut |frame| {
                 if is_own(frame, recorded, own_time) {
                     path.take(frame);
@@ -427,8 +437,7 @@ impl Worker {
     /// Whether a stopped session may leave what its sources still hold: when they have nothing more, or nothing from its
     /// time; or when even a full buffer has been emptied, and it is a busy interface that has more for ever.
     fn may_leave(&self, now: Instant, by: Instant) -> bool {
-        let has_more = self.taps.iter().any(|tap| tap.readiness == Readiness::More);
-        now >= by && (!has_more || now >= by + MOST_GRACE)
+        now >= by && (!self.is_behind() || now >= by + MOST_GRACE)
     }
 
     /// Whether there is nothing left to do. Where interfaces are followed, others may come.

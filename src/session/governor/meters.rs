@@ -10,8 +10,8 @@ use super::regulator::{BURST, Braked, FLOOD, TICK};
 use crate::ledger::{DropReason, Ledger};
 use crate::select::shed::{Admission, BUCKETS, Shed};
 
-/// For so many ticks at most a worker that catches up counts the time that it lost.
-const MOST_BEHIND: f64 = 5.0;
+/// How much of the time that it lost a worker that catches up counts at most.
+const MOST_BEHIND: Duration = Duration::from_millis(500);
 
 /// What is measured of a session's workers together, as rising totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,7 +151,8 @@ impl Governed {
         self.told = Some(used);
 
         let since = used.since(self.since.1);
-        let ticks = now.saturating_duration_since(self.since.0).as_secs_f64() / TICK.as_secs_f64();
+        let passed = now.saturating_duration_since(self.since.0);
+        let ticks = passed.as_secs_f64() / TICK.as_secs_f64();
         // In allowances of a tick.
         let part = self.shared.used(since);
         let excess = part - BURST * ticks;
@@ -160,8 +161,8 @@ impl Governed {
             // While a worker catches up after it was kept from its core, that time counts too: in it the frames came.
             if !is_behind {
                 self.since = (now, used);
-            } else if ticks > MOST_BEHIND {
-                self.since = (now.checked_sub(TICK.mul_f64(MOST_BEHIND)).unwrap_or(now), told);
+            } else if passed > MOST_BEHIND {
+                self.since = (now.checked_sub(MOST_BEHIND).unwrap_or(now), told);
             }
         } else if excess > 1.0 {
             let kept = since.kept().unwrap_or(1.0);
