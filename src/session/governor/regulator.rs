@@ -264,11 +264,17 @@ mod tests {
     }
 
     fn run(host: &mut Host, regulator: &mut Regulator, ticks: usize) -> Vec<(f64, Window)> {
+        // A load that is never the same, and never by chance.
+        run_uneven(host, regulator, ticks, &[1.0, 1.2, 0.7, 1.1, 0.9, 1.3, 0.8])
+    }
+
+    fn run_uneven(host: &mut Host, regulator: &mut Regulator, ticks: usize, noise: &[f64]) -> Vec<(f64, Window)> {
         let mut window = regulator.window(Duration::ZERO);
-        (0..ticks)
-            .map(|tick| {
-                // A load that is never the same, and never by chance.
-                let noise = [1.0, 1.2, 0.7, 1.1, 0.9, 1.3, 0.8][tick % 7];
+        noise
+            .iter()
+            .cycle()
+            .take(ticks)
+            .map(|&noise| {
                 let (used, kept) = host.used(window, noise);
                 window = regulator.step(used, Some(kept), None, TICK);
                 (used, window)
@@ -372,13 +378,9 @@ mod tests {
     fn a_load_of_twice_the_limit_that_is_uneven_is_not_cut_further_than_it_must() {
         // Flows that never end, and a worker that is kept from its core now and then.
         let (mut regulator, mut host) = (Regulator::default(), Host::new(2.0, 0.02, 1000));
-        let mut window = Window::FULL;
-        for tick in 0..100 {
-            let noise = [1.0, 1.1, 0.0, 2.1, 0.8, 1.2, 0.9, 0.1, 0.0, 2.8][tick % 10];
-            let (used, kept) = host.used(window, noise);
-            window = regulator.step(used, Some(kept), None, TICK);
-        }
-        let (used, _) = host.used(window, 1.0);
+        let noise = [1.0, 1.1, 0.0, 2.1, 0.8, 1.2, 0.9, 0.1, 0.0, 2.8];
+        let after = run_uneven(&mut host, &mut regulator, 100, &noise);
+        let (used, _) = host.used(after[99].1, 1.0);
         assert!((0.8..1.25).contains(&used), "{used} times the limit");
     }
 
