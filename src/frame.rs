@@ -112,10 +112,10 @@ pub struct WireFrame<'a> {
 impl<'a> WireFrame<'a> {
     /// At most the first `keep` bytes of the frame, which keeps the length that it had on the wire.
     #[must_use]
-    pub fn truncated(self, keep: usize) -> Self {
+    pub fn truncated(&self, keep: usize) -> Self {
         let head = &self.head[..keep.min(self.head.len())];
         let body = &self.body[..(keep - head.len()).min(self.body.len())];
-        Self { head, body, ..self }
+        Self { head, body, ..*self }
     }
 
     /// A frame that was cut out of this one and is whole in itself: `head` and `body`, with `packet` in it.

@@ -46,9 +46,9 @@ impl Normaliser {
         mut each: impl FnMut(&WireFrame<'_>),
     ) -> Result<u64, DropReason> {
         let truncate = self.truncate.map(|snaplen| snaplen.value() as usize);
-        let mut offer = |wire: WireFrame<'_>| match truncate {
+        let mut offer = |wire: &WireFrame<'_>| match truncate {
             Some(keep) => each(&wire.truncated(keep)),
-            None => each(&wire),
+            None => each(wire),
         };
         let whole = WireFrame {
             head: &[],
@@ -73,7 +73,7 @@ impl Normaliser {
             Offload::Exact(Unfinished { segment: None, checksum: Some(at) }) => {
                 let finished = self.write_checksum(&whole, checksum::at(frame.bytes, layers.ip, at));
                 rewritten.checksums += u64::from(finished.is_some());
-                offer(finished.unwrap_or(whole));
+                offer(finished.as_ref().unwrap_or(&whole));
                 Ok(1)
             }
             Offload::Unknown { mtu } if super_frame::is_super_frame(&whole, mtu) => {
@@ -85,18 +85,23 @@ impl Normaliser {
                 let unfinished = layers.ip.and_then(|packet| checksum::unfinished(frame.bytes, packet));
                 let finished = self.write_checksum(&whole, unfinished);
                 rewritten.checksums += u64::from(finished.is_some());
-                offer(finished.unwrap_or(whole));
+                offer(finished.as_ref().unwrap_or(&whole));
                 Ok(1)
             }
             Offload::Whole | Offload::Exact(_) => {
-                offer(whole);
+                offer(&whole);
                 Ok(1)
             }
         }
     }
 
     /// Cuts a super-frame, or says that it cannot be known how.
-    fn segment(&mut self, whole: &WireFrame<'_>, mtu: Mtu, each: impl FnMut(WireFrame<'_>)) -> Result<u64, DropReason> {
+    fn segment(
+        &mut self,
+        whole: &WireFrame<'_>,
+        mtu: Mtu,
+        each: impl FnMut(&WireFrame<'_>),
+    ) -> Result<u64, DropReason> {
         super_frame::segment(whole, mtu, &mut self.headers, each).ok_or(DropReason::Unsegmentable)
     }
 

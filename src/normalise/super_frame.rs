@@ -30,11 +30,13 @@ pub(super) fn is_super_frame(frame: &WireFrame<'_>, mtu: Mtu) -> bool {
 /// Cuts a super-frame into segments that fill `mtu`, and returns how many. `None`, before the first, when it cannot be
 /// known what the wire carried: it is neither TCP nor a run of tunnel datagrams, it was cut by the capture, its headers
 /// do not fit `buffer`.
+// Out of the way of the frames that are whole.
+#[inline(never)]
 pub(super) fn segment(
     frame: &WireFrame<'_>,
     mtu: Mtu,
     buffer: &mut HeaderBuffer,
-    each: impl FnMut(WireFrame<'_>),
+    each: impl FnMut(&WireFrame<'_>),
 ) -> Option<u64> {
     let outermost = frame.layers.ip?;
     let (nested, limit) = boundaries(frame.body, outermost, outermost.start + mtu.value() as usize)?;
@@ -44,12 +46,14 @@ pub(super) fn segment(
 /// Cuts a super-frame into segments of `size` payload bytes, as the kernel told, and returns how many. `transport` is
 /// where the transport header with the payload begins, when that was told too. `None`, before the first, when the
 /// kernel's words do not fit the bytes.
+// Out of the way of the frames that are whole.
+#[inline(never)]
 pub(super) fn segment_exactly(
     frame: &WireFrame<'_>,
     size: usize,
     transport: Option<usize>,
     buffer: &mut HeaderBuffer,
-    each: impl FnMut(WireFrame<'_>),
+    each: impl FnMut(&WireFrame<'_>),
 ) -> Option<u64> {
     let nested = Nested::within(frame.body, frame.layers.ip?);
     let nested = match transport {
@@ -66,8 +70,8 @@ fn segmenter<'s, 'a>(frame: &WireFrame<'a>, nested: Nested, buffer: &'s mut Head
 }
 
 /// Makes wire frames of the pieces of `frame`.
-fn emit(frame: &WireFrame<'_>, mut each: impl FnMut(WireFrame<'_>)) -> impl FnMut(&[u8], &[u8], Ip) {
-    move |head, body, packet| each(frame.piece(head, body, packet))
+fn emit(frame: &WireFrame<'_>, mut each: impl FnMut(&WireFrame<'_>)) -> impl FnMut(&[u8], &[u8], Ip) {
+    move |head, body, packet| each(&frame.piece(head, body, packet))
 }
 
 /// Whose payload is cut, and where in the frame the first piece ends: at `full`, where a full packet would, for TCP.
