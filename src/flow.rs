@@ -14,7 +14,7 @@ impl FlowHash {
     /// alone for fragments, so that all of them stay together (behind an IPv6 fragment header only the first says
     /// which transport protocol it carries); the two MAC addresses for anything else.
     pub fn of(frame: &[u8], layers: &Layers) -> Self {
-        let Some(ip) = layers.ip else {
+        let Some(ip) = &layers.ip else {
             return Self(finish(frame.get(..12).map_or(0, |macs| endpoint(&macs[..6], 0) ^ endpoint(&macs[6..], 0))));
         };
         let (protocol, ports) = match ip.fragment {
@@ -74,11 +74,12 @@ fn endpoint(address: &[u8], port: u16) -> u64 {
     })
 }
 
-/// The finaliser of `SplitMix64` (Steele, Lea, Flood 2014).
-fn mix(mut word: u64) -> u64 {
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
+/// A multiplication whose two halves are folded together, as in wyhash (Wang Yi 2019): every bit of the input moves bits of
+/// the output on both sides of it, for the price of one instruction.
+fn mix(word: u64) -> u64 {
+    let product = u128::from(word) * 0xa076_1d64_78bd_642f;
+    let [low, high] = [product, product >> 64].map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(0));
+    low ^ high
 }
 
 /// The high half of the mixed word: [`FlowHash::bucket`] uses the high bits first.

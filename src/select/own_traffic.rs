@@ -43,8 +43,8 @@ impl OwnTraffic {
     /// Whether `frame` is ours. Asked once for each captured frame, in the order of capture: a first fragment tells
     /// which later ones are ours.
     pub fn is_ours(&mut self, frame: &[u8], layers: &Layers) -> bool {
-        let Some(ip) = layers.ip else { return false };
-        self.paths.iter_mut().any(|path| path.has_sent(frame, &ip)) || self.is_quoted(frame, &ip)
+        let Some(ip) = &layers.ip else { return false };
+        self.paths.iter_mut().any(|path| path.has_sent(frame, ip)) || self.is_quoted(frame, ip)
     }
 
     /// Whether an ICMP error to us quotes a datagram of ours: RFC 792 asks for its IP header and eight bytes, RFC 4443

@@ -224,7 +224,7 @@ fn kind(frame: &[u8], layers: &Layers) -> Kind {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
 
-    let Some(ip) = layers.ip else {
+    let Some(ip) = &layers.ip else {
         return if carries_traffic(layers.ethertype) { Kind::Other } else { Kind::Control };
     };
     if ip.protocol != TCP || ip.fragment != Fragment::Whole {

@@ -93,12 +93,12 @@ impl Layers {
             ethertype = inner;
             network += ethernet::VLAN_TAG_LEN;
         }
-        let ip = match ethertype {
-            ETHERTYPE_IPV4 => Ip::parse_v4(frame, network),
-            ETHERTYPE_IPV6 => Ip::parse_v6(frame, network),
-            _ => None,
-        };
-        Self { ethertype, network, ip }
+        // Each arm whole: put together behind the match, the header would be copied once more for every frame.
+        match ethertype {
+            ETHERTYPE_IPV4 => Self { ethertype, network, ip: Ip::parse_v4(frame, network) },
+            ETHERTYPE_IPV6 => Self { ethertype, network, ip: Ip::parse_v6(frame, network) },
+            _ => Self { ethertype, network, ip: None },
+        }
     }
 }
 
