@@ -21,7 +21,7 @@
 
 use std::num::NonZeroU16;
 
-use crate::frame::{At, Unfinished};
+use crate::frame::{At, Frame, InterfaceId, Offload, Unfinished};
 use crate::quantity::{Direction, Timestamp};
 use crate::sys::prefetch::prefetch;
 use crate::wire::ethernet::VLAN_TAG_LEN;
@@ -62,23 +62,6 @@ const NEEDS_CHECKSUM: u8 = 1;
 /// `VIRTIO_NET_HDR_GSO_*` without the ECN bit.
 const GSO_TYPE_MASK: u8 = 0x7f;
 
-/// A frame in a block, with everything the kernel told about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Captured<'a> {
-    /// The captured bytes, with a VLAN tag that was taken out put back.
-    pub(super) bytes: &'a [u8],
-    /// Original length in bytes, the tag included.
-    pub(super) wire_len: u32,
-    /// When the kernel saw it.
-    pub(super) timestamp: Timestamp,
-    /// Which way it went.
-    pub(super) direction: Direction,
-    /// Whether a tag was put back.
-    pub(super) has_restored_tag: bool,
-    /// What segmentation and checksum offload left to do.
-    pub(super) unfinished: Unfinished,
-}
-
 /// Position in a block between two turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cursor {
@@ -94,20 +77,20 @@ impl Cursor {
         Self { next, left }
     }
 
-    /// The next frame of `block`; `None` at its end, or where it makes no sense: then [`left`](Self::left) says how
-    /// many frames the kernel promised beyond it.
-    pub(super) fn advance<'a>(&mut self, block: &'a mut [u8]) -> Option<Captured<'a>> {
+    /// The next frame of `block`, which was seen on `interface`; `None` at its end, or where it makes no sense: then
+    /// [`left`](Self::left) says how many frames the kernel promised beyond it.
+    pub(super) fn advance<'a>(&mut self, block: &'a mut [u8], interface: InterfaceId) -> Option<Frame<'a>> {
         if self.left == 0 {
             return None;
         }
         let header = block.get_mut(self.next..)?;
         let next_offset = u32_at(header, NEXT_OFFSET)? as usize;
         prefetch(ahead(header, next_offset));
-        let captured = read_frame(header)?;
+        let frame = read_frame(header, interface)?;
         self.left -= 1;
         // Never on the spot: a hostile offset cannot make this loop for ever. `left` ends it in any case.
         self.next = self.next.saturating_add(next_offset.max(1));
-        Some(captured)
+        Some(frame)
     }
 
     /// Frames that the block's header promised and that were not read.
@@ -127,8 +110,9 @@ pub(super) fn was_full(block: &[u8]) -> bool {
     u32_at(block, BLOCK_STATUS).is_some_and(|status| status & BLOCK_TIMED_OUT == 0)
 }
 
-/// The frame whose `tpacket3_hdr` begins `header`.
-fn read_frame(header: &mut [u8]) -> Option<Captured<'_>> {
+/// The frame whose `tpacket3_hdr` begins `header`, with everything the kernel tells about it: a VLAN tag that was taken out
+/// is put back.
+fn read_frame(header: &mut [u8], interface: InterfaceId) -> Option<Frame<'_>> {
     let mut mac = usize::from(u16_at(header, MAC)?);
     let end = mac.checked_add(u32_at(header, SNAPLEN)? as usize)?;
     let status = u32_at(header, STATUS)?;
@@ -143,13 +127,16 @@ fn read_frame(header: &mut [u8]) -> Option<Captured<'_>> {
         let shift = u16::try_from(VLAN_TAG_LEN).ok()?;
         unfinished.checksum = unfinished.checksum.map(|at| At { start: at.start.saturating_add(shift), ..at });
     }
-    Some(Captured {
+    Some(Frame {
         bytes: header.get(mac..end)?,
         wire_len,
         timestamp: Timestamp::from_nanos(nanos),
-        direction: if outgoing { Direction::Out } else { Direction::In },
+        direction: Some(if outgoing { Direction::Out } else { Direction::In }),
+        interface,
+        origin: None,
+        offload: Offload::Exact(unfinished),
         has_restored_tag: tag.is_some(),
-        unfinished,
+        refused: None,
     })
 }
 
@@ -242,6 +229,7 @@ mod tests {
         block
     }
 
+    const ETH3: InterfaceId = InterfaceId(3);
     const FRAME_BYTES: &[u8; 20] = b"ddddddssssss\x08\x00abcdef";
 
     #[test]
@@ -264,18 +252,18 @@ mod tests {
             (Told { cut: 4, ..TOLD }, FRAME_BYTES),
         ]);
         let mut cursor = Cursor::start(&block);
-        let first = cursor.advance(&mut block).unwrap();
+        let first = cursor.advance(&mut block, ETH3).unwrap();
         assert_eq!(
-            (first.bytes, first.wire_len, first.direction, first.has_restored_tag, first.unfinished),
-            (&FRAME_BYTES[..], 20, Direction::In, false, Unfinished::default())
+            (first.bytes, first.wire_len, first.direction, first.has_restored_tag, first.offload),
+            (&FRAME_BYTES[..], 20, Some(Direction::In), false, Offload::Exact(Unfinished::default()))
         );
-        assert_eq!(first.timestamp.nanos(), 1_700_000_000_000_000_000);
-        let second = cursor.advance(&mut block).unwrap();
+        assert_eq!((first.timestamp.nanos(), first.interface), (1_700_000_000_000_000_000, ETH3));
+        let second = cursor.advance(&mut block, ETH3).unwrap();
         let unfinished = Unfinished { segment: NonZeroU16::new(1448), checksum: Some(At { start: 34, offset: 16 }) };
-        assert_eq!((second.direction, second.unfinished), (Direction::Out, unfinished));
-        let third = cursor.advance(&mut block).unwrap();
+        assert_eq!((second.direction, second.offload), (Some(Direction::Out), Offload::Exact(unfinished)));
+        let third = cursor.advance(&mut block, ETH3).unwrap();
         assert_eq!((third.bytes, third.wire_len), (&FRAME_BYTES[..16], 20));
-        assert_eq!((cursor.advance(&mut block), cursor.left()), (None, 0));
+        assert_eq!((cursor.advance(&mut block, ETH3).is_none(), cursor.left()), (true, 0));
     }
 
     #[test]
@@ -291,10 +279,11 @@ mod tests {
         ] {
             let told = Told { status, tpid, tci: 0xa005, vnet, ..TOLD };
             let mut block = block(&[(told, FRAME_BYTES)]);
-            let tagged = Cursor::start(&block).advance(&mut block).unwrap();
+            let tagged = Cursor::start(&block).advance(&mut block, ETH3).unwrap();
             let whole = [&FRAME_BYTES[..12], &expected, &FRAME_BYTES[12..]].concat();
             assert_eq!((tagged.bytes, tagged.wire_len, tagged.has_restored_tag), (&whole[..], 24, true));
-            assert_eq!(tagged.unfinished.checksum, Some(At { start: 38, offset: 6 }), "offsets count over the tag");
+            let Offload::Exact(unfinished) = tagged.offload else { panic!("the kernel tells exactly") };
+            assert_eq!(unfinished.checksum, Some(At { start: 38, offset: 6 }), "offsets count over the tag");
         }
     }
 
@@ -303,8 +292,8 @@ mod tests {
         let mut block =
             block(&[(Told { status: VLAN_VALID, ..TOLD }, FRAME_BYTES), (Told { tci: 5, ..TOLD }, FRAME_BYTES)]);
         let mut cursor = Cursor::start(&block);
-        assert_eq!(cursor.advance(&mut block).unwrap().bytes[12..16], [0x81, 0, 0, 0]);
-        assert_eq!(cursor.advance(&mut block).unwrap().bytes, FRAME_BYTES);
+        assert_eq!(cursor.advance(&mut block, ETH3).unwrap().bytes[12..16], [0x81, 0, 0, 0]);
+        assert_eq!(cursor.advance(&mut block, ETH3).unwrap().bytes, FRAME_BYTES);
     }
 
     proptest! {
@@ -314,7 +303,7 @@ mod tests {
             let mut cursor = Cursor::start(&bytes);
             let promised = cursor.left();
             let mut read = 0;
-            while cursor.advance(&mut bytes).is_some() {
+            while cursor.advance(&mut bytes, ETH3).is_some() {
                 read += 1;
             }
             prop_assert!(read <= promised && cursor.left() == promised - read);
@@ -328,7 +317,7 @@ mod tests {
             let length = block.len();
             block[at % length] = with;
             let mut cursor = Cursor::start(&block);
-            while cursor.advance(&mut block).is_some() {}
+            while cursor.advance(&mut block, ETH3).is_some() {}
         }
     }
 }

@@ -34,7 +34,7 @@ use link_type::LinkLayer;
 use crate::config::defaults;
 use crate::config::plan::{Engine, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use crate::error::{ExitCode, Explain, Problems};
-use crate::frame::{Frame, InterfaceId, Offload};
+use crate::frame::{Frame, InterfaceId};
 use crate::kernel::netns::Namespace;
 use crate::ledger::{KernelDrops, SenderLedger};
 use crate::quantity::{Ifindex, Mtu, Timestamp};
@@ -220,18 +220,8 @@ pub fn open_file(file: &FilePath) -> Result<Box<dyn Source>, SourceError> {
 #[doc(hidden)]
 pub fn frames_of_block(block: &mut [u8], each: &mut dyn FnMut(&Frame<'_>)) -> u32 {
     let mut cursor = block::Cursor::start(block);
-    while let Some(captured) = cursor.advance(block) {
-        each(&Frame {
-            bytes: captured.bytes,
-            wire_len: captured.wire_len,
-            timestamp: captured.timestamp,
-            direction: Some(captured.direction),
-            interface: InterfaceId(0),
-            origin: None,
-            offload: Offload::Exact(captured.unfinished),
-            has_restored_tag: captured.has_restored_tag,
-            refused: None,
-        });
+    while let Some(frame) = cursor.advance(block, InterfaceId::default()) {
+        each(&frame);
     }
     cursor.left()
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockFilter, SockRef};
 
-use super::block::{self, Captured, Cursor};
+use super::block::{self, Cursor};
 use super::error::SourceError;
 use super::fan_out::FanOut;
 use super::{Readiness, Source, filter, live};
@@ -263,9 +263,12 @@ impl Source for RingCapture {
             }
             let mut cursor = self.cursor.take().unwrap_or_else(|| Cursor::start(block));
             while left > 0
-                && let Some(captured) = cursor.advance(block)
+                && let Some(mut frame) = cursor.advance(block, self.interface)
             {
-                each(&frame(&captured, self.interface, self.normalise));
+                if !self.normalise {
+                    frame.offload = Offload::Whole;
+                }
+                each(&frame);
                 left -= 1;
             }
             if left > 0 {
@@ -290,19 +293,5 @@ impl Source for RingCapture {
             self.drops.buffer_full += u64::from(counted.dropped);
         }
         self.drops
-    }
-}
-
-fn frame<'a>(captured: &Captured<'a>, interface: InterfaceId, normalise: bool) -> Frame<'a> {
-    Frame {
-        bytes: captured.bytes,
-        wire_len: captured.wire_len,
-        timestamp: captured.timestamp,
-        direction: Some(captured.direction),
-        interface,
-        origin: None,
-        offload: if normalise { Offload::Exact(captured.unfinished) } else { Offload::Whole },
-        has_restored_tag: captured.has_restored_tag,
-        refused: None,
     }
 }
