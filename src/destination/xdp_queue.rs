@@ -64,13 +64,11 @@ pub(super) struct Member {
 /// One AF_XDP socket.
 #[derive(Debug)]
 pub(super) struct Queue {
-    socket: xsk::Socket,
+    socket: xsk::Socket<Flight>,
     largest_frame: usize,
     share: usize,
     /// Slots that no destination has.
     unclaimed: Vec<Slot>,
-    /// By slot: whose frame the kernel has.
-    flights: Vec<Option<Flight>>,
     /// By member: frames that the kernel has done with.
     done: Vec<Vec<Done>>,
     /// Whether the interface is gone, or has no more to do with the socket: then nothing comes back.
@@ -83,8 +81,9 @@ pub(super) struct Queue {
 
 /// A frame that the kernel has.
 #[derive(Clone, Copy, Debug)]
-struct Flight {
-    member: usize,
+pub(super) struct Flight {
+    /// Whose it is; `None` when that one has left, or has been told that the frame is lost.
+    member: Option<usize>,
     frame: Sent,
     dropped: bool,
 }
@@ -174,14 +173,13 @@ impl Queues {
         Ok(self.queue(socket, unclaimed, None))
     }
 
-    fn queue(&self, socket: xsk::Socket, unclaimed: Vec<Slot>, program: Option<Arc<Attached>>) -> Queue {
+    fn queue(&self, socket: xsk::Socket<Flight>, unclaimed: Vec<Slot>, program: Option<Arc<Attached>>) -> Queue {
         let shape = socket.shape();
         Queue {
             socket,
             largest_frame: shape.slot_len(),
             share: (shape.slots / self.members.max(1)).max(1),
             unclaimed,
-            flights: vec![None; shape.slots],
             done: Vec::new(),
             gone: false,
             down: false,
@@ -191,7 +189,7 @@ impl Queues {
 }
 
 /// Binds the socket. Where the queue was closed a moment ago, waits for it no longer than `patience`.
-pub(super) fn bind(socket: &xsk::Socket, device: Ifindex, queue: u32, patience: Duration) -> io::Result<()> {
+pub(super) fn bind(socket: &xsk::Socket<Flight>, device: Ifindex, queue: u32, patience: Duration) -> io::Result<()> {
     until_let_go(patience, || socket.bind(device, queue), |error| error.raw_os_error() == Some(libc::EBUSY))
 }
 
@@ -219,10 +217,7 @@ impl Member {
 
     /// Submits one frame: the first bytes of `slot`.
     pub(super) fn submit(&self, queue: &mut Queue, slot: Slot, frame: Sent) {
-        if let Some(flight) = queue.flights.get_mut(slot.index()) {
-            *flight = Some(Flight { member: self.number, frame, dropped: false });
-        }
-        queue.socket.submit(slot, frame.len);
+        queue.socket.submit(slot, frame.len, Flight { member: Some(self.number), frame, dropped: false });
     }
 
     /// The slots that are missing from its share and have come back: those of frames that were on their way when some
@@ -259,14 +254,12 @@ impl Member {
     pub(super) fn leave(self, slots: impl IntoIterator<Item = Slot>) {
         let mut queue = lock(&self.queue);
         queue.unclaimed.extend(slots);
-        let Queue { flights, done, unclaimed, .. } = &mut *queue;
-        flights.iter_mut().filter(|flight| flight.is_some_and(|flight| flight.member == self.number)).for_each(
-            |flight| {
-                *flight = None;
-            },
-        );
-        unclaimed
-            .extend(done.get_mut(self.number).into_iter().flat_map(|done| done.drain(..)).filter_map(|done| done.slot));
+        let Queue { socket, done, unclaimed, .. } = &mut *queue;
+        for flight in socket.memos_mut().filter(|flight| flight.member == Some(self.number)) {
+            flight.member = None;
+        }
+        let done = done.get_mut(self.number).into_iter().flat_map(|done| done.drain(..));
+        unclaimed.extend(done.filter_map(|done| done.slot));
     }
 }
 
@@ -339,18 +332,17 @@ impl Queue {
 
     /// Gives every completed slot back to its member: at once to the one with this number, which is asking.
     fn take_in(&mut self, asking: usize, each: &mut impl FnMut(Done)) {
-        while let Some(slot) = self.socket.completed() {
-            match self.flights.get_mut(slot.index()).and_then(Option::take) {
-                Some(Flight { member, frame, dropped }) => {
-                    let dropped = dropped.then_some(DropReason::DeviceBusy);
-                    let done = Done { slot: Some(slot), frame, dropped };
-                    if member == asking {
-                        each(done);
-                    } else if let Some(of_member) = self.done.get_mut(member) {
-                        of_member.push(done);
-                    }
-                }
-                None => self.unclaimed.push(slot),
+        while let Some((slot, Flight { member, frame, dropped })) = self.socket.completed() {
+            let Some(member) = member else {
+                self.unclaimed.push(slot);
+                continue;
+            };
+            let dropped = dropped.then_some(DropReason::DeviceBusy);
+            let done = Done { slot: Some(slot), frame, dropped };
+            if member == asking {
+                each(done);
+            } else if let Some(of_member) = self.done.get_mut(member) {
+                of_member.push(done);
             }
         }
     }
@@ -358,7 +350,7 @@ impl Queue {
     /// Remembers that a frame did not leave: its slot is completed all the same.
     fn drop_one(&mut self) {
         let dropped = self.socket.dropped();
-        if let Some(flight) = self.flights.get_mut(dropped).and_then(Option::as_mut) {
+        if let Some(flight) = self.socket.memo_mut(dropped) {
             flight.dropped = true;
         }
     }
@@ -366,10 +358,10 @@ impl Queue {
     /// The queue is gone: whatever the kernel had will neither leave nor come back.
     fn give_up(&mut self) {
         self.gone = true;
-        for flight in &mut self.flights {
-            let Some(Flight { member, frame, .. }) = flight.take() else { continue };
-            if let Some(done) = self.done.get_mut(member) {
-                done.push(Done { slot: None, frame, dropped: Some(DropReason::InterfaceDown) });
+        for flight in self.socket.memos_mut() {
+            let done = flight.member.take().and_then(|member| self.done.get_mut(member));
+            if let Some(done) = done {
+                done.push(Done { slot: None, frame: flight.frame, dropped: Some(DropReason::InterfaceDown) });
             }
         }
     }

@@ -96,15 +96,15 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// A slot that the kernel has, and how many of its descriptors it has not given back.
-#[derive(Debug, Default)]
-struct Flight {
-    slot: Option<Slot>,
-    descriptors: usize,
+/// A slot that the kernel has, how many of its descriptors it has not given back, and what its owner remembers of it.
+struct Flight<T> {
+    slot: Slot,
+    descriptors: u32,
+    memo: T,
 }
 
-/// An AF_XDP socket with its memory and both rings.
-pub struct Socket {
+/// An AF_XDP socket with its memory and both rings. While the kernel has a frame, it keeps a `T` for it.
+pub struct Socket<T> {
     fd: OwnedFd,
     shape: Shape,
     transmit: Ring,
@@ -117,10 +117,11 @@ pub struct Socket {
     consumed: u32,
     /// How many frames one [`kick`](Self::kick) sends at most.
     budget: usize,
-    flights: Vec<Flight>,
+    /// By slot.
+    flights: Vec<Option<Flight<T>>>,
 }
 
-impl Socket {
+impl<T> Socket<T> {
     /// A socket that is bound to nothing, and all the slots of its memory.
     ///
     /// # Errors
@@ -175,7 +176,7 @@ impl Socket {
 
         let umem = Arc::new(Umem { memory, slot_len: shape.slot_len() });
         let tokens = (0..slots).map(|index| Slot { umem: Arc::clone(&umem), index }).collect();
-        let flights = std::iter::repeat_with(Flight::default).take(shape.slots).collect();
+        let flights = std::iter::repeat_with(|| None).take(shape.slots).collect();
         Ok((Self { fd, shape, transmit, completion, written: 0, read: 0, consumed: 0, budget, flights }, tokens))
     }
 
@@ -204,14 +205,14 @@ impl Socket {
         Ok(())
     }
 
-    /// Hands the first `length` bytes of `slot` to the kernel, which sends them after the next [`kick`](Self::kick). A
-    /// length over the slot's counts as its length.
-    pub fn submit(&mut self, slot: Slot, length: usize) {
+    /// Hands the first `length` bytes of `slot` to the kernel, which sends them after the next [`kick`](Self::kick), and
+    /// keeps `memo` until they come back. A length over the slot's counts as its length.
+    pub fn submit(&mut self, slot: Slot, length: usize, memo: T) {
         let Shape { chunk, chunks_per_slot, .. } = self.shape;
         let (index, length) = (slot.index(), length.min(self.shape.slot_len()));
-        let Some(flight) = self.flights.get_mut(index).filter(|flight| flight.slot.is_none()) else { return };
+        let Some(flight) = self.flights.get_mut(index) else { return };
         let descriptors = self.shape.chunks(length).clamp(1, chunks_per_slot);
-        *flight = Flight { slot: Some(slot), descriptors };
+        *flight = Some(Flight { slot, descriptors: u32::try_from(descriptors).unwrap_or(u32::MAX), memo });
         for number in 0..descriptors {
             let offset = number * chunk;
             let is_last = number + 1 == descriptors;
@@ -293,7 +294,7 @@ impl Socket {
                 let latest = self.descriptor(self.consumed.wrapping_sub(1));
                 let flight = self.flights.get(self.shape.slot_at(latest.addr));
                 // What was taken in has left.
-                if latest.options & libc::XDP_PKT_CONTD == 0 && flight.is_some_and(|flight| flight.slot.is_some()) {
+                if latest.options & libc::XDP_PKT_CONTD == 0 && flight.is_some_and(Option::is_some) {
                     break;
                 }
             }
@@ -319,8 +320,18 @@ impl Socket {
         unsafe { entry.read() }
     }
 
-    /// A slot that the kernel has done with, if there is one.
-    pub fn completed(&mut self) -> Option<Slot> {
+    /// What is kept for the frame in the slot with this number, if the kernel has it.
+    pub fn memo_mut(&mut self, slot: usize) -> Option<&mut T> {
+        Some(&mut self.flights.get_mut(slot)?.as_mut()?.memo)
+    }
+
+    /// What is kept for every frame that the kernel has.
+    pub fn memos_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.flights.iter_mut().flatten().map(|flight| &mut flight.memo)
+    }
+
+    /// A slot that the kernel has done with, if there is one, and what was kept for its frame.
+    pub fn completed(&mut self) -> Option<(Slot, T)> {
         // Pairs with the kernel's release of the producer (xskq_prod_submit_n).
         while self.completion.producer().load(Ordering::Acquire) != self.read {
             let entry = self.completion.entry::<u64>(self.read);
@@ -330,25 +341,26 @@ impl Socket {
             self.read = self.read.wrapping_add(1);
             // Pairs with the kernel's acquire of the consumer (xskq_prod_nb_free).
             self.completion.consumer().store(self.read, Ordering::Release);
-            let Some(flight) = self.flights.get_mut(self.shape.slot_at(address)) else { continue };
-            flight.descriptors = flight.descriptors.saturating_sub(1);
+            let Some(place) = self.flights.get_mut(self.shape.slot_at(address)) else { continue };
+            let Some(flight) = place else { continue };
+            flight.descriptors -= 1;
             if flight.descriptors == 0
-                && let Some(slot) = flight.slot.take()
+                && let Some(Flight { slot, memo, .. }) = place.take()
             {
-                return Some(slot);
+                return Some((slot, memo));
             }
         }
         None
     }
 }
 
-impl AsFd for Socket {
+impl<T> AsFd for Socket<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-impl fmt::Debug for Socket {
+impl<T> fmt::Debug for Socket<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Socket").field("fd", &self.fd).field("shape", &self.shape).finish_non_exhaustive()
     }
@@ -463,7 +475,7 @@ mod tests {
     const SLOTS: usize = 4;
 
     /// A socket without a kernel, for frames of up to two descriptors.
-    fn alone() -> (Socket, Vec<Slot>) {
+    fn alone() -> (Socket<()>, Vec<Slot>) {
         let shape = Shape { chunk: CHUNK, chunks_per_slot: 2, slots: SLOTS, reception: 0 };
         let ring = || Ring {
             memory: Mapping::anonymous(4096).unwrap(),
@@ -476,7 +488,7 @@ mod tests {
         let memory = Mapping::anonymous(shape.slot_len() * SLOTS).unwrap();
         let umem = Arc::new(Umem { memory, slot_len: shape.slot_len() });
         let slots = (0..4).map(|index| Slot { umem: Arc::clone(&umem), index }).collect();
-        let flights = std::iter::repeat_with(Flight::default).take(SLOTS).collect();
+        let flights = std::iter::repeat_with(|| None).take(SLOTS).collect();
         let fd = std::fs::File::open("/dev/null").unwrap().into();
         let (transmit, completion) = (ring(), ring());
         (Socket { fd, shape, transmit, completion, written: 0, read: 0, consumed: 0, budget: 32, flights }, slots)
@@ -486,7 +498,7 @@ mod tests {
     fn a_dropped_frame_is_the_one_that_the_kernel_consumed_last() {
         let (mut socket, slots) = alone();
         for slot in slots {
-            socket.submit(slot, 100);
+            socket.submit(slot, 100, ());
         }
         for (told, slot) in [(2, 1), (3, 2), (4, 3)] {
             socket.kick().unwrap_err();
@@ -499,11 +511,11 @@ mod tests {
     fn each_drop_is_another_frame_where_the_kernel_does_not_tell_how_far_it_has_come() {
         let (mut socket, mut slots) = alone();
         // The first has left before, and the kernel has told so.
-        socket.submit(slots.remove(0), 100);
+        socket.submit(slots.remove(0), 100, ());
         socket.transmit.consumer().store(1, Ordering::Relaxed);
         let lengths = [CHUNK + 1, 2 * CHUNK, 1];
         for (slot, length) in slots.into_iter().zip(lengths) {
-            socket.submit(slot, length);
+            socket.submit(slot, length, ());
         }
         for slot in 1..SLOTS {
             socket.kick().unwrap_err();
