@@ -45,8 +45,10 @@ pub struct Tunnel {
 #[derive(Debug)]
 struct Outbox {
     encapsulator: Encapsulator,
-    /// Outer IP and UDP in bytes.
-    outer_len: usize,
+    /// What stands before a frame in its packet, in bytes: outer IP and UDP, and the tunnel header.
+    overhead: usize,
+    /// Largest frame that the engine can send, in bytes, as of the latest flush.
+    largest_frame: usize,
     /// How many buckets the engine has: one a source port; 0 counts as 1.
     buckets: u32,
     engine: Box<dyn Transmit>,
@@ -171,17 +173,17 @@ impl Tunnel {
 }
 
 impl Outbox {
-    /// Largest frame that fits the path MTU with its encapsulation, in bytes.
-    fn room(&self, underlay: &Underlay) -> usize {
-        let packet = (underlay.mtu().value() as usize).min(self.engine.largest_packet());
-        packet.saturating_sub(self.outer_len + self.encapsulator.header_len())
+    /// Largest frame that fits the path MTU with its encapsulation, in bytes, and can be sent as the engine is now.
+    fn room(&mut self, underlay: &Underlay) -> usize {
+        let packet = underlay.mtu().value() as usize;
+        self.largest_frame = self.engine.largest_packet().saturating_sub(self.overhead);
+        packet.saturating_sub(self.overhead).min(self.largest_frame)
     }
 
     /// Takes one frame that is ready to leave: the tunnel header in front, the one copy behind it.
     fn push(&mut self, frame: &WireFrame<'_>, cut: bool, account: &mut DestinationLedger) {
         account.in_flight += 1;
-        let datagram_len = self.encapsulator.header_len() + frame.len();
-        if self.outer_len + datagram_len > self.engine.largest_packet() {
+        if frame.len() > self.largest_frame {
             count_dropped(account, DropReason::Oversize, 1);
             return;
         }
@@ -244,8 +246,9 @@ impl Tunnel {
         (said, is_another_worker): (Arc<Mutex<Said>>, bool),
     ) -> Self {
         let is_live = plan.is_live();
-        let outbox = Outbox {
-            outer_len: outer_len(&plan.encapsulation, underlay.remote()),
+        let mut outbox = Outbox {
+            overhead: outer_len(&plan.encapsulation, underlay.remote()) + encapsulator.header_len(),
+            largest_frame: 0,
             buckets: u32::try_from(sources.len()).unwrap_or(u32::MAX),
             engine,
             unsettled_until: None,
