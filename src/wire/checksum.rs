@@ -3,14 +3,16 @@
 //! Ones' complement has two zeros, 0x0000 and 0xffff, and it is associative and commutative. Three things follow that
 //! farspan lives on: a sum may be taken in wide words of the machine's own byte order; a packet whose checksum is
 //! right sums to a zero; and what a wrong one sums to is exactly *how wrong* it is.
+//!
+//! Sums are kept in 64 bits: 65,535 divides 2^64 - 1, so that the ones' complement sum of 64-bit words is also that of the
+//! 16-bit words in them, and moving every byte by one place is a rotation.
 
 use super::layers::{Ip, IpVersion};
 
 /// A ones' complement sum of bytes that follow each other, in pieces of any length.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
-    /// Sum of big-endian 16-bit words, as if the first byte of all stood at an even offset. The carries above 16 bits
-    /// are pending; whatever is added to was folded before, so that they never overflow.
+    /// Ones' complement sum of big-endian 64-bit words, as if the first byte of all stood at an even offset.
     words: u64,
     /// Whether an odd number of bytes has been added, so that the next byte is the low half of a word.
     odd: bool,
@@ -19,7 +21,7 @@ pub struct Sum {
 impl Sum {
     /// The sum of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Self { words: u64::from(sum_words(bytes)), odd: bytes.len() % 2 == 1 }
+        Self { words: sum_words(bytes), odd: bytes.len() % 2 == 1 }
     }
 
     /// The sum of the pseudo header of `packet` (RFC 9293 section 3.1, RFC 8200 section 8.1) for `length` bytes of
@@ -30,18 +32,17 @@ impl Sum {
             IpVersion::V4 => (packet.start + 12, 8),
             IpVersion::V6 => (packet.start + 8, 32),
         };
-        // A number of 32 bits is the sum of its halves, modulo 65,535.
         let addresses = bytes.get(first..first + both).unwrap_or_default().as_chunks::<8>().0;
-        let addresses =
-            addresses.iter().map(|&chunk| u64::from_be_bytes(chunk)).map(|word| (word >> 32) + (word & LOW));
-        Self { words: addresses.sum::<u64>() + u64::from(protocol) + length as u64, odd: false }
+        let rest = u64::from(protocol) + length as u64;
+        let words = addresses.iter().fold(rest, |sum, &chunk| add(sum, u64::from_be_bytes(chunk)));
+        Self { words, odd: false }
     }
 
     /// The sum of these bytes followed by those of `next`.
     #[must_use]
     pub fn then(self, next: Self) -> Self {
-        let words = if self.odd { u64::from(next.fold().swap_bytes()) } else { u64::from(next.fold()) };
-        Self { words: u64::from(self.fold()) + words, odd: self.odd != next.odd }
+        let words = if self.odd { next.words.rotate_left(8) } else { next.words };
+        Self { words: add(self.words, words), odd: self.odd != next.odd }
     }
 
     /// The sum of these bytes followed by `bytes`.
@@ -95,24 +96,31 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
     Sum { words: u64::from(!checksum) + u64::from(!old) + u64::from(new), odd: false }.checksum()
 }
 
-/// Sums big-endian 16-bit words, folded; an odd last byte is the high half of a word.
+/// The ones' complement sum of two numbers: the carry comes round to the other end. It is 0 only if both are.
+fn add(one: u64, other: u64) -> u64 {
+    let (sum, carry) = one.overflowing_add(other);
+    sum + u64::from(carry)
+}
+
+/// Sums big-endian 64-bit words; where the last bytes are fewer, as if zeros followed.
 ///
-/// Done in halves of 64-bit words in the machine's byte order, because the end-around carry makes byte order a matter
-/// of one swap at the end (RFC 1071 section 2 B). Each 32-bit half has 32 bits of room for carries: enough for 32 GiB.
-fn sum_words(bytes: &[u8]) -> u16 {
+/// Done in the machine's byte order, because every byte of the sum then only stands one place further (RFC 1071 section
+/// 2 B). Carries are not looked for: of so few words (2^32 at most, 32 GiB) the upper halves add up without any, and what
+/// they lack in the sum of the whole words is the sum of the lower halves.
+fn sum_words(bytes: &[u8]) -> u64 {
     let (chunks, rest) = bytes.as_chunks::<8>();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
     let last = u64::from_ne_bytes(last);
-    let (mut low, mut high) = (last & LOW, last >> 32);
+    let (mut whole, mut upper) = (last, last >> 32);
     for &chunk in chunks {
         let word = u64::from_ne_bytes(chunk);
-        low += word & LOW;
-        high += word >> 32;
+        whole = whole.wrapping_add(word);
+        upper += word >> 32;
     }
-    // Folding each first keeps their sum from overflowing.
-    let words = u64::from(Sum { words: low, odd: false }.fold()) + u64::from(Sum { words: high, odd: false }.fold());
-    u16::from_be(Sum { words, odd: false }.fold())
+    let lower = whole.wrapping_sub(upper << 32);
+    let sum = add(lower, upper.rotate_left(32));
+    if cfg!(target_endian = "little") { sum.rotate_left(8) } else { sum }
 }
 
 /// The low half of a 64-bit word.
