@@ -84,6 +84,19 @@ enum Next {
     End,
 }
 
+/// Why a run has ended, or is to end.
+#[allow(clippy::large_enum_variant, reason = "a run has one end")]
+enum Ended {
+    /// By itself.
+    ByItself(Outcome),
+    /// For what is asked of the session; a closed channel means that the daemon ends.
+    Asked(Option<Order>),
+    /// For another run of the session, which was opened beside it.
+    Followed(Replacement),
+    /// For another run of the session, which cannot be opened before: what this one holds may be what that one needs.
+    InTheWay,
+}
+
 impl Supervisor {
     pub(super) fn new(
         common: Arc<Common>,
@@ -149,6 +162,19 @@ impl Supervisor {
         started.running.govern();
         self.shown.set_governor(started.running.governor());
         self.shown.set_running(started.published(), &started.interfaces, started.ways.clone(), &started.health);
+        match self.until_order(&mut started).await {
+            Ended::ByItself(outcome) => {
+                self.end_run(&mut started, &outcome);
+                self.ended(&outcome, since.elapsed())
+            }
+            Ended::Asked(order) => self.hand_over(started, order, false).await,
+            Ended::Followed(replacement) => self.hand_over(started, Some(Order::Replace(replacement)), true).await,
+            Ended::InTheWay => self.begin_again(started).await,
+        }
+    }
+
+    /// Follows what changes around a run until it ends, or is to end.
+    async fn until_order(&mut self, started: &mut Started) -> Ended {
         let (mut limits, mut sources) = (self.common.totals().changes(), self.common.sources());
         let mut interfaces = started.running.interfaces();
         // What has changed until now is seen now.
@@ -159,14 +185,10 @@ impl Supervisor {
         tokio::pin!(look_up);
         // A file that is replayed would be replayed again from its beginning.
         let is_live = granted.source.file().is_none();
-        let mut is_beside = false;
-        let order = loop {
+        loop {
             tokio::select! {
-                outcome = started.running.ended() => {
-                    self.end_run(&mut started, &outcome);
-                    return self.ended(&outcome, since.elapsed());
-                }
-                order = self.orders.recv() => break order,
+                outcome = started.running.ended() => return Ended::ByItself(outcome),
+                order = self.orders.recv() => return Ended::Asked(order),
                 Ok(()) = limits.changed() => {
                     if started.running.govern() {
                         self.shown.set_governor(started.running.governor());
@@ -174,55 +196,48 @@ impl Supervisor {
                 }
                 Ok(()) = interfaces.changed() => self.shown.set_interfaces(&interfaces.borrow_and_update()),
                 Ok(()) = sources.changed(), if is_live => {
-                    if !started.is_outdated() {
-                        continue;
-                    }
-                    match self.open_beside().await {
-                        Ok(replacement) => {
-                            info!("the way to an analyzer has another source address: the session is opened anew");
-                            is_beside = true;
-                            break Some(Order::Replace(replacement));
-                        }
-                        // What this run holds may be what the other needs.
-                        Err(_) if !claims(&self.granted, Some(&self.granted)).is_empty() => {
-                            info!("the way to an analyzer has another source address: the session ends, to be opened anew");
-                            return self.begin_again(started).await;
-                        }
-                        Err(problems) => self.stay(&problems),
+                    if started.is_outdated() && let Some(ended) = self.follow_source().await {
+                        return ended;
                     }
                 }
                 at = &mut look_up, if is_live => match self.follow(&at).await {
-                    Some(replacement) => {
-                        is_beside = true;
-                        break Some(Order::Replace(replacement));
-                    }
+                    Some(replacement) => return Ended::Followed(replacement),
                     None => look_up.set(moved(&granted.destinations, &ways)),
                 },
             }
-        };
-        match order {
+        }
+    }
+
+    /// Ends a run for what is asked of the session, and does that. `is_beside` where it is to make room for another run of
+    /// the session that was opened beside it.
+    async fn hand_over(&mut self, mut started: Started, mut order: Option<Order>, is_beside: bool) -> Next {
+        let is_followed = match &order {
             // It runs already.
-            Some(Order::Resume) => Next::Run(started),
-            Some(Order::Replace(Replacement { started: Some(next), plan, granted, kept, is_same })) => {
+            Some(Order::Resume) => return Next::Run(started),
+            Some(Order::Replace(Replacement { started: Some(next), .. })) => {
                 let moment = ahead();
                 next.running.begin_at(moment);
                 started.running.stop_at(moment);
-                self.shown.set_state(State::Stopping);
-                self.last_account(&mut started).await;
-                // Whoever reloads knows what the session has open by the handle that it had before.
-                let kept = if is_beside { self.kept.adopt(&kept) } else { kept };
-                self.obey(Some(Order::Replace(Replacement { started: Some(next), plan, granted, kept, is_same })))
+                true
             }
-            order => {
-                self.shown.set_state(State::Stopping);
+            _ => {
                 started.running.stop();
-                let outcome = self.last_account(&mut started).await;
-                if !outcome.failures.is_empty() {
-                    self.shown.note_failures(outcome.failures.iter().map(|failure| &**failure));
-                }
-                self.obey(order)
+                false
             }
+        };
+        self.shown.set_state(State::Stopping);
+        let outcome = self.last_account(&mut started).await;
+        // The run that follows would show them as its own.
+        if !is_followed && !outcome.failures.is_empty() {
+            self.shown.note_failures(outcome.failures.iter().map(|failure| &**failure));
         }
+        if let Some(Order::Replace(replacement)) = &mut order
+            && is_beside
+        {
+            // Whoever reloads knows what the session has open by the handle that it had before.
+            replacement.kept = self.kept.adopt(&replacement.kept);
+        }
+        self.obey(order)
     }
 
     /// Ends a run and opens the session anew.
@@ -241,6 +256,25 @@ impl Supervisor {
         let started = opened.start(true)?;
         let (plan, granted) = (self.shown.plan(), Arc::clone(&self.granted));
         Ok(Replacement { plan, granted, started: Some(started), kept, is_same: true })
+    }
+
+    /// Opens the session anew, because the way to an analyzer has another source address than its sockets. `None` where
+    /// that cannot be, which is said.
+    async fn follow_source(&mut self) -> Option<Ended> {
+        match self.open_beside().await {
+            Ok(replacement) => {
+                info!("the way to an analyzer has another source address: the session is opened anew");
+                Some(Ended::Followed(replacement))
+            }
+            Err(_) if !claims(&self.granted, Some(&self.granted)).is_empty() => {
+                info!("the way to an analyzer has another source address: the session ends, to be opened anew");
+                Some(Ended::InTheWay)
+            }
+            Err(problems) => {
+                self.stay(&problems);
+                None
+            }
+        }
     }
 
     /// Opens the session anew, because an analyzer's name stands for another address; the run that goes on meanwhile ends

@@ -6,7 +6,7 @@ use super::orders::{Order, Orders, Returns};
 use super::stop::Stop;
 use super::takeover::Takeover;
 use crate::error::Explain;
-use crate::ledger::Published;
+use crate::ledger::{Ledger, Published};
 
 /// What one worker and the control plane have of each other. The worker uses it between turns, never for a frame.
 #[derive(Clone, Debug)]
@@ -26,6 +26,15 @@ pub(super) struct Contact {
 }
 
 impl Contact {
+    /// For a worker that begins with the account `ledger`.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor left for an event.
+    pub(super) fn open(ledger: Ledger, failures: Failures, returns: Option<Returns>) -> nix::Result<Self> {
+        let (stop, published, orders) = (Stop::new()?, Published::new(ledger), Orders::default());
+        Ok(Self { stop, published, failures, takeover: Takeover::open(), orders, returns })
+    }
+
     /// Has the worker carry out `orders` before its next turn.
     pub(super) fn order(&self, orders: impl IntoIterator<Item = Order>) {
         self.orders.give(orders);

@@ -34,7 +34,7 @@ use crate::destination::tunnel::Tunnel;
 use crate::destination::{Destination, Destinations, Patience, Shared, missing_ids};
 use crate::error::Problems;
 use crate::kernel::underlay::Underlay;
-use crate::ledger::{Assignment, Ledger, Published};
+use crate::ledger::{Assignment, Ledger};
 use crate::normalise::Normaliser;
 use crate::quantity::Mtu;
 use crate::select::Selector;
@@ -48,12 +48,10 @@ pub use error::SessionError;
 use follow::Follower;
 use governor::Totals;
 use observe::Observer;
-use orders::{Orders, Returns};
+use orders::Returns;
 use path::Path;
 pub use running::{Outcome, Running};
 use running::{Parts, Ready};
-use stop::Stop;
-use takeover::Takeover;
 use worker::Worker;
 
 /// A session with everything open and nothing moving yet.
@@ -114,11 +112,7 @@ impl Session {
         } else {
             source::open(plan)?
         };
-        let (patience, delay) = match &plan.source {
-            SourcePlan::Live(live) => (Patience::Drop, live.delay),
-            source if source.file().is_some() => (Patience::Wait, Duration::ZERO),
-            SourcePlan::File(_) | SourcePlan::Tunnels(_) => (Patience::Drop, Duration::ZERO),
-        };
+        let (patience, delay) = patience_of(&plan.source);
         let names: Vec<String> = opened.interfaces.iter().map(|interface| interface.name.clone()).collect();
         let mtu = mirrored_mtu(plan, opened.interfaces.iter().map(|interface| interface.mtu));
         let shared = match around.shared.take() {
@@ -132,24 +126,15 @@ impl Session {
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
         let tunnels = around.all_tunnels.enter(own);
 
-        let no_resources = |cause: nix::Error| SessionError::Resources { cause: cause.into() };
         let failures = Failures::default();
         let (returns, follower) = follower(plan, &opened.interfaces, &failures, around.stays).unzip();
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
-            let ledger = empty_ledger(plan);
             let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
-            let stop = Stop::new().map_err(no_resources)?;
-            let published = Published::new(ledger.clone());
-            let (orders, returns) = (Orders::default(), returns.clone());
-            let takeover = Takeover::open();
-            let contact = Contact { stop, published, failures: failures.clone(), takeover, orders, returns };
-            let path = Path {
-                selector: Selector::new(OwnTraffic::following(&around.all_tunnels), plan.sample),
-                normaliser: Normaliser::new(plan.normalise.truncate),
-                destinations: destinations.spread_by(spread).telling(around.errors.clone()),
-                ledger,
-            };
+            let destinations = destinations.spread_by(spread).telling(around.errors.clone());
+            let path = path_to(destinations, plan, &around.all_tunnels);
+            let contact =
+                Contact::open(path.ledger.clone(), failures.clone(), returns.clone()).map_err(no_resources)?;
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
             workers.push(Ready { worker, contact, cpu: plan.cpu(number), priority: plan.priority.clone() });
         }
@@ -225,6 +210,29 @@ impl Session {
             contact.published.read()
         }))
     }
+}
+
+/// How long the destinations of a session with this source may wait for room, and how long the kernel may keep a frame.
+fn patience_of(source: &SourcePlan) -> (Patience, Duration) {
+    match source {
+        SourcePlan::Live(live) => (Patience::Drop, live.delay),
+        source if source.file().is_some() => (Patience::Wait, Duration::ZERO),
+        SourcePlan::File(_) | SourcePlan::Tunnels(_) => (Patience::Drop, Duration::ZERO),
+    }
+}
+
+/// The stages of one worker of `plan`, which end at `destinations`.
+fn path_to(destinations: Destinations, plan: &SessionPlan, all_tunnels: &AllTunnels) -> Path {
+    Path {
+        selector: Selector::new(OwnTraffic::following(all_tunnels), plan.sample),
+        normaliser: Normaliser::new(plan.normalise.truncate),
+        destinations,
+        ledger: empty_ledger(plan),
+    }
+}
+
+fn no_resources(cause: nix::Error) -> SessionError {
+    SessionError::Resources { cause: cause.into() }
 }
 
 /// Who follows the interfaces, and how workers give theirs back: where some may come, or go without ending the session.

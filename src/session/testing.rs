@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use super::contact::{Contact, Failures};
-use super::orders::Orders;
 use super::path::Path;
-use super::stop::Stop;
-use super::takeover::Takeover;
 use super::worker::Worker;
 use crate::config::local_end::CaptureFilePlan;
 use crate::config::plan::{FilePath, SamplePlan};
@@ -14,7 +11,7 @@ use crate::destination::Shared;
 use crate::destination::capture_file::CaptureFile;
 use crate::destination::{Destination, Destinations};
 use crate::frame::{Frame, InterfaceId, Offload};
-use crate::ledger::{Ledger, Published};
+use crate::ledger::Ledger;
 use crate::normalise::Normaliser;
 use crate::quantity::Timestamp;
 use crate::select::Selector;
@@ -39,9 +36,7 @@ fn ledger() -> Ledger {
 }
 
 pub(super) fn contact() -> Contact {
-    let (stop, published) = (Stop::new().unwrap(), Published::new(ledger()));
-    let (orders, takeover) = (Orders::default(), Takeover::open());
-    Contact { stop, published, failures: Failures::default(), orders, returns: None, takeover }
+    Contact::open(ledger(), Failures::default(), None).unwrap()
 }
 
 pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Option<u64>) -> Worker {
