@@ -21,12 +21,15 @@
 //! [`sys`] is the only place that may say `unsafe`. Above it: [`config`] turns words into a plan, [`check`] explains
 //! the plan before it runs, [`probe`] proves that it arrives, [`compare`] says whether two captures hold the same frames,
 //! [`daemon`] keeps many sessions running, [`privilege`] takes what they do not need away, [`cli`] is the command line.
+//! Below all of it: [`quantity`] has numbers that cannot hold nonsense, [`error`] says what an operator reads when something
+//! fails, [`repeated`] keeps what happens again and again from being said each time, [`flow`] tells which frames belong
+//! together.
 
 pub mod error;
 pub mod flow;
 pub mod frame;
 pub mod quantity;
-pub mod rising;
+pub mod repeated;
 
 pub mod destination;
 pub mod ledger;

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::backoff::{Backoff, Complaint};
+use super::backoff::Backoff;
 use super::opening::{Common, Kept, Opened, Started};
 use super::shown::Shown;
 use super::view::State;
@@ -19,6 +19,7 @@ use crate::config::plan::SessionPlan;
 use crate::error::{Explain, Problems};
 use crate::kernel::lookup::{Moved, moved};
 use crate::quantity::Timestamp;
+use crate::repeated::Repeated;
 use crate::session::Outcome;
 use crate::session::control::PATIENCE;
 
@@ -29,7 +30,7 @@ const LEAST_WAIT: Duration = Duration::from_millis(500);
 /// How far ahead the moment is at which one run ends and another begins: longer than any turn of a worker.
 const AHEAD: Duration = Duration::from_millis(5);
 /// So long a session's tunnels stay known after it ended: what it sent last may still be on its way back.
-const ECHO: Duration = Duration::from_secs(2);
+const TUNNELS_LINGER: Duration = Duration::from_secs(2);
 
 /// What a session can be asked for.
 #[allow(clippy::large_enum_variant, reason = "an order comes once in a while")]
@@ -68,7 +69,8 @@ pub(super) struct Supervisor {
     kept: Kept,
     orders: UnboundedReceiver<Order>,
     backoff: Backoff,
-    complaint: Complaint,
+    /// What it failed with last.
+    trouble: Repeated,
     is_paused: bool,
 }
 
@@ -105,8 +107,8 @@ impl Supervisor {
         kept: Kept,
         orders: UnboundedReceiver<Order>,
     ) -> Self {
-        let (backoff, complaint) = (Backoff::new(), Complaint::default());
-        Self { common, shown, granted, kept, orders, backoff, complaint, is_paused: false }
+        let (backoff, trouble) = (Backoff::new(), Repeated::default());
+        Self { common, shown, granted, kept, orders, backoff, trouble, is_paused: false }
     }
 
     /// Keeps the session going until it is told to end. `tried` hears when it was opened for the first time, or could not
@@ -298,7 +300,7 @@ impl Supervisor {
     /// Says that a run goes on although another should have taken its place.
     fn stay(&mut self, problems: &Problems) {
         let words = problems.in_one_line();
-        if self.complaint.note(&words, Instant::now()).is_some() {
+        if self.trouble.note(&words, Instant::now()).is_some() {
             warn!("the way to an analyzer has another source address, but the session goes on as it is: {words}");
         }
     }
@@ -316,7 +318,7 @@ impl Supervisor {
         self.kept.rest(&self.granted);
         if let Some(tunnels) = started.running.take_tunnels() {
             tokio::spawn(async move {
-                sleep(ECHO).await;
+                sleep(TUNNELS_LINGER).await;
                 drop(tunnels);
             });
         }
@@ -338,7 +340,7 @@ impl Supervisor {
     fn fail<'a>(&mut self, problems: impl Iterator<Item = &'a dyn Explain>, ran: Duration) -> Next {
         let words = self.shown.note_failures(problems);
         let wait = self.backoff.next(ran);
-        match self.complaint.note(&words, Instant::now()) {
+        match self.trouble.note(&words, Instant::now()) {
             Some(0) => warn!("{words}; trying again in {} s and whenever a link or route changes", wait.as_secs()),
             Some(times) => warn!("{words}; it failed {times} more times since that was last said"),
             None => {}
@@ -403,7 +405,7 @@ impl Supervisor {
                     self.shown.begin_anew(plan);
                 }
                 (self.granted, self.kept) = (granted, kept);
-                (self.backoff, self.complaint) = (Backoff::new(), Complaint::default());
+                (self.backoff, self.trouble) = (Backoff::new(), Repeated::default());
                 match started {
                     _ if self.is_paused => Next::Rest(State::Paused),
                     Some(started) => {

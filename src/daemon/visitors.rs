@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::rising::Rising;
+use crate::repeated::Rising;
 
 /// How many visitors are in at once. Where more come, that one goes who has been there longest: somebody who only stands in
 /// the way must not keep others out, and at the rate at which they come in an honest one has time enough.

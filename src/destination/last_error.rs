@@ -5,12 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use crate::ledger::{DestinationLedger, DropReason, Drops, Kind};
-
-/// Between two looks of a worker at what its destinations have lost.
-const LOOK: Duration = Duration::from_secs(1);
+use crate::repeated::EverySecond;
 
 /// What went wrong with each destination last, by its name. A clone shows and notes the same.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +51,8 @@ impl LastErrors {
 #[derive(Debug, Default)]
 pub(super) struct LossWatch {
     errors: LastErrors,
-    next_look: Option<Instant>,
+    /// When it looks.
+    pub(super) next_look: EverySecond,
     /// What each had lost at the last look.
     seen: Vec<Drops>,
 }
@@ -62,15 +61,6 @@ impl LossWatch {
     /// What is noticed goes to `errors`.
     pub(super) fn telling(errors: LastErrors) -> Self {
         Self { errors, ..Self::default() }
-    }
-
-    /// Whether it is time to look, about once a second.
-    pub(super) fn is_due(&mut self, now: Instant) -> bool {
-        let due = self.next_look.is_none_or(|next| next <= now);
-        if due {
-            self.next_look = Some(now + LOOK);
-        }
-        due
     }
 
     /// Looks at what destination `number` has lost. `cause` says, if anybody knows, with which error the kernel refused
@@ -114,12 +104,5 @@ mod tests {
         assert_eq!(after(&[], None).as_deref(), Some(full), "it stays");
         let unknown = "write_failed: the kernel refused the datagram, or the file could not be written";
         assert_eq!(after(&[(DropReason::WriteFailed, 1)], None).as_deref(), Some(unknown));
-    }
-
-    #[test]
-    fn each_look_is_a_second_after_the_last() {
-        let (mut watch, start) = (LossWatch::default(), Instant::now());
-        let looks = [0, 999, 1000, 1001, 2500].map(|ms| watch.is_due(start + Duration::from_millis(ms)));
-        assert_eq!(looks, [true, false, true, false, true]);
     }
 }

@@ -194,7 +194,7 @@ impl Destinations {
             Destination::Tap(tap) => tap.flush(now, account),
             Destination::File(file) => file.flush(now, account),
         });
-        if self.losses.is_due(now) {
+        if self.losses.next_look.is_due(now) {
             self.note_losses(ledger);
         }
     }

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use crate::ledger::{DestinationLedger, DropReason};
 use crate::quantity::Mtu;
-use crate::rising::Rising;
+use crate::repeated::{EverySecond, Rising};
 
 /// Turns what one worker counts of a destination into log lines, which the session's workers write together.
 #[derive(Debug)]
 pub(super) struct Notices {
     /// The analyzer's command that silences port or protocol unreachable.
     firewall_line: String,
-    next_look: Option<Instant>,
+    /// When the counters, and the sockets' error queues, are looked at.
+    pub(super) next_look: EverySecond,
     /// How much had been sent at the last look, and when it last was more than before.
     sent: (u64, Option<Instant>),
     /// What this worker has added to the common counts.
@@ -42,26 +43,16 @@ struct Counts {
     write_failed: u64,
 }
 
-/// Between two looks at the counters, and at the sockets' error queues.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long after the last datagram an answer to it may still come: a router asks for a silent host for seconds before it
 /// says that it is not there. A session without traffic has sixteen queues that are looked at for nothing.
-const ECHO: Duration = Duration::from_secs(30);
+const REPORTS_LINGER: Duration = Duration::from_secs(30);
 
 impl Notices {
     /// `firewall_line` is what an operator runs on the analyzer to silence its port or protocol unreachables; `said` is
     /// what the workers have in common.
     pub(super) fn new(firewall_line: String, said: Arc<Mutex<Said>>) -> Self {
-        Self { firewall_line, next_look: None, sent: (0, None), added: Counts::default(), said }
-    }
-
-    /// Whether it is time to look, about once a second.
-    pub(super) fn is_due(&mut self, now: Instant) -> bool {
-        let due = self.next_look.is_none_or(|next| next <= now);
-        if due {
-            self.next_look = Some(now + LOOK);
-        }
-        due
+        let (next_look, added) = (EverySecond::default(), Counts::default());
+        Self { firewall_line, next_look, sent: (0, None), added, said }
     }
 
     /// Whether anything can have come back: something has been sent lately, or something is wrong that is to be said.
@@ -70,7 +61,7 @@ impl Notices {
         if self.sent.0 != touched {
             self.sent = (touched, Some(now));
         }
-        self.sent.1.is_some_and(|last| now.duration_since(last) < ECHO)
+        self.sent.1.is_some_and(|last| now.duration_since(last) < REPORTS_LINGER)
     }
 
     /// The last error that made a datagram `write_failed`.
@@ -132,15 +123,7 @@ fn lock(said: &Mutex<Said>) -> MutexGuard<'_, Said> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_counters_are_looked_at_once_a_second() {
-        let start = Instant::now();
-        let mut notices = Notices::new(String::new(), Arc::default());
-        let looks: Vec<bool> =
-            [0, 500, 999, 1000, 1001, 2500].map(|ms| notices.is_due(start + Duration::from_millis(ms))).to_vec();
-        assert_eq!(looks, [true, false, false, true, false, true]);
-    }
+    use crate::repeated::MINUTE;
 
     #[test]
     fn what_several_workers_count_is_said_once_and_together() {
@@ -160,7 +143,6 @@ mod tests {
             worker.say(now, &account, None);
         }
         assert_eq!(lock(&said).counts.unreachable, 15);
-        let minute_later = now + Duration::from_mins(1);
-        assert_eq!(lock(&said).unreachable.news(minute_later, 15), Some(10), "all that was not said yet");
+        assert_eq!(lock(&said).unreachable.news(now + MINUTE, 15), Some(10), "all that was not said yet");
     }
 }

@@ -15,7 +15,7 @@ use crate::config::defaults::REPLAY_PATIENCE;
 use crate::config::local_end::TapPlan;
 use crate::frame::WireFrame;
 use crate::ledger::{DestinationLedger, DropReason};
-use crate::rising::Rising;
+use crate::repeated::Rising;
 
 /// How often a device that is gone is made again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);

@@ -113,7 +113,7 @@ impl Tunnel {
         self.outbox.release(Some(now), account);
         self.outbox.unsettled_until = self.outbox.engine.unsettled_until(now);
         self.forget_repeated(account);
-        if self.notices.is_due(now) && self.notices.expects_reports(now, account) {
+        if self.notices.next_look.is_due(now) && self.notices.expects_reports(now, account) {
             self.report(now, account);
         }
         self.refresh_room(account);

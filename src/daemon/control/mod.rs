@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use super::visitors::receive;
 use crate::config::daemon::ControlPlan;
 use crate::error::{ExitCode, Explain, Problems};
-use crate::rising::Rising;
+use crate::repeated::Rising;
 use socket::ControlSocket;
 
 /// Longest request.
