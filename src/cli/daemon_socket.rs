@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 use crate::config::defaults::CONTROL_SOCKET;
-use crate::daemon::control::{Answer, Command, ask};
+use crate::daemon::ReloadReport;
+use crate::daemon::control::{Answer, Command, DIFFERENT_AGES, ask};
 use crate::daemon::view::View;
-use crate::error::Problems;
+use crate::error::{Explain, Problems};
 
 /// The environment's name for the key `control.socket`.
 const VARIABLE: &str = "FARSPAN_CONTROL__SOCKET";
@@ -28,7 +29,7 @@ impl DaemonSocket {
     ///
     /// # Errors
     /// When it does not answer, and what it says against it.
-    pub fn ask(&self, command: &Command) -> Result<Answer, Problems> {
+    fn ask(&self, command: &Command) -> Result<Answer, Problems> {
         let named = self.socket.clone().or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
         ask(&named.unwrap_or_else(|| PathBuf::from(CONTROL_SOCKET)), command)
     }
@@ -43,6 +44,28 @@ impl DaemonSocket {
             Answer::Reloaded(_) | Answer::Done(_) | Answer::Problems(_) => Err(OtherAnswer.into()),
         }
     }
+
+    /// Has the daemon read its configuration again.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn reload(&self) -> Result<ReloadReport, Problems> {
+        match self.ask(&Command::Reload)? {
+            Answer::Reloaded(report) => Ok(report),
+            Answer::View(_) | Answer::Done(_) | Answer::Problems(_) => Err(OtherAnswer.into()),
+        }
+    }
+
+    /// Has the daemon do something of which there is nothing to tell.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn order(&self, command: &Command) -> Result<(), Problems> {
+        match self.ask(command)? {
+            Answer::Done(_) => Ok(()),
+            Answer::View(_) | Answer::Reloaded(_) | Answer::Problems(_) => Err(OtherAnswer.into()),
+        }
+    }
 }
 
 /// A defect of the daemon.
@@ -50,8 +73,39 @@ impl DaemonSocket {
 #[error("the daemon answers another question")]
 struct OtherAnswer;
 
-impl crate::error::Explain for OtherAnswer {
+impl Explain for OtherAnswer {
     fn hint(&self) -> Option<String> {
-        Some("the farspan that runs and the one that asks are of different ages: restart it".to_owned())
+        Some(DIFFERENT_AGES.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+    use crate::daemon::control::Line;
+
+    #[test]
+    fn an_answer_to_another_question_is_no_success() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let daemon = thread::spawn(move || {
+            for answer in [Answer::Done("paused".to_owned()), Answer::Reloaded(ReloadReport::default())] {
+                let (mut stream, _) = listener.accept().unwrap();
+                BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+                stream.write_all(&Line::of(answer)).unwrap();
+            }
+        });
+        let socket = DaemonSocket { socket: Some(path) };
+        let reloaded = socket.reload().unwrap_err();
+        let paused = socket.order(&Command::Pause { session: "dmz".to_owned() }).unwrap_err();
+        for problems in [reloaded, paused] {
+            assert!(problems.to_string().starts_with("error: the daemon answers another question\n"), "{problems}");
+        }
+        daemon.join().unwrap();
     }
 }

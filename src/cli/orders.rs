@@ -5,7 +5,7 @@ use clap::Args;
 use super::daemon_socket::DaemonSocket;
 use super::output;
 use crate::daemon::ReloadReport;
-use crate::daemon::control::{Answer, Command};
+use crate::daemon::control::Command;
 use crate::error::{Explain, Problems};
 
 pub(super) const RELOAD_EXAMPLES: &str = "\
@@ -40,7 +40,7 @@ pub struct SessionOrder {
 /// # Errors
 /// Why everything runs on as it did, or why a session that changed is not open.
 pub fn reload(arguments: &ReloadArguments, quiet: bool) -> Result<(), Problems> {
-    let Answer::Reloaded(report) = arguments.socket.ask(&Command::Reload)? else { return Ok(()) };
+    let report = arguments.socket.reload()?;
     if arguments.json {
         // Names: nothing that JSON could refuse.
         output::print(&(serde_json::to_string(&report).unwrap_or_default() + "\n"))?;
@@ -56,7 +56,7 @@ pub fn reload(arguments: &ReloadArguments, quiet: bool) -> Result<(), Problems> 
 /// # Errors
 /// When there is none of that name.
 pub fn pause(order: SessionOrder) -> Result<(), Problems> {
-    order.socket.ask(&Command::Pause { session: order.session }).map(drop)
+    order.socket.order(&Command::Pause { session: order.session })
 }
 
 /// Lets a paused session go on.
@@ -64,7 +64,7 @@ pub fn pause(order: SessionOrder) -> Result<(), Problems> {
 /// # Errors
 /// When there is none of that name.
 pub fn resume(order: SessionOrder) -> Result<(), Problems> {
-    order.socket.ask(&Command::Resume { session: order.session }).map(drop)
+    order.socket.order(&Command::Resume { session: order.session })
 }
 
 /// What a reload did, a line for each kind of change.

@@ -7,8 +7,9 @@ use clap::Args;
 
 use super::daemon_socket::DaemonSocket;
 use super::output;
+use crate::daemon::NoSuchSession;
 use crate::daemon::view::{DestinationView, InterfaceView, SessionView, State, View};
-use crate::error::{Explain, Problems};
+use crate::error::Problems;
 use crate::session::governor::{GovernorState, GovernorView};
 
 pub(super) const EXAMPLES: &str = "\
@@ -32,20 +33,6 @@ pub struct StatusArguments {
     /// Print all of it as one JSON object
     #[arg(long, help_heading = "Output")]
     json: bool,
-}
-
-/// There is no such session.
-#[derive(Debug, thiserror::Error)]
-#[error("there is no session `{name}`")]
-struct NoSuchSession {
-    name: String,
-    sessions: Vec<String>,
-}
-
-impl Explain for NoSuchSession {
-    fn hint(&self) -> Option<String> {
-        Some(format!("there are {}", self.sessions.join(", ")))
-    }
 }
 
 /// Prints what the daemon shows of itself.

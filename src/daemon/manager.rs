@@ -50,8 +50,10 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no session `{name}`")]
 pub struct NoSuchSession {
-    name: String,
-    sessions: Vec<String>,
+    /// The name.
+    pub name: String,
+    /// The sessions that are there.
+    pub sessions: Vec<String>,
 }
 
 impl Explain for NoSuchSession {

@@ -165,8 +165,8 @@ fn pause_or_resume(model: &mut Model, socket: &DaemonSocket) {
     let (name, is_paused) = (session.name.clone(), session.state == State::Paused);
     let order = |session| if is_paused { Command::Resume { session } } else { Command::Pause { session } };
     let done = if is_paused { "goes on" } else { "is to pause" };
-    model.message = Some(match socket.ask(&order(name.clone())) {
-        Ok(_) => format!("session {name} {done}"),
+    model.message = Some(match socket.order(&order(name.clone())) {
+        Ok(()) => format!("session {name} {done}"),
         Err(problems) => problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     });
 }

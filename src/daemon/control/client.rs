@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::WHO_MAY_ASK;
 use super::protocol::{Answer, Command, Line, Misunderstood, read};
 use crate::error::{ExitCode, Explain, Problems};
 
@@ -61,9 +62,7 @@ impl Explain for AskError {
             Self::NoDaemon { .. } => Some(
                 "`farspan run` starts one; --socket names its socket if it is another ([control] socket)".to_owned(),
             ),
-            Self::NotPermitted { .. } => Some(
-                "root and the daemon's own user may, and members of the group that [control] group names".to_owned(),
-            ),
+            Self::NotPermitted { .. } => Some(WHO_MAY_ASK.to_owned()),
             Self::NoAnswer { .. } => Some("its log may say why; it is busy, or stopped, or has just ended".to_owned()),
             Self::Misunderstood { cause, .. } => cause.hint(),
         }

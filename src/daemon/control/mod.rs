@@ -9,7 +9,7 @@ mod protocol;
 mod socket;
 
 pub use client::{AskError, ask};
-pub use protocol::{Answer, Command, Line, Misunderstood, Told, VERSION, read};
+pub use protocol::{Answer, Command, DIFFERENT_AGES, Line, Misunderstood, Told, VERSION, read};
 pub use socket::SocketError;
 
 use std::path::Path;
@@ -32,6 +32,8 @@ const MOST_REQUEST: usize = 4 << 10;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long all of it may take: a reload waits for name servers and for sessions that open.
 const LIMIT: Duration = Duration::from_mins(1);
+/// What is said to whoever may not ask.
+const WHO_MAY_ASK: &str = "root and the daemon's own user may, and members of the group that [control] group names";
 
 /// A control socket at which nobody is answered yet.
 #[derive(Debug)]
@@ -116,7 +118,7 @@ struct Refused;
 
 impl Explain for Refused {
     fn hint(&self) -> Option<String> {
-        Some("root and the daemon's own user may, and members of the group that [control] group names".to_owned())
+        Some(WHO_MAY_ASK.to_owned())
     }
 
     fn exit_code(&self) -> ExitCode {

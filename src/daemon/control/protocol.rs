@@ -19,6 +19,8 @@ use crate::error::{ExitCode, Explain, Problems};
 /// The version of this protocol. It rises when a request or an answer would be misunderstood; new keys alone do not raise
 /// it.
 pub const VERSION: u32 = 1;
+/// What is to be done where the two ends do not understand each other.
+pub const DIFFERENT_AGES: &str = "the farspan that runs and the one that asks are of different ages: restart it";
 
 /// What somebody asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,9 +99,7 @@ impl Explain for Misunderstood {
             Self::NoProtocol(_) => {
                 format!("one line of JSON, such as {{\"version\":{VERSION},\"command\":\"status\"}}")
             }
-            Self::Version(_) => {
-                "the farspan that runs and the one that asks are of different ages: restart it".to_owned()
-            }
+            Self::Version(_) => DIFFERENT_AGES.to_owned(),
         })
     }
 }
