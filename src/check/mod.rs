@@ -109,10 +109,10 @@ mod tests {
     use super::testing::{facts, mtu, plan, tunnel, vxlan};
     use super::*;
     use crate::config::plan::{Analyzer, Encapsulation, Host, Ids, SourcePlan};
-    use crate::kernel::namespace::Namespace;
+    use crate::kernel::testing::TestNamespace;
     use crate::quantity::Vni;
 
-    fn check_in(namespace: &Namespace, plan: SessionPlan) -> (Report, String) {
+    fn check_in(namespace: &TestNamespace, plan: SessionPlan) -> (Report, String) {
         let (report, problems) = namespace.run_async(async move {
             let (report, problems) = check(&plan).await;
             (report, Problems::unless_empty(problems).map_or_else(|problems| problems.to_string(), |()| String::new()))
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn a_host_is_looked_at_without_a_packet_leaving_it() {
-        let (tapped, _analyzer) = Namespace::pair();
+        let (tapped, _analyzer) = TestNamespace::pair();
         tapped.ip("link add fkebr type bridge");
         tapped.ip("link add fke5 type veth peer name fke6");
         tapped.ip("link set fke5 master fkebr up");
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn an_interface_without_an_id_is_told() {
-        let (tapped, _analyzer) = Namespace::pair();
+        let (tapped, _analyzer) = TestNamespace::pair();
         let vni = Ids { by_interface: vec![("eth*".to_owned(), Vni::MAX)], out_by_interface: Vec::new() };
         let host = Host::Address([192, 0, 2, 2].into());
         let analyzer = TunnelPlan { host, ..tunnel(Encapsulation::Vxlan { vni, port: 4789 }) };
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn every_mistake_is_told_at_once() {
-        let (tapped, _analyzer) = Namespace::pair();
+        let (tapped, _analyzer) = TestNamespace::pair();
         let nowhere = TunnelPlan { host: Host::Address([198, 51, 100, 1].into()), ..tunnel(Encapsulation::Erspan1) };
         let mut plan = capturing(&["fke0", "eth7"], nowhere);
         plan.filter = "port banana".to_owned();

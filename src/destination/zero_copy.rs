@@ -134,7 +134,7 @@ fn shape(mtu: Mtu) -> Shape {
 mod tests {
     use super::super::xdp_queue::mtu;
     use super::*;
-    use crate::kernel::namespace::{Namespace, index_of};
+    use crate::kernel::testing::{TestNamespace, index_of};
 
     #[test]
     fn a_received_frame_fits_its_chunk_with_all_that_is_around_it() {
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn a_veth_offers_no_zero_copy_mode_and_is_left_alone() {
-        let (near, _far) = Namespace::pair();
+        let (near, _far) = TestNamespace::pair();
         let refused = near.run(|| {
             let (mut zero_copy, device) = (ZeroCopy::default(), index_of("fke0"));
             let mtu = mtu(device).unwrap();
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn workers_share_one_program_and_somebody_elses_stays() {
-        let (near, _far) = Namespace::pair();
+        let (near, _far) = TestNamespace::pair();
         near.run(|| {
             let (mut ours, mut theirs, device) = (ZeroCopy::default(), ZeroCopy::default(), index_of("fke0"));
             let first = ours.program(device).unwrap().unwrap();

@@ -66,8 +66,7 @@ impl Knock {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
+    use super::super::testing::await_that;
     use super::*;
     use crate::kernel::underlay::NextHop;
     use crate::quantity::Mtu;
@@ -78,9 +77,6 @@ mod tests {
         let way = Underlay::new(here, here, None, Mtu::ETHERNET, NextHop::Usable);
         let mut knock = Knock::open(&way).unwrap();
         assert_eq!(knock.again(), Echoed::Silence);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while knock.again() != Echoed::Refusal {
-            assert!(Instant::now() < deadline, "nobody serves UDP's discard port here");
-        }
+        await_that("UDP's discard port, which nobody serves here", || knock.again() == Echoed::Refusal);
     }
 }

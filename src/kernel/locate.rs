@@ -224,7 +224,7 @@ async fn learn_next_hops(mut ways: Vec<Way>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::namespace::Namespace;
+    use super::super::testing::TestNamespace;
     use super::*;
     use crate::config::plan::{Encapsulation, FilePath, Ids};
     use crate::error::ExitCode;
@@ -244,21 +244,21 @@ mod tests {
         }
     }
 
-    fn resolve_in(namespace: &Namespace, tunnels: Vec<TunnelPlan>) -> Result<Vec<Arc<Underlay>>, Problems> {
+    fn resolve_in(namespace: &TestNamespace, tunnels: Vec<TunnelPlan>) -> Result<Vec<Arc<Underlay>>, Problems> {
         let destinations: Vec<_> = tunnels.into_iter().map(destination).collect();
         namespace
             .run_async(async move { resolve(&destinations).await })
             .map(|underlays| underlays.into_iter().flatten().collect())
     }
 
-    fn neighbour_state(namespace: &Namespace, address: &str) -> String {
+    fn neighbour_state(namespace: &TestNamespace, address: &str) -> String {
         namespace.output(&format!("ip -j neigh show {address}"))
     }
 
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn a_gateway_is_resolved_before_the_first_frame() {
-        let (tapped, _analyzer) = Namespace::pair();
+        let (tapped, _analyzer) = TestNamespace::pair();
         tapped.ip("route add 203.0.113.0/24 via 192.0.2.2");
         tapped.ip("-6 route add 2001:db8:9::/48 via 2001:db8::2");
         assert_eq!(neighbour_state(&tapped, "192.0.2.2"), "[]");
@@ -279,12 +279,12 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn the_mac_addresses_of_the_dry_run_are_the_real_ones_where_they_are_known() {
-        let (tapped, analyzer) = Namespace::pair();
+        let (tapped, analyzer) = TestNamespace::pair();
         resolve_in(&tapped, vec![tunnel_to("192.0.2.2")]).unwrap();
         let way = resolve_in(&tapped, vec![tunnel_to("192.0.2.2")]).unwrap().remove(0);
         let (source, destination) = way.ethernet();
         let written = |mac: Mac| mac.map(|byte| format!("{byte:02x}")).join(":");
-        let links = |namespace: &Namespace| namespace.output("ip -j link show fke0");
+        let links = |namespace: &TestNamespace| namespace.output("ip -j link show fke0");
         assert!(links(&tapped).contains(&written(source)));
         assert!(links(&analyzer).contains(&written(destination)));
     }
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn every_destination_that_cannot_be_reached_is_named_with_a_hint() {
-        let (tapped, _analyzer) = Namespace::pair();
+        let (tapped, _analyzer) = TestNamespace::pair();
         let device = |name: &str| Some(name.to_owned());
         let problems = resolve_in(
             &tapped,
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn a_dry_run_needs_no_route() {
-        let nowhere = Namespace::new();
+        let nowhere = TestNamespace::new();
         let dry = TransmitPlan::CaptureFile(FilePath::Standard);
         let ways = resolve_in(
             &nowhere,

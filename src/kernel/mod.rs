@@ -12,8 +12,6 @@ pub mod link_events;
 pub mod links;
 pub mod locate;
 pub mod lookup;
-#[cfg(test)]
-pub(crate) mod namespace;
 pub mod neighbours;
 pub mod netlink;
 pub mod netns;
@@ -21,6 +19,8 @@ pub mod netns_error;
 pub mod path_mtu;
 pub mod routes;
 pub mod segmentation;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod underlay;
 pub mod underlay_error;
 pub mod watch;

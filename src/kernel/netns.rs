@@ -240,7 +240,7 @@ fn container_of<'a>(line: &'a str, id: &str) -> Option<(&'a str, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::namespace::Namespace as TestNamespace;
+    use super::super::testing::{TestNamespace, await_that};
     use super::*;
     use crate::error::{ExitCode, Explain};
 
@@ -324,11 +324,7 @@ mod tests {
         assert!(namespace.within(names).unwrap());
         assert!(!names(), "this thread has stayed where it was");
         drop(other);
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while namespace.is_current() {
-            assert!(std::time::Instant::now() < deadline, "its thread has ended");
-            thread::yield_now();
-        }
+        await_that("the namespace to go with its thread", || !namespace.is_current());
         assert!(namespace.find_again().is_err());
     }
 }

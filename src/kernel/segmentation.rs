@@ -90,10 +90,10 @@ impl Netlink {
 
 #[cfg(test)]
 mod tests {
-    use super::super::namespace::Namespace;
+    use super::super::testing::TestNamespace;
     use super::*;
 
-    fn asked(namespace: &Namespace, device: &str) -> RunsAreCut {
+    fn asked(namespace: &TestNamespace, device: &str) -> RunsAreCut {
         let device = device.to_owned();
         namespace.run_async(async move {
             let netlink = Netlink::open().unwrap();
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn the_feature_of_the_interface_and_its_queues_decide() {
-        let (near, _far) = Namespace::pair();
+        let (near, _far) = TestNamespace::pair();
         assert_eq!(asked(&near, "fke0"), RunsAreCut::ByTheDevice);
         assert_eq!(asked(&near, "lo"), RunsAreCut::ByTheDevice);
         near.output("ethtool -K fke0 tx-udp-segmentation off");

@@ -367,13 +367,13 @@ impl fmt::Display for Way {
 
 #[cfg(test)]
 mod tests {
-    use super::super::namespace::Namespace;
+    use super::super::testing::{PATIENCE, TestNamespace};
     use super::*;
     use crate::quantity::Mtu;
 
     /// Watches the way from `tapped` to 192.0.2.2 while `change` is made and until `reached`.
     fn watch_until(
-        tapped: &Namespace,
+        tapped: &TestNamespace,
         underlay: &Arc<Underlay>,
         change: impl FnOnce(),
         reached: impl Fn(&Underlay) -> bool + Send + Sync + 'static,
@@ -388,7 +388,7 @@ mod tests {
                     sleep(Duration::from_millis(5)).await;
                 }
             };
-            let outcome = tokio::time::timeout(Duration::from_secs(20), condition).await;
+            let outcome = tokio::time::timeout(PATIENCE, condition).await;
             watcher.abort();
             (outcome.is_ok(), format!("{theirs:?}"))
         });
@@ -406,7 +406,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn a_next_hop_that_falls_silent_and_comes_back_is_noticed() {
-        let (tapped, analyzer) = Namespace::pair();
+        let (tapped, analyzer) = TestNamespace::pair();
         tapped.ip("neigh flush all");
         tapped.write("/proc/sys/net/ipv4/neigh/fke0/retrans_time_ms", "100");
         let underlay = way(NextHop::Resolving);
@@ -423,7 +423,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn a_next_hop_s_new_mac_address_is_noticed() {
-        let (tapped, analyzer) = Namespace::pair();
+        let (tapped, analyzer) = TestNamespace::pair();
         let underlay = way(NextHop::Resolving);
         watch_until(&tapped, &underlay, || {}, |underlay| underlay.next_hop() == NextHop::Usable);
         // As a standby that takes over does: it tells everybody.
@@ -438,7 +438,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn a_next_hop_that_falls_silent_is_noticed_where_only_whole_frames_are_sent() {
-        let (tapped, analyzer) = Namespace::pair();
+        let (tapped, analyzer) = TestNamespace::pair();
         for (setting, value) in [
             ("/proc/sys/net/ipv4/neigh/fke0/base_reachable_time_ms", "500"),
             ("/proc/sys/net/ipv4/neigh/fke0/retrans_time_ms", "100"),
@@ -457,7 +457,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn a_changed_mtu_is_noticed() {
-        let (tapped, _analyzer) = Namespace::pair();
+        let (tapped, _analyzer) = TestNamespace::pair();
         let underlay = way(NextHop::Usable);
         let shrink = || tapped.ip_beside("link set fke0 mtu 1400");
         watch_until(&tapped, &underlay, shrink, |underlay| underlay.mtu().value() == 1400);
@@ -466,7 +466,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn the_least_path_mtu_that_the_kernel_learns_is_still_a_way() {
-        let (tapped, _analyzer) = Namespace::pair();
+        let (tapped, _analyzer) = TestNamespace::pair();
         let underlay = way(NextHop::Resolving);
         // `net.ipv4.route.min_pmtu`: what one forged ICMP error can bring about.
         let shrink = || tapped.ip_beside("route replace 192.0.2.0/24 dev fke0 src 192.0.2.1 mtu 552");
@@ -478,7 +478,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn an_interface_that_takes_runs_uncut_from_now_on_is_noticed() {
-        let (tapped, _analyzer) = Namespace::pair();
+        let (tapped, _analyzer) = TestNamespace::pair();
         tapped.output("ethtool -K fke0 tx-udp-segmentation off");
         let underlay = Arc::into_inner(way(NextHop::Resolving)).unwrap().with_runs_cut(RunsAreCut::BeforeTheDevice);
         let underlay = Arc::new(underlay);
@@ -492,7 +492,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn a_route_that_goes_and_comes_back_by_another_device_is_followed() {
-        let (tapped, _analyzer) = Namespace::pair();
+        let (tapped, _analyzer) = TestNamespace::pair();
         let underlay = way(NextHop::Resolving);
         watch_until(&tapped, &underlay, || {}, |underlay| underlay.next_hop() == NextHop::Usable);
         let first = underlay.device();

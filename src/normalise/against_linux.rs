@@ -3,11 +3,11 @@
 
 use super::*;
 use crate::frame::InterfaceId;
+use crate::kernel::testing::await_some;
 use crate::quantity::Timestamp;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// A client whose veth leaves everything to the hardware, a wire that segments and sums in software, and a server.
 const NETWORK: &str = "
@@ -156,14 +156,7 @@ struct Capture {
 impl Capture {
     /// Every frame up to the last ping, once that is there.
     fn frames(&self) -> Vec<Vec<u8>> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(frames) = up_to_ping(&self.file) {
-                return frames;
-            }
-            assert!(Instant::now() < deadline, "the last frame never came");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        await_some("the last frame", || up_to_ping(&self.file))
     }
 }
 

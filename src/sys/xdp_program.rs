@@ -134,12 +134,12 @@ unsafe fn bpf<T>(command: c_int, attributes: &T) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::namespace::{Namespace, index_of};
+    use crate::kernel::testing::{TestNamespace, index_of};
 
     #[test]
     #[ignore = "needs root: run scripts/test"]
     fn the_program_lets_everything_pass_and_leaves_the_interface_on_drop() {
-        let (near, _far) = Namespace::pair();
+        let (near, _far) = TestNamespace::pair();
         let shown = || near.output("ip -d link show dev fke0");
         let attach = || near.run(|| PassProgram::load().unwrap().attach(index_of("fke0")));
         assert!(!shown().contains("xdp"), "{}", shown());

@@ -12,7 +12,7 @@ use super::super::{Destination, Destinations};
 use super::*;
 use crate::config::plan::{End, FilePath, Gso, UdpChecksum};
 use crate::kernel::locate::locate;
-use crate::kernel::namespace::Namespace;
+use crate::kernel::testing::{TestNamespace, await_that};
 use crate::kernel::underlay::NextHop;
 use crate::quantity::{Dscp, Ttl, Weight};
 use crate::wire::layers::{Fragment, GRE, IpVersion, Layers, UDP};
@@ -21,12 +21,12 @@ const NEAR: &str = "192.0.2.1";
 pub(super) const FAR: &str = "192.0.2.2";
 
 /// Opens a tunnel from [`NEAR`] to `remote`; the sockets stay in the namespace.
-fn open(namespace: &Namespace, remote: &'static str, encapsulation: Encapsulation, patience: Patience) -> Tunnel {
+fn open(namespace: &TestNamespace, remote: &'static str, encapsulation: Encapsulation, patience: Patience) -> Tunnel {
     let (_, plan) = plan(encapsulation, remote.parse().unwrap(), Fit::Split);
     open_planned(namespace, plan, way(NEAR, remote, 1500, NextHop::Usable), patience)
 }
 
-fn open_planned(namespace: &Namespace, plan: TunnelPlan, way: Arc<Underlay>, patience: Patience) -> Tunnel {
+fn open_planned(namespace: &TestNamespace, plan: TunnelPlan, way: Arc<Underlay>, patience: Patience) -> Tunnel {
     namespace.run(move || {
         let to = "test".to_owned();
         let destination =
@@ -36,7 +36,7 @@ fn open_planned(namespace: &Namespace, plan: TunnelPlan, way: Arc<Underlay>, pat
 }
 
 /// A socket of the far host that keeps all VXLAN (or, raw, all GRE) for `address`.
-pub(super) fn sink(namespace: &Namespace, address: &'static str, encapsulation: &Encapsulation) -> Socket {
+pub(super) fn sink(namespace: &TestNamespace, address: &'static str, encapsulation: &Encapsulation) -> Socket {
     let port = udp_port(encapsulation);
     namespace.run(move || {
         let socket = match port {
@@ -58,16 +58,13 @@ pub(super) fn arrived(sink: &Socket) -> u64 {
 }
 
 /// Waits until the queueing discipline of the near host's interface holds nothing.
-fn await_empty_queue(namespace: &Namespace) {
-    let start = Instant::now();
-    while !namespace.output("tc -s qdisc show dev fke0").contains("backlog 0b 0p") {
-        assert!(start.elapsed() < Duration::from_secs(20), "the queue does not empty");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+fn await_empty_queue(namespace: &TestNamespace) {
+    let is_empty = || namespace.output("tc -s qdisc show dev fke0").contains("backlog 0b 0p");
+    await_that("the queue to be empty", is_empty);
 }
 
 /// Makes both hosts know each other's link-layer address.
-pub(super) fn meet(near: &Namespace) {
+pub(super) fn meet(near: &TestNamespace) {
     for address in [FAR, "2001:db8::2"] {
         near.output(&format!("ping -c 1 -w 5 {address}"));
     }
@@ -83,7 +80,7 @@ pub(super) fn offer(tunnel: &mut Tunnel, bytes: &[u8], account: &mut Destination
 fn behind_a_slow_interface_what_is_sent_arrives_and_the_rest_is_device_busy() {
     let gre = Encapsulation::Gre { key: None, sequence: true };
     for encapsulation in [vxlan(4789), gre] {
-        let (near, far) = Namespace::pair();
+        let (near, far) = TestNamespace::pair();
         meet(&near);
         near.output("tc qdisc add dev fke0 root tbf rate 20mbit burst 3000 limit 20000");
         let sink = sink(&far, FAR, &encapsulation);
@@ -101,7 +98,7 @@ fn behind_a_slow_interface_what_is_sent_arrives_and_the_rest_is_device_busy() {
 }
 
 /// Opens a tunnel over the way that the kernel itself shows, with what it says about runs of datagrams.
-fn open_located(near: &Namespace, gso: Gso) -> Tunnel {
+fn open_located(near: &TestNamespace, gso: Gso) -> Tunnel {
     let (destination, plan) = plan(vxlan(4789), FAR.parse().unwrap(), Fit::Split);
     let plan = TunnelPlan { gso, ..plan };
     let (mut ways, problems) = near.run_async(async move { locate(&[destination]).await });
@@ -111,7 +108,7 @@ fn open_located(near: &Namespace, gso: Gso) -> Tunnel {
 
 /// Mirrors 200 frames of two lengths in 50 flows, and returns what the far host sees: every outer frame on the wire,
 /// and every datagram in a socket.
-fn mirror_200(near: &Namespace, far: &Namespace, tunnel: &mut Tunnel) -> (Vec<Vec<u8>>, u64) {
+fn mirror_200(near: &TestNamespace, far: &TestNamespace, tunnel: &mut Tunnel) -> (Vec<Vec<u8>>, u64) {
     let (wire, sink) = (packet_socket(far), sink(far, FAR, &vxlan(4789)));
     setsockopt(&wire, sockopt::RcvBufForce, &(16 << 20)).unwrap();
     let mut account = DestinationLedger::default();
@@ -147,7 +144,7 @@ fn outer_checksum(frame: &[u8]) -> (u16, bool) {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn where_the_kernel_cuts_runs_every_frame_arrives_by_itself_with_a_right_checksum() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     meet(&near);
     near.output("ethtool -K fke0 tx off");
     near.output("ethtool -K fke0 tx-udp-segmentation off");
@@ -162,7 +159,7 @@ fn where_the_kernel_cuts_runs_every_frame_arrives_by_itself_with_a_right_checksu
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn where_the_interface_may_pass_runs_on_uncut_auto_sends_none_and_on_lets_packet_sockets_see_them() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     meet(&near);
     let (seen, delivered) = mirror_200(&near, &far, &mut open_located(&near, Gso::Auto));
     assert_eq!((seen.len(), delivered), (200, 200));
@@ -177,7 +174,7 @@ fn where_the_interface_may_pass_runs_on_uncut_auto_sends_none_and_on_lets_packet
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_full_queue_that_counts_packets_refuses_runs_as_a_whole() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     meet(&near);
     near.output("ethtool -K fke0 tx-udp-segmentation off");
     near.output("tc qdisc add dev fke0 root handle 1: htb default 1");
@@ -199,7 +196,7 @@ fn a_full_queue_that_counts_packets_refuses_runs_as_a_whole() {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn runs_stop_when_the_path_becomes_narrower_and_no_datagram_is_lost_for_it() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     meet(&near);
     near.output("ethtool -K fke0 tx-udp-segmentation off");
     let sink = sink(&far, FAR, &vxlan(4789));
@@ -217,7 +214,7 @@ fn runs_stop_when_the_path_becomes_narrower_and_no_datagram_is_lost_for_it() {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_replay_waits_for_a_slow_interface_and_loses_nothing() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     meet(&near);
     near.output("tc qdisc add dev fke0 root tbf rate 40mbit burst 3000 limit 20000");
     let encapsulation = vxlan(4789);
@@ -237,7 +234,7 @@ fn a_replay_waits_for_a_slow_interface_and_loses_nothing() {
 fn an_analyzer_that_answers_unreachable_costs_neither_itself_nor_another_a_frame() {
     let gre = Encapsulation::Gre { key: None, sequence: false };
     for encapsulation in [vxlan(4789), gre] {
-        let (near, far) = Namespace::pair();
+        let (near, far) = TestNamespace::pair();
         meet(&near);
         far.write("/proc/sys/net/ipv4/icmp_ratelimit", "0");
         far.ip("addr add 192.0.2.3/24 dev fke0");
@@ -265,7 +262,7 @@ fn an_analyzer_that_answers_unreachable_costs_neither_itself_nor_another_a_frame
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_smaller_interface_mtu_is_learnt_and_frames_are_split_from_then_on() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     meet(&near);
     let encapsulation = vxlan(4789);
     let sink = sink(&far, FAR, &encapsulation);
@@ -285,7 +282,7 @@ fn a_smaller_interface_mtu_is_learnt_and_frames_are_split_from_then_on() {
 }
 
 /// Makes the far host the router to 198.51.100.9, over a link of 1300 bytes.
-pub(super) fn route_over_a_narrow_link(near: &Namespace, far: &Namespace) {
+pub(super) fn route_over_a_narrow_link(near: &TestNamespace, far: &TestNamespace) {
     far.write("/proc/sys/net/ipv4/ip_forward", "1");
     far.ip("link add far1 type veth peer name far2");
     far.ip("link set far1 mtu 1300 up");
@@ -298,7 +295,7 @@ pub(super) fn route_over_a_narrow_link(near: &Namespace, far: &Namespace) {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_routers_too_big_is_learnt_and_costs_no_later_frame() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     meet(&near);
     route_over_a_narrow_link(&near, &far);
     let mut tunnel = open(&near, "198.51.100.9", vxlan(4789), Patience::Drop);
@@ -320,7 +317,7 @@ fn a_routers_too_big_is_learnt_and_costs_no_later_frame() {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn the_dry_run_writes_the_very_bytes_that_the_kernel_sends() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     meet(&near);
     // A network card would finish the checksums; a veth passes them on unfinished.
     near.output("ethtool -K fke0 tx off");
@@ -370,7 +367,7 @@ fn the_dry_run_writes_the_very_bytes_that_the_kernel_sends() {
 }
 
 /// A socket that sees every frame of the host.
-pub(super) fn packet_socket(namespace: &Namespace) -> Socket {
+pub(super) fn packet_socket(namespace: &TestNamespace) -> Socket {
     let every_protocol = i32::from(0x0003_u16.to_be()); // ETH_P_ALL of linux/if_ether.h, in network order
     namespace.run(move || {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(every_protocol))).unwrap();
@@ -406,7 +403,7 @@ pub(super) fn without_identification(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// The MAC address of the host's interface.
-fn mac(namespace: &Namespace) -> [u8; 6] {
+fn mac(namespace: &TestNamespace) -> [u8; 6] {
     let link = namespace.output("ip -br link show dev fke0");
     let octets = link.split_whitespace().nth(2).unwrap().split(':');
     octets.map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect::<Vec<u8>>().try_into().unwrap()
@@ -415,7 +412,7 @@ fn mac(namespace: &Namespace) -> [u8; 6] {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn what_the_analyzer_answers_to_gre_is_counted_by_one_of_several_workers() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     meet(&near);
     far.write("/proc/sys/net/ipv4/icmp_ratelimit", "0");
     let accounts = near.run(|| {

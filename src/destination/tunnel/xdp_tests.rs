@@ -12,7 +12,7 @@ use super::*;
 use crate::config::plan::{End, Gso, UdpChecksum};
 use crate::error::Explain as _;
 use crate::kernel::locate::resolve;
-use crate::kernel::namespace::Namespace;
+use crate::kernel::testing::TestNamespace;
 use crate::ledger::Ledger;
 use crate::quantity::{Dscp, Ttl, Weight};
 
@@ -29,7 +29,7 @@ fn by_xdp(encapsulation: Encapsulation, remote: &str, change: impl FnOnce(&mut T
 }
 
 /// Finds the ways and opens the tunnels in `namespace`, as a session does.
-fn open_all(namespace: &Namespace, plans: Vec<DestinationPlan>) -> (Vec<Tunnel>, Vec<Arc<Underlay>>) {
+fn open_all(namespace: &TestNamespace, plans: Vec<DestinationPlan>) -> (Vec<Tunnel>, Vec<Arc<Underlay>>) {
     let found = plans.clone();
     let ways = namespace.run_async(async move { resolve(&found).await }).unwrap();
     let ways: Vec<Arc<Underlay>> = ways.into_iter().flatten().collect();
@@ -45,7 +45,7 @@ fn open_all(namespace: &Namespace, plans: Vec<DestinationPlan>) -> (Vec<Tunnel>,
     (tunnels.unwrap_or_else(|error| panic!("{error}: {:?}", error.error)), ways)
 }
 
-fn open(namespace: &Namespace, plan: DestinationPlan) -> (Tunnel, Arc<Underlay>) {
+fn open(namespace: &TestNamespace, plan: DestinationPlan) -> (Tunnel, Arc<Underlay>) {
     let (mut tunnels, mut ways) = open_all(namespace, vec![plan]);
     (tunnels.remove(0), ways.remove(0))
 }
@@ -53,7 +53,7 @@ fn open(namespace: &Namespace, plan: DestinationPlan) -> (Tunnel, Arc<Underlay>)
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn whole_frames_are_the_very_bytes_that_sockets_send() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     meet(&near);
     // A network card would finish the checksums; a veth passes them on unfinished.
     near.output("ethtool -K fke0 tx off");
@@ -108,7 +108,7 @@ fn forget_source_port(bytes: &mut [u8]) {
 #[ignore = "needs root: run scripts/test"]
 fn more_frames_than_there_is_memory_for_arrive_in_order_and_with_right_checksums() {
     for transmit in [COPIED, ZERO_COPY] {
-        let (near, far) = Namespace::pair();
+        let (near, far) = TestNamespace::pair();
         let sink = sink(&far, FAR, &vxlan(4789));
         let plan = by_xdp(vxlan(4789), FAR, |plan| (plan.udp_checksum, plan.transmit) = (UdpChecksum::On, transmit));
         let (mut tunnel, _) = open(&near, plan);
@@ -130,7 +130,7 @@ fn several_destinations_share_the_queue_of_their_interface_and_keep_their_own_ac
 }
 
 fn share_the_queue(transmit: &TransmitPlan) {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     far.ip("addr add 192.0.2.3/24 dev fke0");
     let plans = [(4789, FAR), (4790, FAR), (4789, "192.0.2.3")];
     let sinks = plans.map(|(port, address)| sink(&far, address, &vxlan(port)));
@@ -157,7 +157,7 @@ fn share_the_queue(transmit: &TransmitPlan) {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn jumbo_frames_leave_whole_where_the_interface_takes_them() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     for namespace in [&near, &far] {
         namespace.ip("link set fke0 mtu 9216");
     }
@@ -176,7 +176,7 @@ fn jumbo_frames_leave_whole_where_the_interface_takes_them() {
 fn an_analyzer_that_answers_unreachable_is_reported_through_the_idle_sockets() {
     let gre = Encapsulation::Gre { key: None, sequence: false };
     for encapsulation in [vxlan(4789), gre] {
-        let (near, far) = Namespace::pair();
+        let (near, far) = TestNamespace::pair();
         far.write("/proc/sys/net/ipv4/icmp_ratelimit", "0");
         let (mut tunnel, _) = open(&near, by_xdp(encapsulation, FAR, |_| ()));
         let mut account = DestinationLedger::default();
@@ -192,7 +192,7 @@ fn an_analyzer_that_answers_unreachable_is_reported_through_the_idle_sockets() {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_routers_too_big_reaches_the_idle_sockets_and_is_learnt() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     route_over_a_narrow_link(&near, &far);
     let (mut tunnel, way) = open(&near, by_xdp(vxlan(4789), "198.51.100.9", |_| ()));
     let (mut account, now) = (DestinationLedger::default(), Instant::now());
@@ -208,7 +208,7 @@ fn a_routers_too_big_reaches_the_idle_sockets_and_is_learnt() {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn what_the_interface_drops_without_a_carrier_is_not_sent() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     let sink = sink(&far, FAR, &vxlan(4789));
     let (mut tunnel, _) = open(&near, by_xdp(vxlan(4789), FAR, |_| ()));
     let (mut account, now) = (DestinationLedger::default(), Instant::now());
@@ -236,7 +236,7 @@ fn what_the_interface_drops_without_a_carrier_is_not_sent() {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn an_interface_that_is_down_takes_one_batch_and_no_more() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     let sink = sink(&far, FAR, &vxlan(4789));
     let (mut tunnel, _) = open(&near, by_xdp(vxlan(4789), FAR, |_| ()));
     let (mut account, now) = (DestinationLedger::default(), Instant::now());
@@ -269,7 +269,7 @@ fn offer_100(destinations: &mut Destinations, ledger: &mut Ledger) {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn an_interface_that_is_made_anew_is_found_again_and_what_it_had_is_counted() {
-    let (near, far) = Namespace::pair();
+    let (near, far) = TestNamespace::pair();
     let (tunnel, way) = open(&near, by_xdp(vxlan(4789), FAR, |_| ()));
     let mut destinations = Destinations::new(vec![Destination::Tunnel(tunnel)]);
     let (mut ledger, now) = (ledger(1), Instant::now());
@@ -305,7 +305,7 @@ fn an_interface_that_is_made_anew_is_found_again_and_what_it_had_is_counted() {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn a_queue_that_somebody_has_or_that_is_not_there_is_said_with_what_to_do() {
-    let (near, _far) = Namespace::pair();
+    let (near, _far) = TestNamespace::pair();
     let (tunnel, way) = open(&near, by_xdp(vxlan(4789), FAR, |_| ()));
     let errors = near.run(move || {
         let plan = by_xdp(vxlan(4789), FAR, |_| ());

@@ -1,4 +1,5 @@
-//! Network namespaces for tests: each belongs to one thread and ends with it.
+//! What tests beside the kernel need: network namespaces, each of which belongs to one thread and ends with it, and patience
+//! with what the kernel does in its own time.
 
 use std::future::Future;
 use std::process::Command;
@@ -10,15 +11,40 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::quantity::Ifindex;
 
+/// Patience with everything that is awaited: far more than any of it takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is looked at.
+const NAP: Duration = Duration::from_millis(5);
+
+/// Polls until `look` finds something.
+///
+/// # Panics
+/// When it has not after [`PATIENCE`].
+pub fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        thread::sleep(NAP);
+    }
+}
+
+/// Polls until `condition` holds.
+pub fn await_that(what: &str, mut condition: impl FnMut() -> bool) {
+    await_some(what, || condition().then_some(()));
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A thread in a network namespace of its own.
-pub struct Namespace {
+pub struct TestNamespace {
     jobs: Sender<Job>,
     thread_id: String,
 }
 
-impl Namespace {
+impl TestNamespace {
     /// An empty namespace with its loopback up.
     pub fn new() -> Self {
         let (jobs, orders) = mpsc::channel::<Job>();
@@ -56,11 +82,7 @@ impl Namespace {
             namespace.ip("link set fke0 up");
         }
         // The one that came up first drops what it sends until the kernel gets round to its carrier.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.output("ip -br link show fke0").contains(" UP ") {
-            assert!(Instant::now() < deadline, "fke0 does not become ready");
-            thread::sleep(Duration::from_millis(5));
-        }
+        await_that("fke0 to be ready", || self.output("ip -br link show fke0").contains(" UP "));
     }
 
     /// Runs `job` in the namespace and waits for its answer.
