@@ -17,7 +17,8 @@ import daemon
 import measure
 import receiver
 from lab import QUEUES, Lab
-from tap import ENCAPSULATIONS, TRANSMIT, Refused
+from program import Refused
+from tap import ENCAPSULATIONS, TRANSMIT
 
 SIZES = ["64", "imix", "1514", "tcp"]
 PARTS = ["cost", "checksums", "rate", "delay", "idle", "drain", "receive", "governor", "sessions"]

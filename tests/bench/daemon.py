@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from lab import ANALYZERS, soon
-from tap import Program, Refused
+import program
+from program import Refused
 
 RULE = ('alert http any any -> any any (msg:"a request"; flow:established,to_server; http.uri; content:"/evil"; '
         'sid:1;)\n')
@@ -29,32 +30,24 @@ default-log-dir: {folder}
 """
 
 
-class Daemon(Program):
-    """A running `farspan run` in a namespace of the lab."""
+class Daemon(program.Daemon):
+    """A running `farspan run` in a namespace of the lab; its files go with it."""
 
     def __init__(self, inside, configuration):
-        self.folder = tempfile.TemporaryDirectory(prefix="farspan-bench-")
-        file = Path(self.folder.name, "farspan.toml")
-        file.write_text(configuration)
-        self.inside, self.environment = inside, {**os.environ, "FARSPAN_CONTROL__SOCKET": f"{self.folder.name}/control"}
-        began = time.monotonic()
-        command = inside(os.environ["FARSPAN_BINARY"], "run", "--json", "-C", file)
-        super().__init__(command, "the daemon", "farspan: running ", 30.0, self.environment)
-        self.start_seconds = time.monotonic() - began
+        self.files = tempfile.TemporaryDirectory(prefix="farspan-bench-")
+        super().__init__(inside, self.files.name, configuration)
 
     def __exit__(self, *_):
         super().__exit__()
-        self.folder.cleanup()
+        self.files.cleanup()
 
-    def status(self):
+    def session(self):
         """What `farspan status --json` says of its only session."""
-        asked = self.inside(os.environ["FARSPAN_BINARY"], "status", "--json")
-        printed = subprocess.run(asked, env=self.environment, check=True, capture_output=True, text=True).stdout
-        return json.loads(printed)["sessions"][0]
+        return self.sessions()[0]
 
     def kept(self):
         """Of the frames that would have gone on so far: how many did, and how many there were."""
-        ledger = self.status()["ledger"]
+        ledger = self.session()["ledger"]
         shed = ledger["dropped"].get("shed", 0)
         wanted = ledger["captured"] - sum(ledger["dropped"].values()) + shed
         return wanted - shed, wanted
@@ -128,7 +121,7 @@ def governed(lab, pace, seconds, limit):
         tapped, arrived, kept = lab.received("host", "h0"), lab.received("analyzer", "a0"), daemon.kept()
         time.sleep(seconds - 5)
         tapped, arrived = lab.received("host", "h0") - tapped, lab.received("analyzer", "a0") - arrived
-        kept, shown = [now - before for now, before in zip(daemon.kept(), kept)], daemon.status()["governor"]
+        kept, shown = [now - before for now, before in zip(daemon.kept(), kept)], daemon.session()["governor"]
         cpu, took = daemon.cpu() - cpu, time.monotonic() - began
         made = json.loads(making.communicate()[0])
         lab.settled("veth")

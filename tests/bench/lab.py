@@ -5,13 +5,16 @@ an interface that drops whatever it is given: the cost of sending alone. Datagra
 the analyzer's kernel counts and drops them, as it does beside a sniffing IDS, and answers nothing.
 """
 import json
-import os
 import re
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+# What the benchmark shares with the soak, for all files beside this one.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
+from namespaces import Namespaces, run, soon  # noqa: E402
 
 TOOLS = Path(__file__).resolve().parent.parent.parent / "target/bench"
 HOST = "10.8.0.2"
@@ -23,49 +26,27 @@ SEGMENT = 1448  # bytes of payload in a full TCP segment with timestamps, MTU 15
 QUEUES = 2  # of the interfaces on the way out: AF_XDP wants one a worker
 
 
-def run(*command):
-    return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
-
-
-def soon(what, look, patience=60.0):
-    """Waits until look() is true: long enough for a busy machine to start a program."""
-    deadline = time.monotonic() + patience
-    while not look():
-        if time.monotonic() > deadline:
-            sys.exit(f"waited in vain for {what}")
-        time.sleep(0.005)
-
-
-class Lab:
+class Lab(Namespaces):
     """The namespaces; deleted at the end."""
 
-    def __enter__(self):
-        self.names = {role: f"fpr{os.getpid()}-{role}" for role in ("client", "host", "analyzer")}
+    def __init__(self):
+        super().__init__()
         self.keepers = {}
-        try:
-            self.build()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
 
     def build(self):
-        for name in self.names.values():
-            run("ip", "netns", "add", name)
-        for left, near, right, far, mtu in (("client", "c0", "host", "h0", 1500), ("host", "u0", "analyzer", "a0", 9000)):
-            several = ("numtxqueues", QUEUES, "numrxqueues", QUEUES)
-            run("ip", "link", "add", near, "netns", self.names[left], "mtu", mtu, *several,
-                "type", "veth", "peer", "name", far, "netns", self.names[right], "mtu", mtu, *several)
+        several = ("numtxqueues", QUEUES, "numrxqueues", QUEUES)
+        self.wire("client", "c0", "host", "h0", 1500, *several)
+        self.wire("host", "u0", "analyzer", "a0", 9000, *several)
         # Long enough for two workers that want the same queue at once.
         run("ip", "-n", self.names["host"], "link", "add", "d0", "mtu", 9000, "txqueuelen", 1000,
-            "numtxqueues", QUEUES, "numrxqueues", QUEUES, "type", "ifb")
-        for role, link, address in (("client", "c0", "10.8.0.1/24"), ("host", "h0", f"{HOST}/24"),
-                                    ("host", "u0", "192.0.2.1/24"), ("host", "d0", "198.51.100.1/24"),
-                                    ("analyzer", "a0", None)):
+            *several, "type", "ifb")
+        for role in self.names:
             self.on(role, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
-            if address:
-                self.on(role, "ip", "address", "add", address, "dev", link)
-            self.on(role, "ip", "link", "set", link, "up")
+        self.up("client", "c0", "10.8.0.1/24")
+        self.up("host", "h0", f"{HOST}/24")
+        self.up("host", "u0", "192.0.2.1/24")
+        self.up("host", "d0", "198.51.100.1/24")
+        self.up("analyzer", "a0")
         for link in ("u0", "d0"):
             # What leaves is what a wire would carry: a veth would hand runs of datagrams on uncut. Outer checksums stay
             # with the interface, as they do with any network card.
@@ -82,14 +63,7 @@ class Lab:
         for keeper in self.keepers.values():
             keeper.kill()
             keeper.wait()
-        for name in self.names.values():
-            subprocess.run(["ip", "netns", "delete", name], check=False)
-
-    def inside(self, role, *command):
-        return ["ip", "netns", "exec", self.names[role], *map(str, command)]
-
-    def on(self, role, *command):
-        return run(*self.inside(role, *command))
+        super().__exit__()
 
     def arrived(self, sink):
         """Frames that have come out of the host on this way."""

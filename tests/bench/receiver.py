@@ -6,10 +6,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 
 from lab import HOST, soon
-from tap import Refused, cpu_of, refusal
+from program import Refused, cpu_of, refusal
 
 EXPRESSIONS = {"vxlan": "udp port 4789", "erspan2": "proto gre"}
 # The kernel has a device for each; only VXLAN's needs no key that both ends know.

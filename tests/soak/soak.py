@@ -9,8 +9,6 @@ At the end the law of accounting must hold for every session.
 """
 import argparse
 import json
-import os
-import signal
 import socket
 import struct
 import subprocess
@@ -19,8 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-from lab import run, soon  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
+import program  # noqa: E402
+from namespaces import Namespaces, soon  # noqa: E402
 
 ROUND = 20.0  # seconds
 PODS = 8
@@ -32,8 +31,6 @@ WARM_UP = 2
 MOST_GROWTH_KIB = 1024
 
 CONFIGURATION = """
-[control]
-socket = "{folder}/control.sock"
 [metrics]
 listen = "127.0.0.1:9469"
 
@@ -59,78 +56,39 @@ destination.ids.to = "tap:ids0"
 """
 
 
-class Lab:
+class Lab(Namespaces):
     """A client, the tapped host with its pods, and an analyzer with two addresses; deleted at the end."""
 
-    def __enter__(self):
-        self.names = {role: f"fpr{os.getpid()}-{role}" for role in ("client", "host", "analyzer")}
-        try:
-            for name in self.names.values():
-                run("ip", "netns", "add", name)
-                run("ip", "-n", name, "link", "set", "lo", "up")
-            self.wire("client", "c0", "host", "h0", 1500)
-            self.wire("host", "u0", "analyzer", "a0", 1600)
-            for role, link, address in (("client", "c0", "10.8.0.1/24"), ("host", "h0", "10.8.0.2/24"),
-                                        ("host", "u0", "192.0.2.1/24"), ("analyzer", "a0", "192.0.2.2/24"),
-                                        ("analyzer", "a0", "192.0.2.3/24")):
-                self.on(role, "ip", "address", "add", address, "dev", link)
-                self.on(role, "ip", "link", "set", link, "up")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        for name in self.names.values():
-            subprocess.run(["ip", "netns", "delete", name], check=False)
-
-    def wire(self, left, near, right, far, mtu):
-        run("ip", "link", "add", near, "netns", self.names[left], "mtu", mtu,
-            "type", "veth", "peer", "name", far, "netns", self.names[right], "mtu", mtu)
-
-    def inside(self, role, *command):
-        return ["ip", "netns", "exec", self.names[role], *map(str, command)]
-
-    def on(self, role, *command):
-        return run(*self.inside(role, *command))
+    def build(self):
+        for role in self.names:
+            self.up(role, "lo")
+        self.wire("client", "c0", "host", "h0", 1500)
+        self.wire("host", "u0", "analyzer", "a0", 1600)
+        self.up("client", "c0", "10.8.0.1/24")
+        self.up("host", "h0", "10.8.0.2/24")
+        self.up("host", "u0", "192.0.2.1/24")
+        self.up("analyzer", "a0", "192.0.2.2/24", "192.0.2.3/24")
 
     def start(self, role, *command):
         return subprocess.Popen(self.inside(role, *command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-class Daemon:
+class Daemon(program.Daemon):
     """`farspan run`, and what is asked of it."""
 
     def __init__(self, lab, folder):
-        self.lab, self.folder = lab, folder
-        self.log = open(folder / "daemon.log", "w", encoding="utf-8")
-        self.configure(1)
-        self.process = subprocess.Popen(
-            lab.inside("host", os.environ["FARSPAN_BINARY"], "run", "--json", "-C", folder / "farspan.toml"),
-            stdout=subprocess.PIPE, stderr=self.log, text=True)
-        soon("the daemon to run", lambda: self.alive() and "farspan: running " in self.said(), 30)
+        super().__init__(lambda *command: lab.inside("host", *command), folder, configuration(folder, 1))
+
+    def started(self):
+        return self.alive() and super().started()
 
     def alive(self):
         if self.process.poll() is not None:
             sys.exit(f"the daemon ended with {self.process.returncode}:\n{self.said()}")
         return True
 
-    def said(self):
-        return (self.folder / "daemon.log").read_text(encoding="utf-8")
-
-    def configure(self, weight):
-        new = self.folder / "farspan.toml.new"
-        new.write_text(CONFIGURATION.format(folder=self.folder, weight=weight), encoding="utf-8")
-        new.rename(self.folder / "farspan.toml")
-
-    def tell(self, *words):
-        return self.lab.on("host", os.environ["FARSPAN_BINARY"], *words, "--socket", self.folder / "control.sock")
-
-    def status(self):
-        return json.loads(self.tell("status", "--json"))
-
     def session(self, name):
-        return next(each for each in self.status()["sessions"] if each["name"] == name)
+        return next(each for each in self.sessions() if each["name"] == name)
 
     def interfaces(self, session):
         return len(self.session(session)["interfaces"])
@@ -147,11 +105,15 @@ class Daemon:
 
     def stop(self):
         """The ledger of each session, after SIGTERM."""
-        self.process.send_signal(signal.SIGTERM)
-        printed, _ = self.process.communicate(timeout=60)
+        printed = self.end(60)
         if self.process.returncode:
             sys.exit(f"the daemon ended with {self.process.returncode}:\n{self.said()}")
         return json.loads(printed)
+
+
+def configuration(folder, weight):
+    """The sessions, with this weight of the first analyzer."""
+    return CONFIGURATION.format(folder=folder, weight=weight)
 
 
 def ethernet(ethertype, payload):
@@ -194,11 +156,11 @@ def one_round(lab, daemon, number):
     for pod in range(PODS):
         lab.wire("host", f"pod{pod}", "client", f"peer{pod}", 1500)
         for role, link in (("host", f"pod{pod}"), ("client", f"peer{pod}")):
-            lab.on(role, "ip", "link", "set", link, "up")
+            lab.up(role, link)
     soon("the pods to be mirrored", lambda: daemon.alive() and daemon.interfaces("pods") == PODS, 30)
     for pod in range(PODS):
         lab.on("client", "tcpreplay", "-q", "-i", f"peer{pod}", "--pps=2000", daemon.folder / "odd.pcap")
-    daemon.configure(1 + number % 3)
+    daemon.configure(configuration(daemon.folder, 1 + number % 3))
     daemon.tell("reload")
     daemon.tell("pause", "record")
     lab.on("analyzer", "ip", "address", "delete", "192.0.2.3/24", "dev", "a0")
@@ -273,7 +235,7 @@ def main():
                     if each.poll() is not None:
                         sys.exit(f"the traffic ended: {each.args}")
                 samples.append(settled(daemon))
-                captured = sum(session["ledger"]["captured"] for session in daemon.status()["sessions"])
+                captured = sum(session["ledger"]["captured"] for session in daemon.sessions())
                 print(f"{len(samples):5}{minutes - (end - time.monotonic()) / 60:9.1f}{samples[-1]['rss_kib']:9}{samples[-1]['allocated_kib']:11}"
                       f"{samples[-1]['fds']:6}{samples[-1]['threads']:9}{captured:12}", flush=True)
                 time.sleep(max(0.0, min(began + ROUND, end) - time.monotonic()))
