@@ -3,7 +3,6 @@
 use super::facts::Facts;
 use super::finding::Finding;
 use crate::config::plan::{DestinationPlan, End, Gso, SessionPlan, TransmitPlan, UdpChecksum};
-use crate::destination::encapsulate::udp_port;
 use crate::kernel::segmentation::RunsAreCut;
 use crate::kernel::underlay::Underlay;
 
@@ -15,7 +14,7 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
 
 fn one(destination: &DestinationPlan, way: &Underlay, facts: &Facts) -> Option<Finding> {
     let End::Tunnel(tunnel) = &destination.end else { return None };
-    let is_udp = udp_port(&tunnel.encapsulation).is_some() && tunnel.transmit == TransmitPlan::Socket;
+    let is_udp = tunnel.encapsulation.udp_port().is_some() && tunnel.transmit == TransmitPlan::Socket;
     if !is_udp || way.remote().is_loopback() {
         return None;
     }

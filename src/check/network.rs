@@ -3,7 +3,6 @@
 use super::facts::Facts;
 use super::finding::Finding;
 use crate::config::plan::{DestinationPlan, End, SessionPlan};
-use crate::destination::encapsulate::udp_port;
 use crate::kernel::underlay::Underlay;
 
 /// Whose virtual machine this is.
@@ -65,7 +64,7 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
     let leaves_this_host = |(destination, way): (&DestinationPlan, Option<&Underlay>)| {
         let End::Tunnel(tunnel) = &destination.end else { return None };
         let sends = tunnel.is_live() && !way?.remote().is_loopback();
-        sends.then(|| gate(&destination.name, udp_port(&tunnel.encapsulation), facts.cloud))
+        sends.then(|| gate(&destination.name, tunnel.encapsulation.udp_port(), facts.cloud))
     };
     plan.destinations.iter().zip(ways).filter_map(leaves_this_host).collect()
 }

@@ -3,7 +3,6 @@
 use super::facts::Facts;
 use super::finding::Finding;
 use crate::config::plan::{SessionPlan, TunnelPlan};
-use crate::destination::encapsulate::udp_port;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::{Capability, remedy, setcap_line};
 use crate::kernel::underlay::NextHop;
@@ -55,7 +54,7 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
 }
 
 fn needs_raw_socket(tunnel: &TunnelPlan) -> bool {
-    udp_port(&tunnel.encapsulation).is_none() || tunnel.transmit.is_xdp()
+    tunnel.encapsulation.udp_port().is_none() || tunnel.transmit.is_xdp()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::config::plan::{
     Decap, DestinationPlan, Encapsulation, End, Fit, Ids, LivePlan, OuterPackets, Pace, SessionPlan, SourcePlan, Tag,
     TransmitPlan, TunnelPlan, TunnelsPlan,
 };
-use crate::destination::encapsulate::{overhead, udp_port};
+use crate::destination::encapsulate::overhead;
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::quantity::{Directions, Mtu, Rate};
 
@@ -120,7 +120,7 @@ fn one_destination(
 }
 
 fn carrier(tunnel: &TunnelPlan) -> String {
-    let protocol = protocol(udp_port(&tunnel.encapsulation));
+    let protocol = protocol(tunnel.encapsulation.udp_port());
     match &tunnel.transmit {
         TransmitPlan::Socket => protocol,
         TransmitPlan::Xdp { zero_copy: false } => format!("{protocol}, sent by AF_XDP"),

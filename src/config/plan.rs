@@ -455,6 +455,14 @@ pub enum Encapsulation {
 }
 
 impl Encapsulation {
+    /// The UDP port that it is sent to; `None` for GRE and ERSPAN.
+    pub fn udp_port(&self) -> Option<u16> {
+        match *self {
+            Self::Vxlan { port, .. } | Self::Geneve { port, .. } => Some(port),
+            Self::Gre { .. } | Self::Erspan1 | Self::Erspan2 { .. } | Self::Erspan3 { .. } => None,
+        }
+    }
+
     fn needs_direction(&self) -> bool {
         match self {
             Self::Vxlan { vni, .. } | Self::Geneve { vni, .. } => vni.differ_by_direction(),

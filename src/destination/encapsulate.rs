@@ -26,19 +26,8 @@ pub fn outer_len(encapsulation: &Encapsulation, remote: IpAddr) -> usize {
     const IPV6: usize = 40;
     const UDP: usize = 8;
     let ip = if remote.is_ipv4() { IPV4 } else { IPV6 };
-    let udp = if udp_port(encapsulation).is_some() { UDP } else { 0 };
+    let udp = if encapsulation.udp_port().is_some() { UDP } else { 0 };
     ip + udp
-}
-
-/// The UDP port that `encapsulation` is sent to; `None` for GRE and ERSPAN.
-pub fn udp_port(encapsulation: &Encapsulation) -> Option<u16> {
-    match *encapsulation {
-        Encapsulation::Vxlan { port, .. } | Encapsulation::Geneve { port, .. } => Some(port),
-        Encapsulation::Gre { .. }
-        | Encapsulation::Erspan1
-        | Encapsulation::Erspan2 { .. }
-        | Encapsulation::Erspan3 { .. } => None,
-    }
 }
 
 /// Length of the tunnel header in bytes, without outer IP and UDP: the same for every frame of a destination.

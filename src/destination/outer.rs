@@ -2,7 +2,6 @@
 
 use std::io;
 
-use super::encapsulate::udp_port;
 use super::open_error::OpenError;
 use super::udp::checksum_is_computed;
 use crate::config::plan::{Fit, TunnelPlan};
@@ -18,7 +17,7 @@ pub(super) fn headers(plan: &TunnelPlan, underlay: &Underlay) -> Result<Outer, O
     let addresses = Addresses::between(local, remote)
         .ok_or_else(|| OpenError::NotLocal { address: local, cause: io::ErrorKind::AddrNotAvailable.into() })?;
     let (source_mac, destination_mac) = underlay.ethernet();
-    let transport = udp_port(&plan.encapsulation).map_or(Transport::Gre, |destination_port| Transport::Udp {
+    let transport = plan.encapsulation.udp_port().map_or(Transport::Gre, |destination_port| Transport::Udp {
         source_port: plan.ports.first(),
         destination_port,
         checksum: checksum_is_computed(plan, underlay),

@@ -14,7 +14,7 @@ use nix::net::if_::if_nametoindex;
 use crate::config::local_end::TapPlan;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::{Capability, remedy};
-use crate::kernel::let_go::{LET_GO, until_let_go};
+use crate::let_go::{LET_GO, until_let_go};
 use crate::quantity::Mtu;
 use crate::sys::interface;
 use crate::sys::tun::{self, Queues};

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Patience;
 use super::dry_run::DryRun;
-use super::encapsulate::{Encapsulator, outer_len, udp_port};
+use super::encapsulate::{Encapsulator, outer_len};
 use super::fit::Fitter;
 use super::next_hop::{NextHopGate, Passage};
 use super::notices::{Notices, Said};
@@ -264,7 +264,7 @@ impl Tunnel {
             underlay: Arc::clone(underlay),
             outbox,
             notices: Notices::new(firewall_line(&plan.encapsulation, underlay.remote()), said),
-            repeats_reports: is_another_worker && udp_port(&plan.encapsulation).is_none(),
+            repeats_reports: is_another_worker && plan.encapsulation.udp_port().is_none(),
             own: is_live.then(|| OwnTunnel { local: underlay.local(), remote: underlay.remote(), carrier }),
         }
     }
@@ -279,7 +279,7 @@ fn open_engine(
 ) -> Result<(Box<dyn Transmit>, Vec<u16>), OpenError> {
     let outer_len = outer_len(&plan.encapsulation, underlay.remote());
     let bank = |sockets, runs| Box::new(SocketBank::new(sockets, runs, Arc::clone(underlay), outer_len));
-    Ok(match (&plan.transmit, udp_port(&plan.encapsulation)) {
+    Ok(match (&plan.transmit, plan.encapsulation.udp_port()) {
         (TransmitPlan::CaptureFile(path), _) => {
             let sources: Vec<u16> = udp::ports(plan.ports).take(SOURCE_PORTS as usize).collect();
             let file = shared.file(&CaptureFilePlan::plain(path.clone()))?;
@@ -305,7 +305,7 @@ fn open_engine(
 /// Drops our datagrams before the analyzer's stack answers them; packet sockets see them all the same.
 fn firewall_line(encapsulation: &Encapsulation, remote: IpAddr) -> String {
     let command = if remote.is_ipv4() { "iptables" } else { "ip6tables" };
-    match udp_port(encapsulation) {
+    match encapsulation.udp_port() {
         Some(port) => format!("{command} -I INPUT -p udp --dport {port} -j DROP"),
         None => format!("{command} -I INPUT -p gre -j DROP"),
     }

@@ -15,8 +15,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::zero_copy::ZeroCopy;
 use crate::kernel::capabilities::{Capability, remedy};
-use crate::kernel::let_go::until_let_go;
 use crate::ledger::DropReason;
+use crate::let_go::until_let_go;
 use crate::quantity::{Ifindex, Mtu};
 use crate::sys::interface;
 use crate::sys::xdp_program::Attached;
@@ -34,7 +34,7 @@ const MOST_CHUNKS: usize = 4;
 /// Bytes that may wait in the device, as the kernel counts them.
 const SEND_BUFFER: usize = 4 << 20;
 /// How long the kernel may need to let a queue go that was closed a moment ago.
-const LET_GO: Duration = Duration::from_secs(1);
+const LONGEST_CLOSING: Duration = Duration::from_secs(1);
 
 /// The AF_XDP sockets of one worker.
 #[derive(Debug)]
@@ -198,7 +198,7 @@ pub(super) fn bind(socket: &xsk::Socket<Flight>, device: Ifindex, queue: u32, pa
 /// # Errors
 /// As [`Queues::join`].
 pub(super) fn join(queues: &Mutex<Queues>, device: Ifindex) -> Result<(Member, Vec<Slot>), QueueError> {
-    lock(queues).join(device, LET_GO)
+    lock(queues).join(device, LONGEST_CLOSING)
 }
 
 /// The same while frames are waiting: not a moment's patience.

@@ -1,5 +1,5 @@
 //! Makes routers say whether they still cannot reach a host, while nobody sends anything to it: with an empty datagram to
-//! UDP's discard port (RFC 863), which nobody minds.
+//! UDP's discard port, which nobody minds.
 
 use std::io;
 
@@ -9,11 +9,8 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use super::error_queue::{ErrorQueue, Report};
-use super::path_mtu::socket_to;
+use super::path_mtu::{DISCARD, socket_to};
 use super::underlay::Underlay;
-
-/// UDP's discard port.
-const DISCARD: u16 = 9;
 
 /// A socket to one host that does not send anything but questions.
 #[derive(Debug)]

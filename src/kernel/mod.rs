@@ -7,7 +7,6 @@ pub mod capabilities;
 pub mod echo;
 pub mod error_queue;
 pub mod knock;
-pub mod let_go;
 pub mod link_events;
 pub mod links;
 pub mod locate;

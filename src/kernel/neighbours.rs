@@ -10,13 +10,10 @@ use rtnetlink::packet_route::neighbour::{
 
 use super::links::{Mac, ifindex};
 use super::netlink::{Netlink, words};
-use super::path_mtu::socket_to;
+use super::path_mtu::{DISCARD, socket_to};
 use super::routes::family;
 use super::underlay::NextHop;
 use crate::quantity::Ifindex;
-
-/// UDP's discard port (RFC 863): nobody minds an empty datagram there.
-const DISCARD: u16 = 9;
 
 /// One entry of the kernel's neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

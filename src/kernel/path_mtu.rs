@@ -10,7 +10,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::quantity::{Ifindex, Mtu};
 
 /// Any port: connecting a UDP socket sends nothing.
-const ANY_PORT: u16 = 9;
+const ANY_PORT: u16 = DISCARD;
+/// UDP's discard port (RFC 863): nobody minds an empty datagram there.
+pub(super) const DISCARD: u16 = 9;
 
 /// The largest IP packet that the way from `local` to `remote` takes, through `device` where that is set.
 ///

@@ -10,7 +10,6 @@ use crate::config::netns::Netns;
 use crate::config::plan::{
     DestinationPlan, End, FilePath, OuterPackets, Probe, SessionPlan, SourcePlan, TransmitPlan, TunnelPlan, TunnelsPlan,
 };
-use crate::destination::encapsulate::udp_port;
 use crate::kernel::capabilities::{Capabilities, Capability};
 use crate::sys::tun;
 
@@ -238,7 +237,7 @@ impl Needs {
                     self.capability(Capability::CAP_BPF, Reason::XdpProgram);
                 }
             }
-            TransmitPlan::Socket if stays && udp_port(&tunnel.encapsulation).is_none() => {
+            TransmitPlan::Socket if stays && tunnel.encapsulation.udp_port().is_none() => {
                 self.capability(Capability::CAP_NET_RAW, Reason::RawSockets);
             }
             TransmitPlan::Socket | TransmitPlan::CaptureFile(_) => {}

@@ -37,7 +37,7 @@ fn open_planned(namespace: &TestNamespace, plan: TunnelPlan, way: Arc<Underlay>,
 
 /// A socket of the far host that keeps all VXLAN (or, raw, all GRE) for `address`.
 pub(super) fn sink(namespace: &TestNamespace, address: &'static str, encapsulation: &Encapsulation) -> Socket {
-    let port = udp_port(encapsulation);
+    let port = encapsulation.udp_port();
     namespace.run(move || {
         let socket = match port {
             Some(_) => Socket::new(Domain::IPV4, Type::DGRAM, None),

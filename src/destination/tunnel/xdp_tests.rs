@@ -87,7 +87,7 @@ fn whole_frames_are_the_very_bytes_that_sockets_send() {
             });
             assert_eq!((account.sent, account.dropped.total(), account.in_flight), (15, 0, 0));
             // A socket's source port may be held for a moment by what just closed.
-            if udp_port(&encapsulation).is_some() {
+            if encapsulation.udp_port().is_some() {
                 seen.iter_mut().flatten().for_each(|bytes| forget_source_port(bytes));
             }
             assert!(seen[0] == seen[2] && seen[1] == seen[2], "{encapsulation:?} to {remote}, checksum {checksum}");
