@@ -2,17 +2,14 @@
 
 use super::facts::Facts;
 use super::finding::Finding;
-use crate::config::plan::{DestinationPlan, SessionPlan, SourcePlan, TransmitPlan};
+use crate::config::plan::{DestinationPlan, SessionPlan, TransmitPlan};
 use crate::kernel::capabilities::{Capabilities, Capability, ZERO_COPY, setcap_line};
 use crate::kernel::underlay::Underlay;
 
 /// Says which of the host's rules do not see datagrams that leave as whole frames, and what zero-copy mode does to the
 /// interface that they leave by.
 pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
-    let workers = match &plan.source {
-        SourcePlan::Live(live) => live.workers.value().into(),
-        SourcePlan::File(_) | SourcePlan::Tunnels(_) => 1,
-    };
+    let workers = plan.workers().value().into();
     let ways = plan.destinations.iter().zip(&facts.underlays);
     let each = ways.flat_map(|(destination, way)| one(destination, way.as_deref(), workers, facts).unwrap_or_default());
     let is_zero_copy = |plan: &DestinationPlan| plan.transmit() == Some(&TransmitPlan::Xdp { zero_copy: true });

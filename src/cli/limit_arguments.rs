@@ -4,7 +4,7 @@
 
 use clap::Args;
 
-use crate::config::written::{Table, Written, set};
+use crate::config::written::{Table, set_flag};
 
 /// Which part of the traffic.
 #[derive(Debug, Args)]
@@ -54,28 +54,22 @@ pub struct LimitArguments {
 impl LimitArguments {
     /// Writes the flags over the keys of a session.
     pub fn write_over(&self, keys: &mut Table) {
-        write(keys, ["limit", "bandwidth"], "--limit-bandwidth", self.limit_bandwidth.as_ref());
-        write(keys, ["limit", "rate"], "--limit-rate", self.limit_rate.as_ref());
-        write(keys, ["limit", "cpu"], "--limit-cpu", self.limit_cpu.as_ref());
-        write(keys, ["limit", "memory"], "--limit-memory", self.limit_memory.as_ref());
-        write(keys, ["limit", "underlay"], "--limit-underlay", self.limit_underlay.as_ref());
-        write(keys, ["limit", "pressure"], "--limit-pressure", self.limit_pressure.as_ref());
-        write(keys, ["priority", "nice"], "--nice", self.nice.as_ref());
-        write(keys, ["priority", "scheduling"], "--scheduling", self.scheduling.as_ref());
-        write(keys, ["priority", "cpus"], "--cpus", self.cpus.as_ref());
+        set_flag(keys, &["limit", "bandwidth"], "--limit-bandwidth", self.limit_bandwidth.as_deref());
+        set_flag(keys, &["limit", "rate"], "--limit-rate", self.limit_rate.as_deref());
+        set_flag(keys, &["limit", "cpu"], "--limit-cpu", self.limit_cpu.as_deref());
+        set_flag(keys, &["limit", "memory"], "--limit-memory", self.limit_memory.as_deref());
+        set_flag(keys, &["limit", "underlay"], "--limit-underlay", self.limit_underlay.as_deref());
+        set_flag(keys, &["limit", "pressure"], "--limit-pressure", self.limit_pressure.as_deref());
+        set_flag(keys, &["priority", "nice"], "--nice", self.nice.as_deref());
+        set_flag(keys, &["priority", "scheduling"], "--scheduling", self.scheduling.as_deref());
+        set_flag(keys, &["priority", "cpus"], "--cpus", self.cpus.as_deref());
     }
 }
 
 impl SampleArguments {
     /// Writes the flags over the keys of a session.
     pub fn write_over(&self, keys: &mut Table) {
-        write(keys, ["select", "sample"], "--sample", self.sample.as_ref());
-        write(keys, ["select", "sample_by"], "--sample-by", self.sample_by.as_ref());
-    }
-}
-
-fn write(keys: &mut Table, path: [&str; 2], flag: &str, word: Option<&String>) {
-    if let Some(word) = word {
-        set(keys, &path, Written::flag(flag, word));
+        set_flag(keys, &["select", "sample"], "--sample", self.sample.as_deref());
+        set_flag(keys, &["select", "sample_by"], "--sample-by", self.sample_by.as_deref());
     }
 }

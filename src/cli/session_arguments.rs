@@ -18,7 +18,7 @@ use crate::config::load::{Layers, SessionWritten};
 use crate::config::mistake::{Mistake, What};
 use crate::config::plan::SessionPlan;
 use crate::config::resolve;
-use crate::config::written::{Origin, Table, Written, set};
+use crate::config::written::{Origin, Table, Written, set, set_flag};
 use crate::error::Problems;
 
 /// A session, from a file or from flags alone. `S` has the flags of one kind of source.
@@ -131,9 +131,7 @@ impl<S: SourceFlags> SessionArguments<S> {
         if !self.filter.is_empty() {
             set(keys, &["select", "filter"], Written::flag("EXPRESSION", &self.filter.join(" ")));
         }
-        if let Some(spread) = &self.spread {
-            set(keys, &["spread"], Written::flag("--spread", spread));
-        }
+        set_flag(keys, &["spread"], "--spread", self.spread.as_deref());
         write_destinations(&self.to, keys);
         session.for_every_destination = self.destination.table();
         session.end = self.any_source.end();
@@ -143,13 +141,8 @@ impl<S: SourceFlags> SessionArguments<S> {
 
 impl NormaliseArguments {
     fn write_over(&self, keys: &mut Table) {
-        let mut write = |key, flag: &str, word: &Option<String>| {
-            if let Some(word) = word {
-                set(keys, &["normalise", key], Written::flag(flag, word));
-            }
-        };
-        write("truncate", "-s", &self.truncate);
-        write("mtu", "--mtu", &self.mtu);
+        set_flag(keys, &["normalise", "truncate"], "-s", self.truncate.as_deref());
+        set_flag(keys, &["normalise", "mtu"], "--mtu", self.mtu.as_deref());
         if self.normalise {
             set(keys, &["normalise", "enabled"], Written::bare_flag("--normalise", "on"));
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueHint};
 
 use crate::config::plan::EndPlan;
-use crate::config::written::{Origin, Table, Value, Written, set};
+use crate::config::written::{Origin, Table, Value, Written, set, set_flag};
 
 /// Flags of one kind of source.
 pub trait SourceFlags: Args {
@@ -108,12 +108,12 @@ pub struct AnySourceArguments {
 
 impl SourceFlags for CaptureArguments {
     fn write_over(&self, keys: &mut Table) {
-        write(keys, "direction", "-Q", self.direction.as_ref());
-        write(keys, "engine", "--engine", self.engine.as_ref());
-        write(keys, "delay", "--delay", self.delay.as_ref());
-        write(keys, "workers", "--workers", self.workers.as_ref());
-        write(keys, "pin", "--pin", self.pin.as_ref());
-        write(keys, "netns", "--netns", self.netns.as_ref());
+        set_flag(keys, &["source", "direction"], "-Q", self.direction.as_deref());
+        set_flag(keys, &["source", "engine"], "--engine", self.engine.as_deref());
+        set_flag(keys, &["source", "delay"], "--delay", self.delay.as_deref());
+        set_flag(keys, &["source", "workers"], "--workers", self.workers.as_deref());
+        set_flag(keys, &["source", "pin"], "--pin", self.pin.as_deref());
+        set_flag(keys, &["source", "netns"], "--netns", self.netns.as_deref());
         if self.no_promiscuous {
             set(keys, &["source", "promiscuous"], Written::bare_flag("--no-promiscuous", "off"));
         }
@@ -121,7 +121,7 @@ impl SourceFlags for CaptureArguments {
             forget_source(keys);
         }
         write_list(keys, "interface", "-i", &self.interface);
-        write(keys, "file", "-r", self.read.as_ref());
+        set_flag(keys, &["source", "file"], "-r", self.read.as_deref());
     }
 }
 
@@ -132,9 +132,9 @@ impl SourceFlags for TunnelArguments {
         }
         write_list(keys, "tunnel", "--from", &self.from);
         write_list(keys, "allow", "--allow", &self.allow);
-        write(keys, "decap", "--decap", self.decap.as_ref());
-        write(keys, "tag", "--tag", self.tag.as_ref());
-        write(keys, "reorder", "--reorder", self.reorder.as_ref());
+        set_flag(keys, &["source", "decap"], "--decap", self.decap.as_deref());
+        set_flag(keys, &["source", "tag"], "--tag", self.tag.as_deref());
+        set_flag(keys, &["source", "reorder"], "--reorder", self.reorder.as_deref());
         if self.strict {
             set(keys, &["source", "strict"], Written::bare_flag("--strict", "on"));
         }
@@ -157,9 +157,9 @@ impl SourceFlags for AllSourceArguments {
 impl AnySourceArguments {
     /// Writes the flags over the keys of a session.
     pub fn write_over(&self, keys: &mut Table) {
-        write(keys, "buffer", "--buffer", self.buffer.as_ref());
-        write(keys, "pace", "--pace", self.pace.as_ref());
-        write(keys, "rate", "--rate", self.rate.as_ref());
+        set_flag(keys, &["source", "buffer"], "--buffer", self.buffer.as_deref());
+        set_flag(keys, &["source", "pace"], "--pace", self.pace.as_deref());
+        set_flag(keys, &["source", "rate"], "--rate", self.rate.as_deref());
     }
 
     /// When the session ends by itself.
@@ -174,12 +174,6 @@ fn forget_source(keys: &mut Table) {
         for kind in ["interface", "file", "tunnel"] {
             source.shift_remove(kind);
         }
-    }
-}
-
-fn write(keys: &mut Table, key: &str, flag: &str, word: Option<&String>) {
-    if let Some(word) = word {
-        set(keys, &["source", key], Written::flag(flag, word));
     }
 }
 

@@ -37,11 +37,6 @@ impl Changes {
         changes.removed.extend(before.iter().filter(is_removed).map(|plan| plan.name.clone()));
         changes
     }
-
-    /// Whether there is nothing to do.
-    pub fn is_nothing(&self) -> bool {
-        self.changed.is_empty() && self.added.is_empty() && self.removed.is_empty()
-    }
 }
 
 /// Something that only one session can have at a time.
@@ -141,8 +136,8 @@ mod tests {
         let expected =
             Changes { kept: names(&["c"]), changed: names(&["a"]), added: names(&["d"]), removed: names(&["b"]) };
         assert_eq!(changes, expected);
-        assert!(!changes.is_nothing());
-        assert!(Changes::between(&after, &after).is_nothing());
+        let nothing = Changes { kept: names(&["d", "c", "a"]), ..Changes::default() };
+        assert_eq!(Changes::between(&after, &after), nothing);
     }
 
     #[test]

@@ -484,7 +484,6 @@ fn example(key: &str, place: &Place) -> String {
         ("sample_by", "flow", ", or frame"),
         ("bandwidth", "500 Mbit/s", ""),
         ("cpu", "20% of a core", ""),
-        ("memory", "64MiB", ""),
         ("underlay", "90%", ", of its link's speed"),
         ("pressure", "20%", ", of the time"),
         ("nice", "10", ", 0 to 19"),

@@ -75,10 +75,8 @@ impl SessionPlan {
     /// The same session with buffers of so many bytes, if it has any.
     #[must_use]
     pub fn with_buffer(mut self, bytes: u64) -> Self {
-        match &mut self.source {
-            SourcePlan::Live(LivePlan { buffer, .. })
-            | SourcePlan::Tunnels(TunnelsPlan { outer: OuterPackets::Sockets { buffer }, .. }) => *buffer = bytes,
-            SourcePlan::File(_) | SourcePlan::Tunnels(_) => {}
+        if let Some(buffer) = self.source.buffer_mut() {
+            *buffer = bytes;
         }
         self
     }

@@ -89,6 +89,13 @@ pub fn set(table: &mut Table, path: &[&str], value: Written) {
     }
 }
 
+/// Writes the word behind `flag` under `path`, if the flag was given.
+pub fn set_flag(table: &mut Table, path: &[&str], flag: &str, word: Option<&str>) {
+    if let Some(word) = word {
+        set(table, path, Written::flag(flag, word));
+    }
+}
+
 impl Default for Written {
     /// An empty table that nobody wrote.
     fn default() -> Self {
