@@ -44,7 +44,7 @@ type Identity = (u64, u64);
 
 /// A process, which its number alone does not name for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Process {
+pub struct Process {
     pid: u32,
     /// When it started, in clock ticks since the boot (field 22 of `proc_pid_stat(5)`).
     started: u64,
@@ -64,18 +64,22 @@ impl Namespace {
         netns.map(Found::new).transpose().map(Self)
     }
 
-    /// The same question again, after the namespace has gone. A process's number that another process has by now names
-    /// nothing any more.
+    /// The same question again, of somebody who has had an answer before and `met` the process that it came by. A process's
+    /// number that another process has by now names nothing any more.
     ///
     /// # Errors
     /// As [`find`](Self::find).
-    pub fn find_again(&self) -> Result<Self, NetnsError> {
-        let Some(before) = &self.0 else { return Ok(Self::own()) };
-        let found = Found::new(&before.netns)?;
-        match (&before.netns, found.process == before.process) {
-            (Netns::Process(pid), false) => Err(NetnsError::NoProcess { pid: *pid }),
-            _ => Ok(Self(Some(found))),
+    pub fn find_again(netns: Option<&Netns>, met: Option<Process>) -> Result<Self, NetnsError> {
+        let found = Self::find(netns)?;
+        match (netns, met) {
+            (Some(Netns::Process(pid)), Some(_)) if found.process() != met => Err(NetnsError::NoProcess { pid: *pid }),
+            _ => Ok(found),
         }
+    }
+
+    /// The process that it was found by.
+    pub fn process(&self) -> Option<Process> {
+        self.0.as_ref().and_then(|found| found.process)
     }
 
     /// Whether it is still the one that is meant: its name or process is there and stands for the same namespace. Costs a
@@ -86,7 +90,7 @@ impl Namespace {
             return true;
         }
         // Another process of the same container may still be there.
-        match self.find_again() {
+        match Self::find_again(Some(&found.netns), found.process) {
             Ok(Self(Some(again))) if again.identity == found.identity => {
                 self.0 = Some(again);
                 true
@@ -299,6 +303,17 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_another_process_has_by_now_names_nothing() {
+        let pid = std::process::id();
+        let netns: Netns = format!("pid:{pid}").parse().unwrap();
+        let met = Namespace::find(Some(&netns)).unwrap().process();
+        assert!(met.is_some() && Namespace::find_again(Some(&netns), met).is_ok());
+        let another = met.map(|process| Process { started: process.started - 1, ..process });
+        let error = Namespace::find_again(Some(&netns), another).unwrap_err();
+        assert!(matches!(error, NetnsError::NoProcess { pid: missing } if missing == pid), "{error:?}");
+    }
+
+    #[test]
     fn what_is_not_there_is_told() {
         for (netns, words) in [
             ("no-such-name7", "there is no network namespace `no-such-name7`"),
@@ -325,6 +340,6 @@ mod tests {
         assert!(!names(), "this thread has stayed where it was");
         drop(other);
         await_that("the namespace to go with its thread", || !namespace.is_current());
-        assert!(namespace.find_again().is_err());
+        assert!(Namespace::find_again(Some(&netns), namespace.process()).is_err());
     }
 }

@@ -17,16 +17,18 @@ use super::orders::{LetGo, Order};
 use super::roster::{Change, Roster};
 use crate::config::plan::{LivePlan, SessionPlan};
 use crate::destination::missing_ids;
-use crate::error::Explain;
+use crate::error::{Explain, what_and_why};
 use crate::frame::InterfaceId;
 use crate::kernel::link_events::{Links, LinksError};
-use crate::kernel::netns::Namespace;
+use crate::kernel::netns::{Namespace, Process};
 use crate::quantity::Ifindex;
 use crate::source::interfaces::{Meant, meant};
 use crate::source::{self, Captured, Interface, SourceError};
 
 /// How often what was not possible is tried again, and a namespace looked at: nobody tells when its last process has ended.
 const AGAIN: Duration = Duration::from_secs(1);
+/// What will become of an interface that could not be captured.
+const TRYING_AGAIN: &str = "trying again";
 /// How often the interfaces are compared although nobody tells of a change.
 const TICK: Duration = Duration::from_mins(1);
 
@@ -43,6 +45,8 @@ pub(super) struct Follower {
     failures: Failures,
     /// `None` while there is no such namespace.
     namespace: Option<Namespace>,
+    /// The process that the latest one was found by: `pid:` means that one for ever. It holds nothing.
+    met: Option<Process>,
     links: Option<Links>,
     /// The interfaces that are being opened, and the numbers that are reserved for them.
     opening: Option<oneshot::Receiver<Vec<Opened>>>,
@@ -89,6 +93,7 @@ impl Follower {
             returns,
             failures,
             namespace: None,
+            met: None,
             links: None,
             opening: None,
             look_at: Instant::now(),
@@ -179,9 +184,10 @@ impl Follower {
         if self.links.is_some() {
             return true;
         }
-        let namespace = Namespace::find(self.live.netns.as_ref());
+        let namespace = Namespace::find_again(self.live.netns.as_ref(), self.met);
         let links = namespace.map_err(LinksError::from).and_then(|namespace| {
             let links = Links::follow(&namespace)?;
+            self.met = namespace.process();
             self.namespace = Some(namespace);
             Ok(links)
         });
@@ -189,7 +195,7 @@ impl Follower {
             Ok(links) => self.links = Some(links),
             Err(error) => {
                 self.look_at = Instant::now() + AGAIN;
-                self.complain(&self.place(), &error);
+                self.complain(&self.place(), &error, TRYING_AGAIN);
             }
         }
         self.links.is_some()
@@ -207,7 +213,7 @@ impl Follower {
         }
         let missing = missing_ids(&self.plan.destinations, std::slice::from_ref(&one.name));
         if let Some(reason) = missing.first() {
-            tracing::warn!("{} is not mirrored: {}", one.name, whole(&**reason));
+            tracing::warn!("{} is not mirrored: {}", one.name, what_and_why(&**reason));
             self.refused.push((one.index, one.name.clone()));
         }
         missing.is_empty()
@@ -223,16 +229,17 @@ impl Follower {
         for one in wanted {
             match self.roster.reserve(&one.name) {
                 Some((id, is_new)) => reserved.push((one, id, is_new)),
-                None => self.complain(&one.name.clone(), &TooMany { interface: one.name }),
+                None => self.complain(&one.name.clone(), &TooMany { interface: one.name }, TRYING_AGAIN),
             }
         }
         if reserved.is_empty() {
             return;
         }
         let (tell, told) = oneshot::channel();
-        let (live, plan) = (self.live.clone(), Arc::clone(&self.plan));
+        let (live, plan, span) = (self.live.clone(), Arc::clone(&self.plan), tracing::Span::current());
         self.reserved = reserved.iter().map(|&(_, id, _)| id).collect();
         let open = move || {
+            let _span = span.enter();
             let open_one = |(meant, id, is_new): (Meant, InterfaceId, bool)| {
                 let outcome = source::open_one(&live, &plan, (id, &meant), buffer);
                 Opened { meant, id, is_new, buffer, outcome }
@@ -290,22 +297,22 @@ impl Follower {
             SourceError::InterfaceDown { .. } | SourceError::NoSuchInterface { .. } => {}
             // It will never be anything else.
             SourceError::NoRing { .. } | SourceError::UnsupportedLinkType { .. } => {
-                self.complain(&meant.name.clone(), error);
+                self.complain(&meant.name, error, "it is not mirrored");
                 self.refused.push((meant.index, meant.name));
                 return;
             }
-            _ => self.complain(&meant.name, error),
+            _ => self.complain(&meant.name, error, TRYING_AGAIN),
         }
         self.look_at = Instant::now() + AGAIN;
     }
 
-    /// Says why an interface is not captured, once.
-    fn complain(&mut self, name: &str, error: &dyn Explain) {
-        let words = whole(error);
+    /// Says once why an interface is not captured, and what will become of it.
+    fn complain(&mut self, name: &str, error: &dyn Explain, then: &str) {
+        let words = what_and_why(error);
         if self.complaints.iter().any(|(known, said)| known == name && *said == words) {
             return;
         }
-        tracing::warn!("{words}: trying again");
+        tracing::warn!("{words}: {then}");
         self.complaints.retain(|(known, _)| known != name);
         self.complaints.push((name.to_owned(), words));
     }
@@ -372,17 +379,6 @@ impl Explain for TooMany {}
 /// Whether a refusal is of this interface, as it is called now.
 fn is_of((index, name): &(Option<Ifindex>, String), one: &Meant) -> bool {
     *index == one.index && *name == one.name
-}
-
-/// An error with its cause, on one line.
-fn whole(error: &dyn Explain) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words = format!("{words}: {error}");
-        cause = error.source();
-    }
-    words
 }
 
 /// What was opened, when it is; for ever, if nothing is being opened.
