@@ -32,7 +32,7 @@ Examples:
 /// Prints what there is to say about each session and about what their process keeps, and returns what would keep any of them from running.
 ///
 /// # Errors
-/// Every problem of every session; warnings are none.
+/// Every problem of every session, and every file of the configuration that others may write to; warnings are none.
 pub fn run(arguments: &SessionArguments<AllSourceArguments>) -> Result<(), Problems> {
     let described = arguments.described()?;
     let outcome = block_on(report(described.sessions()))?;
@@ -41,7 +41,7 @@ pub fn run(arguments: &SessionArguments<AllSourceArguments>) -> Result<(), Probl
     let has = Capabilities::of_this_process().unwrap_or(Capabilities::NONE);
     // Whoever closed the pipe has read enough; the exit code still tells.
     let _ = write!(io::stdout(), "\n{}", Rights { needs: &needs, has });
-    outcome
+    Problems::gathered([outcome, described.is_trusted()]).map(drop)
 }
 
 async fn report(plans: &[SessionPlan]) -> Result<(), Problems> {

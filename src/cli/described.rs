@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use crate::config::daemon::DaemonPlan;
 use crate::config::plan::SessionPlan;
+use crate::config::trust;
+use crate::error::Problems;
 use crate::privilege::needs::{Life, Needs};
 
 /// What arguments may describe.
@@ -26,6 +28,19 @@ impl Described {
         match self {
             Self::Session(plan) => std::slice::from_ref(plan),
             Self::Daemon { plan, .. } => &plan.sessions,
+        }
+    }
+
+    /// That nobody else may write what the daemon is to do.
+    ///
+    /// # Errors
+    /// Every file and directory that others may write to.
+    pub fn is_trusted(&self) -> Result<(), Problems> {
+        match self {
+            Self::Daemon { plan, file } if !file.as_os_str().is_empty() => {
+                trust::check(file, plan.privileges.user.as_ref().map(|user| user.uid))
+            }
+            Self::Daemon { .. } | Self::Session(_) => Ok(()),
         }
     }
 

@@ -343,14 +343,17 @@ fn nobody_with_the_unit_s_capabilities_runs_the_daemon_with_all_it_does() {
 fn a_configuration_that_others_may_write_is_refused() {
     let lab = Lab::new();
     let file = write(&lab, &session("one", "h0", "pcap:/dev/null"));
-    let runs = || {
-        let refused = run(lab.host.command(binary()).args(["run", "-C"]).arg(&file));
+    let answers = |command: &str| {
+        let refused = run(lab.host.command(binary()).args([command, "-C"]).arg(&file));
         (refused.status.code(), String::from_utf8_lossy(&refused.stderr).into_owned())
     };
+    let runs = || answers("run");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).expect("the file is ours");
-    let (code, said) = runs();
-    assert_eq!(code, Some(78), "{said}");
-    assert!(said.contains("everybody may write") && said.contains("sudo chmod o-w "), "{said}");
+    for command in ["run", "check"] {
+        let (code, said) = answers(command);
+        assert_eq!(code, Some(78), "{said}");
+        assert!(said.contains("everybody may write") && said.contains("sudo chmod go-w "), "{said}");
+    }
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("the file is ours");
     chown(&file, Some(NOBODY), None).expect("root may give it away");
     let (code, said) = runs();
