@@ -139,7 +139,7 @@ fn a_limit_of_bandwidth_holds_at_the_analyzer_from_the_beginning() {
     assert!(bits(0.0, 1.0) < LIMIT * 1.6, "{} bits in the first second", bits(0.0, 1.0));
     let steady = bits(1.0, 5.0) / 4.0;
     assert!((0.6 * LIMIT..1.15 * LIMIT).contains(&steady), "{steady} bit/s");
-    assert!(said.contains("session mirror: `limit.bandwidth` is reached: flows are left out"), "{said}");
+    assert!(said.contains("`limit.bandwidth` is reached: flows are left out"), "{said}");
     assert!(ledger.dropped["shed"] > 15_000, "{ledger:#?}");
 
     // A flow is there from its beginning to its end, or cut off once: none comes back in its middle.
@@ -190,7 +190,7 @@ fn a_limit_of_the_rate_holds_at_the_analyzer() {
     let begin = datagrams[0].0;
     let steady = a_second(&datagrams, begin + 1.0, begin + 5.0);
     assert!((0.6 * LIMIT..1.15 * LIMIT).contains(&steady), "{steady} frames a second");
-    assert!(said.contains("session mirror: `limit.rate` is reached: flows are left out"), "{said}");
+    assert!(said.contains("`limit.rate` is reached: flows are left out"), "{said}");
     assert_eq!(ledger.captured, ledger.only().sent + ledger.dropped["shed"], "{ledger:#?}");
 }
 
@@ -224,7 +224,7 @@ fn a_mirror_makes_room_for_others_on_its_underlay_and_comes_back() {
         await_that("new flows to be mirrored again", || governor(&lab)["admitted_flows"] == 1.0);
         (from, to)
     });
-    daemon.await_words("session one: `limit.underlay` is reached: flows are left out");
+    daemon.await_words("in{session=\"one\"}: `limit.underlay` is reached: flows are left out");
     let ledgers = daemon.stop();
     ledgers["one"].assert_lossless();
     arriving.await_frames(usize::try_from(ledgers["one"].only().sent).expect("a small number"));
@@ -300,7 +300,7 @@ fn all_sessions_together_keep_to_the_total_limit() {
     while_sending(&lab, &frames, "--pps=5000", || ());
     let said = daemon.log();
     for session in ["one", "two"] {
-        assert!(said.contains(&format!("session {session}: `total limit.bandwidth` is reached")), "{said}");
+        assert!(said.contains(&format!("in{{session=\"{session}\"}}: `total limit.bandwidth` is reached")), "{said}");
     }
     let ledgers = daemon.stop();
     let sent: u64 = ledgers.values().map(|ledger| ledger.only().sent).sum();

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tracing::Instrument as _;
 
 use crate::config::plan::LimitPlan;
 use crate::kernel::underlay::Underlay;
@@ -38,7 +39,6 @@ const KEPT_OVER: usize = 20;
 /// What a governor is made from.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    session: String,
     limit: LimitPlan,
     underlays: Vec<Arc<Underlay>>,
     totals: Option<Arc<Totals>>,
@@ -46,13 +46,8 @@ pub(super) struct Plan {
 
 impl Plan {
     /// For a session with this limit, which tunnels by `underlays` and is one of those that `totals` are about.
-    pub(super) fn new(
-        session: &str,
-        limit: LimitPlan,
-        underlays: Vec<Arc<Underlay>>,
-        totals: Option<Arc<Totals>>,
-    ) -> Self {
-        Self { session: session.to_owned(), limit, underlays, totals }
+    pub(super) fn new(limit: LimitPlan, underlays: Vec<Arc<Underlay>>, totals: Option<Arc<Totals>>) -> Self {
+        Self { limit, underlays, totals }
     }
 
     /// What workers and governor are to share, if there is a limit now, of the session or of all, that leaves flows out.
@@ -65,7 +60,7 @@ impl Plan {
     pub(super) fn start(&self, shared: Arc<Shared>) -> Governor {
         let shown = Shown::new();
         let at_work = AtWork::new(self.clone(), shared, shown.clone());
-        Governor { shown, task: tokio::spawn(at_work.run()) }
+        Governor { shown, task: tokio::spawn(at_work.run().in_current_span()) }
     }
 }
 
@@ -152,17 +147,12 @@ impl AtWork {
     fn new(plan: Plan, shared: Arc<Shared>, shown: Shown) -> Self {
         let mut pressure = plan.limit.pressure;
         if let (Some(_), Err(error)) = (pressure, pressure::stalled()) {
-            tracing::warn!(
-                "session {}: `limit.pressure` has no effect: this kernel does not measure it ({error})",
-                plan.session
-            );
+            tracing::warn!("`limit.pressure` has no effect: this kernel does not measure it ({error})");
             pressure = None;
         }
         let links = plan.limit.underlay.and_then(|_| {
             LinkLoad::of(plan.underlays.clone())
-                .inspect_err(|error| {
-                    tracing::warn!("session {}: `limit.underlay` has no effect: {error}", plan.session);
-                })
+                .inspect_err(|error| tracing::warn!("`limit.underlay` has no effect: {error}"))
                 .ok()
         });
         let looked = Looked {
@@ -307,7 +297,6 @@ impl AtWork {
 
     /// Says when flows begin to be left out, once a minute that they still are, and when it is over.
     fn say(&mut self, view: &GovernorView, now: Instant, shed: u64) {
-        let session = &self.plan.session;
         match (&view.reason, self.speech.since) {
             (Some(_), None) => self.speech.since = Some(now),
             (Some(reason), Some(since)) => {
@@ -324,15 +313,15 @@ impl AtWork {
                         ""
                     };
                     tracing::warn!(
-                        "session {session}: `{reason}` is reached: flows are left out, {percent:.0} % of the frames are kept \
-                         ({frames} left out{exhausted})"
+                        "`{reason}` is reached: flows are left out, {percent:.0} % of the frames are kept ({frames} left \
+                         out{exhausted})"
                     );
                     self.speech.said = Some((now, shed));
                 }
             }
             (None, Some(_)) => {
                 if self.speech.said.is_some() {
-                    tracing::info!("session {session}: within its limits again, new flows are all mirrored");
+                    tracing::info!("within the limits again: new flows are all mirrored");
                 }
                 self.speech = Speech::default();
             }

@@ -3,7 +3,7 @@
 //! It is told how far the limits are used, 1 being all that is allowed, and which part of the frames was kept, and answers
 //! with a window. The quotient of the two says how much of the load the limit has room for. That is where `open` goes at
 //! once, and it does not matter how long the flows last that were admitted before: a controller that went on turning until
-//! they have ended would swing. Three rules besides:
+//! they have ended would swing. Four rules besides:
 //!
 //! - New flows are refused before established ones are cut short: `established` comes down only while the load stays too
 //!   high, or when it is a flood.
