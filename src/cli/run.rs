@@ -14,7 +14,7 @@ use crate::config::daemon::{self, DaemonPlan};
 use crate::config::load::Layers;
 use crate::config::resolve;
 use crate::config::trust;
-use crate::daemon::{Configuration, LastAccount, Manager, run as run_daemon};
+use crate::daemon::{Configuration, End, LastAccount, Manager, run as run_daemon};
 use crate::error::Problems;
 use crate::ledger::Ledger;
 use crate::privilege::user::become_user;
@@ -44,7 +44,7 @@ pub struct RunArguments {
 /// Runs every session until SIGINT or SIGTERM; then prints the ledgers.
 ///
 /// # Errors
-/// Every mistake of the configuration: then nothing was started.
+/// Every mistake of the configuration: then nothing was started. Afterwards, that it did not wait for all sessions to end.
 pub fn run(arguments: &RunArguments, log: &LogArguments) -> Result<(), Problems> {
     let (plan, quiet) = (load(&arguments.config)?, log.quiet);
     log.start(plan.log, Log::Daemon);
@@ -71,8 +71,9 @@ pub fn run(arguments: &RunArguments, log: &LogArguments) -> Result<(), Problems>
             output::say(&start_line(manager, &said));
         }
     };
-    let accounts = block_on(run_daemon(Configuration { plan, load, file }, ready))??;
-    if quiet { Ok(()) } else { print_ledgers(&accounts, arguments.json) }
+    let End { accounts, cut_short } = block_on(run_daemon(Configuration { plan, load, file }, ready))??;
+    let printed = if quiet { Ok(()) } else { print_ledgers(&accounts, arguments.json) };
+    Problems::gathered([printed, Problems::unless_empty(cut_short.into_iter().collect())]).map(drop)
 }
 
 /// The whole configuration, checked as far as it can be without opening anything.

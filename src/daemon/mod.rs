@@ -24,6 +24,8 @@ mod visitors;
 pub use manager::{IsStopping, Manager, NoSuchSession};
 pub use reload::ReloadReport;
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +44,7 @@ use crate::error::Problems;
 use crate::ledger::Ledger;
 use crate::privilege;
 use crate::privilege::needs::{Needs, largest_receive_buffer};
-use crate::session::control::{ECHO, PATIENCE, Signals};
+use crate::session::control::{ECHO, PATIENCE, REMINDER, Signals};
 use doors::Doors;
 use manager::Request;
 use opening::{Common, Kept};
@@ -74,6 +76,22 @@ pub struct LastAccount {
     pub ledger: Ledger,
 }
 
+/// How the daemon has ended.
+#[derive(Debug)]
+pub struct End {
+    /// Of every session.
+    pub accounts: Vec<LastAccount>,
+    /// Why they are not the whole truth, if they are not.
+    pub cut_short: Option<CutShort>,
+}
+
+/// The daemon did not wait for all sessions to end: for longer than a session may take, or somebody did not want it to.
+#[derive(Debug, thiserror::Error)]
+#[error("ended before every session had; what those held then is not in their ledgers")]
+pub struct CutShort;
+
+impl crate::error::Explain for CutShort {}
+
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen for signals")]
@@ -86,7 +104,7 @@ impl crate::error::Explain for NoSignals {}
 ///
 /// # Errors
 /// When the runtime cannot listen for signals.
-pub async fn run(configuration: Configuration, ready: impl FnOnce(&Manager)) -> Result<Vec<LastAccount>, Problems> {
+pub async fn run(configuration: Configuration, ready: impl FnOnce(&Manager)) -> Result<End, Problems> {
     let Configuration { plan, load, file } = configuration;
     let mut signals = Signals::listen().map_err(NoSignals)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(NoSignals)?;
@@ -127,8 +145,8 @@ pub async fn run(configuration: Configuration, ready: impl FnOnce(&Manager)) -> 
     notify::stopping();
     // Whatever a reload was opening is let go of.
     reloader.abort();
-    stop(&manager, &mut signals).await;
-    Ok(last_accounts(&manager))
+    let cut_short = stop(&manager, &mut signals).await.err();
+    Ok(End { accounts: last_accounts(&manager), cut_short })
 }
 
 /// Starts the task of each session, and returns what waits for all of them to be opened.
@@ -221,7 +239,10 @@ async fn keep_reloading(
 }
 
 /// Ends every session, and waits until each has given its last frames their fates.
-async fn stop(manager: &Manager, signals: &mut Signals) {
+///
+/// # Errors
+/// When it did not wait to the end.
+async fn stop(manager: &Manager, signals: &mut Signals) -> Result<(), CutShort> {
     let since = Instant::now();
     let tasks: Vec<JoinHandle<()>> = manager
         .sessions()
@@ -233,6 +254,11 @@ async fn stop(manager: &Manager, signals: &mut Signals) {
         })
         .collect();
     let all = timeout(PATIENCE + Duration::from_secs(1), join_all(tasks));
+    let reminder = async {
+        sleep(REMINDER).await;
+        warn!("still waiting for sessions to end; a second signal ends the daemon at once");
+        pending::<Infallible>().await
+    };
     let second_signal = async {
         loop {
             signals.next().await;
@@ -243,8 +269,9 @@ async fn stop(manager: &Manager, signals: &mut Signals) {
         }
     };
     tokio::select! {
-        _ = all => {}
-        () = second_signal => tracing::warn!("ended at once; what was under way then is not in the ledgers"),
+        all = all => all.map(drop).map_err(|_| CutShort),
+        () = second_signal => Err(CutShort),
+        never = reminder => match never {},
     }
 }
 

@@ -12,7 +12,7 @@ use crate::ledger::Ledger;
 /// How often a running session is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a session may take to end before the operator hears why: a pipe that gives or takes nothing blocks it.
-const REMINDER: Duration = Duration::from_secs(1);
+pub const REMINDER: Duration = Duration::from_secs(1);
 /// How long it may take at all.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// So soon after the first, a second signal is the first one's echo: timeout(1) signals the program, then its group.

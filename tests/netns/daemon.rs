@@ -286,12 +286,15 @@ fn a_file_with_a_mistake_changes_nothing_and_every_mistake_is_told() {
 #[ignore = "needs root: run scripts/test"]
 fn what_two_sessions_must_not_both_have_is_a_mistake() {
     let lab = Lab::new();
+    // Another namespace has interfaces of its own, whatever they are called.
+    let elsewhere = [session("f", "*", "gre://192.0.2.2"), "source.netns = \"web1\"\n".to_owned()].concat();
     let text = [
         session("a", "h0", "tap:ids0"),
         session("b", "u0", "tap:ids0"),
         session("c", "ids*", "gre://192.0.2.2"),
         session("d", "h0", &format!("pcap:{}", lab.path("x.pcap").display())),
         session("e", "u0", &format!("pcap:{}", lab.path("./x.pcap").display())),
+        elsewhere,
     ]
     .concat();
     let said = |command: &str| {
@@ -309,6 +312,7 @@ fn what_two_sessions_must_not_both_have_is_a_mistake() {
         ] {
             assert!(said.contains(words) || !engine().is_empty(), "{words}\nis missing in\n{said}");
         }
+        assert!(!said.contains("the session f would mirror"), "{said}");
     }
 }
 
@@ -397,16 +401,14 @@ fn a_changed_file_is_noticed_where_that_is_wanted() {
     assert_eq!(daemon.stop().len(), 2);
 }
 
-#[test]
-#[ignore = "needs root: run scripts/test"]
-fn a_session_that_hangs_keeps_no_other_from_its_account() {
-    let lab = Lab::new();
+/// A daemon whose session `stuck` waits for a pipe that nobody reads from, beside a session `good`; and who holds the pipe.
+fn hanging(lab: &Lab) -> (Daemon, Process) {
     let pipe = lab.path("pipe");
     lab.host.run(&format!("mkfifo {}", pipe.display()));
     // A reader that takes nothing: opened, so that the daemon can open its end.
     let reader = lab.host.start(&format!("tail -f {}", pipe.display()), &lab.path("tail.log"));
     let text = [session("stuck", "h0", &format!("pcap:{}", pipe.display())), session("good", "u0", VXLAN_42)].concat();
-    let daemon = Daemon::start(&lab, &text);
+    let daemon = Daemon::start(lab, &text);
     succeed(Command::new("kill").args(["-STOP", &reader.id().to_string()]));
     lab.client.run(&format!("ping -q -c 200 -i 0.002 -s 1400 {HOST}"));
     let id = daemon.id();
@@ -417,8 +419,31 @@ fn a_session_that_hangs_keeps_no_other_from_its_account() {
             .flatten()
             .any(|task| fs::read_to_string(task.path().join("wchan")).is_ok_and(|what| what.contains("pipe_write")))
     });
+    (daemon, reader)
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_session_that_hangs_keeps_no_other_from_its_account() {
+    let lab = Lab::new();
+    let (daemon, reader) = hanging(&lab);
     let ledgers = daemon.stop();
     assert!(ledgers["good"].captured < u64::MAX && total(&ledgers["good"].dropped) <= ledgers["good"].captured);
+    drop(reader);
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_second_signal_does_not_wait_for_a_session_that_hangs() {
+    let lab = Lab::new();
+    let (daemon, reader) = hanging(&lab);
+    daemon.signal("TERM");
+    daemon.await_words("a second signal ends the daemon at once");
+    let log = daemon.log.clone();
+    let (status, ledgers) = daemon.stop_anyhow();
+    let said = fs::read_to_string(log).unwrap_or_default();
+    assert_eq!((status.code(), ledgers.len()), (Some(1), 2), "{said}");
+    assert!(said.contains("ended before every session had"), "{said}");
     drop(reader);
 }
 
