@@ -4,9 +4,9 @@ use super::facts::Facts;
 use super::finding::Finding;
 use super::report::Statement;
 use super::traffic::bits_in_words;
-use crate::config::plan::{End, LimitPlan, SampleBy, SamplePlan, SessionPlan};
+use crate::config::plan::{End, LimitPlan, PriorityPlan, SampleBy, SamplePlan, Scheduling, SessionPlan};
 
-/// The sample and the limits, where there are some.
+/// The sample, the limits and the priority, where there are some.
 pub fn in_words(plan: &SessionPlan) -> Vec<Statement> {
     let SamplePlan { rate, by } = plan.sample;
     let what = match by {
@@ -24,8 +24,21 @@ pub fn in_words(plan: &SessionPlan) -> Vec<Statement> {
     ];
     let limits: Vec<String> = limits.into_iter().flatten().collect();
     let limits = (!limits.is_empty()).then(|| format!("{}; beyond it, whole flows are left out", limits.join(", ")));
-    let said = [("sample", sample), ("limit", limits)];
+    let said = [("sample", sample), ("limit", limits), ("priority", priority(&plan.priority))];
     said.into_iter().filter_map(|(about, text)| Some(Statement::new(about, text?))).collect()
+}
+
+/// How the workers stand back behind other programs, if they do.
+fn priority(PriorityPlan { nice, scheduling, cpus }: &PriorityPlan) -> Option<String> {
+    let scheduling = match scheduling {
+        Scheduling::Other => None,
+        Scheduling::Batch => Some("as a computation that nobody waits for (SCHED_BATCH)".to_owned()),
+        Scheduling::Idle => Some("only when no other program wants the CPU (SCHED_IDLE)".to_owned()),
+    };
+    let cpus = cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let cpus = (!cpus.is_empty()).then(|| format!("on CPU {cpus}"));
+    let said: Vec<String> = [nice.map(|nice| format!("nice {nice}")), scheduling, cpus].into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join(", "))
 }
 
 /// Says when an analyzer of conversations gets single frames.
@@ -52,11 +65,13 @@ mod tests {
         assert!(in_words(&plan).is_empty());
         plan.sample = SamplePlan { rate: "1/10".parse().unwrap(), by: SampleBy::Flow };
         plan.limit = LimitPlan { bandwidth: Some(5e8), cpu: Some("20%".parse().unwrap()), ..LimitPlan::default() };
+        plan.priority = PriorityPlan { scheduling: Scheduling::Idle, cpus: vec![2, 3], ..PriorityPlan::default() };
         assert_eq!(
             in_words(&plan),
             [
                 Statement::new("sample", "one flow, whole, in 10"),
                 Statement::new("limit", "500.0 Mbit/s, 20 % of a core; beyond it, whole flows are left out"),
+                Statement::new("priority", "only when no other program wants the CPU (SCHED_IDLE), on CPU 2, 3"),
             ]
         );
     }

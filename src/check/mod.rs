@@ -30,6 +30,7 @@ use crate::config::plan::{DestinationPlan, End, SessionPlan, TransmitPlan, Tunne
 use crate::destination::missing_ids;
 use crate::destination::shared_file::CannotCreate;
 use crate::error::{Explain, Problems};
+use crate::session::cannot_probe;
 use crate::session::relay_loop::relay_loops;
 use crate::source;
 use facts::Facts;
@@ -49,6 +50,7 @@ pub async fn check(plan: &SessionPlan) -> (Report, Vec<Box<dyn Explain>>) {
     problems.extend(unreachable);
     problems.extend(relay_loops(plan, &facts.underlays));
     problems.extend(permissions::problems(plan, &facts));
+    problems.extend(cannot_probe(plan, &facts.underlays).into_iter().flatten());
     problems.extend(local_ends::problems(plan, &facts));
     problems.extend(unwritable_files(plan));
     (judge(plan, &facts), problems)

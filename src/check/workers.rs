@@ -23,11 +23,17 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
     let mut pinned: Vec<usize> = (0..workers).filter_map(|number| plan.cpu(number)).collect();
     pinned.sort_unstable();
     pinned.dedup();
-    let cpus = if pinned.is_empty() { facts.cpus } else { pinned.len() };
+    let mut allowed = plan.priority.cpus.clone();
+    allowed.sort_unstable();
+    allowed.dedup();
+    let (cpus, where_to) = match (pinned.len(), allowed.len()) {
+        (0, 0) => (facts.cpus, "farspan may use"),
+        (0, allowed) => (allowed, "`priority.cpus` gives them"),
+        (pinned, _) => (pinned, "`pin` gives them"),
+    };
     if workers <= cpus {
         return Vec::new();
     }
-    let where_to = if pinned.is_empty() { "farspan may use" } else { "`pin` gives them" };
     let plural = if cpus == 1 { "" } else { "s" };
     vec![
         Finding::note(format!("more workers than CPUs: {workers} for {cpus}"))
@@ -77,5 +83,10 @@ mod tests {
         assert_eq!(heard(2, &[0, 2]), [""; 0]);
         assert_eq!(heard(3, &[0, 2]), ["more workers than CPUs: 3 for 2"]);
         assert_eq!(heard(2, &[1, 1]), ["more workers than CPUs: 2 for 1"]);
+        let mut plan = session(3, &[]);
+        plan.priority.cpus = vec![2, 3, 3];
+        let found = findings(&plan, &facts);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].what, "more workers than CPUs: 3 for 2");
     }
 }

@@ -48,6 +48,7 @@ pub use error::SessionError;
 use follow::Follower;
 use governor::Totals;
 use observe::Observer;
+pub use observe::cannot_probe;
 use orders::Returns;
 use path::Path;
 pub use running::{Outcome, Running};
@@ -139,7 +140,7 @@ impl Session {
             workers.push(Ready { worker, contact, cpu: plan.cpu(number), priority: plan.priority.clone() });
         }
         let underlays: Vec<_> = underlays.iter().flatten().cloned().collect();
-        let limits = governor::Plan::new(&plan.name, plan.limit, underlays.clone(), around.totals.clone());
+        let limits = governor::Plan::new(plan.limit, underlays.clone(), around.totals.clone());
         let governed = limits.shared();
         if let Some(shared) = &governed {
             for Ready { worker, .. } in &mut workers {

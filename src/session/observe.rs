@@ -17,7 +17,7 @@ use crate::config::defaults::NEXT_HOP_PATIENCE;
 use crate::config::plan::{DestinationPlan, End, Probe, SessionPlan};
 use crate::destination::health::{Complaint, Condition, Health, Sign};
 use crate::destination::last_error::LastErrors;
-use crate::error::{Explain, Problems};
+use crate::error::{ExitCode, Explain, Problems};
 use crate::kernel::capabilities::remedy;
 use crate::kernel::echo::{Echo, connects};
 use crate::kernel::knock::{Echoed, Knock};
@@ -76,11 +76,25 @@ pub struct CannotProbe {
 
 impl Explain for CannotProbe {
     fn hint(&self) -> Option<String> {
-        let denied = self.cause.kind() == io::ErrorKind::PermissionDenied;
-        denied.then(|| {
+        self.is_denied().then(|| {
             format!("CAP_NET_RAW is missing: {}, or choose probe=tcp:PORT", remedy(&[Capability::CAP_NET_RAW]))
         })
     }
+
+    fn exit_code(&self) -> ExitCode {
+        if self.is_denied() { ExitCode::NotPermitted } else { ExitCode::Failed }
+    }
+}
+
+impl CannotProbe {
+    fn is_denied(&self) -> bool {
+        self.cause.kind() == io::ErrorKind::PermissionDenied
+    }
+}
+
+/// Every destination of `plan` that cannot be probed from here as it is to be, by the ways that lead there.
+pub fn cannot_probe(plan: &SessionPlan, underlays: &[Option<Arc<Underlay>>]) -> Option<Problems> {
+    Observer::open(plan, underlays, Health::new(), LastErrors::default()).err()
 }
 
 impl Observer {
