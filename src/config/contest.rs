@@ -64,11 +64,7 @@ fn mirrors(captor: &SessionPlan, writer: &SessionPlan) -> Option<What> {
         End::Tap(tap) => Some(&tap.device),
         End::Tunnel(_) | End::File(_) => None,
     });
-    let captured = |device: &String| {
-        // libpcap's `any` is every interface too.
-        let pattern = live.interfaces.iter().find(|&pattern| pattern == "any" || super::matches(pattern, device))?;
-        Some((pattern.clone(), device.clone()))
-    };
+    let captured = |device: &String| Some((live.captures(device)?.to_owned(), device.clone()));
     let (pattern, device) = taps.into_iter().find_map(captured)?;
     Some(What::MirrorsAnother { captor: captor.name.clone(), pattern, writer: writer.name.clone(), device })
 }

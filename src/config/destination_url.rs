@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::defaults;
 use super::mistake::closest;
-use super::plan::{FilePath, Host};
+use super::plan::{ANY, FilePath, Host};
 use super::words::NoFileName;
 
 /// A destination as written, with its parts told apart.
@@ -166,7 +166,7 @@ pub(super) fn authority_and_query(rest: &str) -> Result<(&str, &str), UrlError> 
 /// that is not a word for several interfaces: the settings of `all` and `default` are everybody's.
 fn device_name(text: &str) -> Result<String, UrlError> {
     let characters = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'));
-    let is_taken = matches!(text, "." | ".." | "all" | "default" | "any");
+    let is_taken = matches!(text, "." | ".." | "all" | "default" | ANY);
     // The kernel's limit: IFNAMSIZ, with the final zero.
     if (1..=15).contains(&text.len()) && characters && !is_taken {
         Ok(text.to_owned())

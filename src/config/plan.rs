@@ -164,7 +164,16 @@ impl LivePlan {
     pub fn has_patterns(&self) -> bool {
         self.interfaces.iter().any(|name| is_pattern(name))
     }
+
+    /// By which name or pattern it would capture `device` of farspan's own network namespace, if it would.
+    pub fn captures(&self, device: &str) -> Option<&str> {
+        let is_meant = |pattern: &&String| *pattern == ANY || super::matches(pattern, device);
+        self.interfaces.iter().filter(|_| self.netns.is_none()).find(is_meant).map(String::as_str)
+    }
 }
+
+/// libpcap's name for every interface at once.
+pub const ANY: &str = "any";
 
 /// Whether `name` is a pattern of interface names, rather than the name of one.
 pub fn is_pattern(name: &str) -> bool {

@@ -277,12 +277,7 @@ fn contested_tap(plan: &DestinationPlan, earlier: &[DestinationPlan], source: Op
         return Some(What::SameFile(format!("the TAP device {}", tap.device)));
     }
     let Some(SourcePlan::Live(live)) = source else { return None };
-    if live.netns.is_some() {
-        return None;
-    }
-    // libpcap's `any` is every interface too.
-    let captures_it = |pattern: &&String| *pattern == "any" || super::matches(pattern, &tap.device);
-    let pattern = live.interfaces.iter().find(captures_it)?.clone();
+    let pattern = live.captures(&tap.device)?.to_owned();
     Some(What::MirrorsItself { pattern, device: tap.device.clone() })
 }
 

@@ -7,7 +7,7 @@ use super::live::Live;
 use super::ring::RingCapture;
 use super::{Interface, Opened, Source, filter};
 use crate::config::defaults::LEAST_BUFFER;
-use crate::config::plan::{Engine, LivePlan, SessionPlan};
+use crate::config::plan::{ANY, Engine, LivePlan, SessionPlan};
 use crate::error::{Explain, Problems};
 use crate::frame::InterfaceId;
 use crate::kernel::netns::Namespace;
@@ -161,7 +161,7 @@ fn open_interface(
 ) -> Result<(Vec<Box<dyn Source>>, Interface), SourceError> {
     let captured_by = |engine, mtu| Interface { name: interface.1.to_owned(), index: None, mtu, engine: Some(engine) };
     let rings = match plan.engine {
-        Engine::Auto | Engine::Ring if interface.1 != interfaces::ANY => {
+        Engine::Auto | Engine::Ring if interface.1 != ANY => {
             RingCapture::open(plan, session, interface, buffer.max(LEAST_BUFFER))?
         }
         _ => None,
@@ -176,7 +176,7 @@ fn open_interface(
     let open = |directions, buffer: u64| Live::open(plan, session, interface, directions, buffer.max(LEAST_BUFFER));
     let tell_directions = plan.directions == Directions::InOut && session.needs_direction();
     // Frames of `any` are cooked and tell their direction themselves.
-    if !tell_directions || interface.1 == interfaces::ANY {
+    if !tell_directions || interface.1 == ANY {
         let captures = open(plan.directions, buffer)?;
         let mtu = captures.first().and_then(Live::mtu);
         return Ok((boxed(captures), captured_by(Engine::Pcap, mtu)));

@@ -7,14 +7,11 @@ use nix::net::if_::if_nametoindex;
 
 use super::error::SourceError;
 use crate::config;
-use crate::config::plan::is_pattern;
+use crate::config::plan::{ANY, is_pattern};
 use crate::kernel::link_events::{self, LinksError, Present};
 use crate::kernel::netns::Namespace;
 use crate::quantity::Ifindex;
 use crate::sys;
-
-/// libpcap's name for all interfaces together.
-pub(crate) const ANY: &str = "any";
 
 /// An interface that a plan means.
 #[derive(Clone, Debug, PartialEq, Eq)]
