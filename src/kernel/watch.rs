@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::links::Mac;
 use super::neighbours::{Neighbour, without_neighbour};
@@ -347,8 +347,9 @@ impl Way {
             // Asking again does not make a silent next hop any better: only an answer does.
             (NextHop::Failed, NextHop::Resolving) => return,
             (before, now) if before == now => return,
-            (_, NextHop::Failed) => warn!("{self} cannot be reached: frames for it are dropped"),
-            (NextHop::Failed, NextHop::Usable) => info!("{self} can be reached again"),
+            // Each session tells its operator about its destinations; this way may be that of hundreds.
+            (_, NextHop::Failed) => debug!("{self} cannot be reached"),
+            (NextHop::Failed, NextHop::Usable) => debug!("{self} can be reached again"),
             _ => {}
         }
         self.underlay.set_next_hop(next_hop);
