@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::running::{self, Does, RunningArguments};
+use super::running::{self, RunningArguments};
 use super::session_arguments::SessionArguments;
 use super::source_arguments::CaptureArguments;
 use crate::error::Problems;
@@ -34,5 +34,5 @@ pub struct MirrorArguments {
 /// # Errors
 /// What kept the session from starting, or went wrong on the way.
 pub fn run(arguments: &MirrorArguments, quiet: bool) -> Result<(), Problems> {
-    running::run(&arguments.session.plan()?, Does::Mirror, quiet, &arguments.running)
+    running::run(&arguments.session.plan()?, quiet, &arguments.running)
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::running::{self, Does, RunningArguments};
+use super::running::{self, RunningArguments};
 use super::session_arguments::SessionArguments;
 use super::source_arguments::TunnelArguments;
 use crate::error::Problems;
@@ -34,5 +34,5 @@ pub struct ReceiveArguments {
 /// # Errors
 /// What kept the session from starting, or went wrong on the way.
 pub fn run(arguments: &ReceiveArguments, quiet: bool) -> Result<(), Problems> {
-    running::run(&arguments.session.plan()?, Does::Receive, quiet, &arguments.running)
+    running::run(&arguments.session.plan()?, quiet, &arguments.running)
 }

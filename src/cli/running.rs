@@ -9,7 +9,6 @@ use tracing::warn;
 use super::output;
 use super::progress::Progress;
 use super::runtime::{RuntimeError, block_on};
-use crate::config::netns::Netns;
 use crate::config::plan::{DestinationPlan, Engine, SessionPlan, SourcePlan};
 use crate::config::privileges::Sandbox;
 use crate::error::Problems;
@@ -24,15 +23,6 @@ use crate::quantity::{Mtu, Workers};
 use crate::session::control::{Signals, until_end};
 use crate::session::{Outcome, Session};
 use crate::source::{self, Interface};
-
-/// What a session does, for its start line.
-#[derive(Clone, Copy, Debug)]
-pub enum Does {
-    /// It copies what an interface or a file has.
-    Mirror,
-    /// It takes what others send.
-    Receive,
-}
 
 /// What a session in the foreground does beside its plan.
 #[derive(Debug, Args)]
@@ -50,9 +40,9 @@ pub struct RunningArguments {
 ///
 /// # Errors
 /// What kept the session from starting, or went wrong on the way.
-pub fn run(plan: &SessionPlan, does: Does, quiet: bool, arguments: &RunningArguments) -> Result<(), Problems> {
+pub fn run(plan: &SessionPlan, quiet: bool, arguments: &RunningArguments) -> Result<(), Problems> {
     output::check_reader(&plan.destinations)?;
-    let Outcome { ledger, failures } = block_on(run_session(plan, does, quiet, arguments.sandbox))??;
+    let Outcome { ledger, failures } = block_on(run_session(plan, quiet, arguments.sandbox))??;
     if !quiet {
         output::print_ledger(&plan.destinations, &ledger, arguments.json)?;
     }
@@ -60,7 +50,7 @@ pub fn run(plan: &SessionPlan, does: Does, quiet: bool, arguments: &RunningArgum
 }
 
 /// Opens the session, says so, and runs it to its end.
-async fn run_session(plan: &SessionPlan, does: Does, quiet: bool, sandbox: Sandbox) -> Result<Outcome, Problems> {
+async fn run_session(plan: &SessionPlan, quiet: bool, sandbox: Sandbox) -> Result<Outcome, Problems> {
     // A mistyped interface is told before anybody is waited for.
     source::look(plan)?;
     let underlays = resolve(&plan.destinations).await?;
@@ -70,7 +60,7 @@ async fn run_session(plan: &SessionPlan, does: Does, quiet: bool, sandbox: Sandb
     if !quiet {
         let to = plan.destinations.iter().map(|destination| destination.to.as_str());
         let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));
-        output::say(&start_line(does, session.interfaces(), place(plan), plan.workers(), to.zip(mtus)));
+        output::say(&start_line(plan, session.interfaces(), to.zip(mtus)));
     }
     tokio::spawn(tell_of_moves(plan.destinations.clone(), underlays.clone()));
     for (destination, way) in plan.destinations.iter().zip(&underlays) {
@@ -112,10 +102,8 @@ async fn tell_of_another_source(destination: String, way: Arc<Underlay>) {
 
 /// What goes where, over which path MTU, with which engine. A capture file has no path.
 fn start_line<'a>(
-    does: Does,
+    plan: &SessionPlan,
     interfaces: &[Interface],
-    netns: Option<&Netns>,
-    workers: Workers,
     destinations: impl Iterator<Item = (&'a str, Option<Mtu>)>,
 ) -> String {
     let engine = match interfaces.iter().find_map(|interface| interface.engine) {
@@ -123,10 +111,14 @@ fn start_line<'a>(
         Some(Engine::Pcap) => ", with libpcap",
         None => "",
     };
-    let workers = if workers > Workers::LEAST { format!(", by {workers} workers") } else { String::new() };
-    let does = match does {
-        Does::Mirror => "mirroring",
-        Does::Receive => "receiving",
+    let workers = match plan.workers() {
+        Workers::LEAST => String::new(),
+        workers => format!(", by {workers} workers"),
+    };
+    let (does, netns) = match &plan.source {
+        SourcePlan::Live(live) => ("mirroring", live.netns.as_ref()),
+        SourcePlan::File(_) => ("mirroring", None),
+        SourcePlan::Tunnels(_) => ("receiving", None),
     };
     let interfaces: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let to: Vec<String> =
@@ -135,17 +127,20 @@ fn start_line<'a>(
     format!("farspan: {does} {}{netns} to {}{engine}{workers}\n", interfaces.join(", "), to.join(" and "))
 }
 
-/// The network namespace of the interfaces, if it is not farspan's own.
-fn place(plan: &SessionPlan) -> Option<&Netns> {
-    match &plan.source {
-        SourcePlan::Live(live) => live.netns.as_ref(),
-        SourcePlan::File(_) | SourcePlan::Tunnels(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+    use crate::config::load::Layers;
+    use crate::config::resolve;
+
+    fn plan(keys: &str) -> SessionPlan {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(["[session.a]\n", keys].concat().as_bytes()).unwrap();
+        let written = Layers::load(Some(file.path()), std::iter::empty()).unwrap().session(None).unwrap();
+        resolve::session(&written).unwrap()
+    }
 
     fn interface(name: &str) -> Interface {
         Interface { name: name.to_owned(), index: None, mtu: Some(Mtu::ETHERNET), engine: Some(Engine::Pcap) }
@@ -155,14 +150,19 @@ mod tests {
     fn the_start_line_says_what_goes_where_over_which_mtu() {
         let destinations = [("vxlan://192.0.2.10?vni=42", Some(Mtu::ETHERNET)), ("pcap:copy.pcap", None)];
         let said = "farspan: mirroring eth0, veth1 to vxlan://192.0.2.10?vni=42 over MTU 1500 and pcap:copy.pcap, with libpcap";
+        let to = "destination.b.to = \"vxlan://192.0.2.10?vni=42\"\n";
         for (workers, end) in [(1, "\n"), (2, ", by 2 workers\n")] {
-            let (interfaces, workers) = (["eth0", "veth1"].map(interface), Workers::new(workers).unwrap());
-            let line = start_line(Does::Mirror, &interfaces, None, workers, destinations.into_iter());
+            let plan = plan(&format!("source.interface = \"eth0\"\nsource.workers = {workers}\n{to}"));
+            let line = start_line(&plan, &["eth0", "veth1"].map(interface), destinations.into_iter());
             assert_eq!(line, format!("{said}{end}"));
         }
         let endpoint = Interface { name: "gre://[::]".to_owned(), index: None, mtu: None, engine: None };
         assert_eq!(
-            start_line(Does::Receive, &[endpoint], None, Workers::LEAST, [("pcap:-", None)].into_iter()),
+            start_line(
+                &plan(&format!("source.tunnel = \"gre://[::]\"\n{to}")),
+                &[endpoint],
+                [("pcap:-", None)].into_iter()
+            ),
             "farspan: receiving gre://[::] to pcap:-\n"
         );
     }
