@@ -37,11 +37,14 @@ impl Fitter {
         Self { identification: first.wrapping_sub(1), ..self }
     }
 
-    /// Gives `frame`, or what it has to become so that no frame is longer than `room` bytes, to `each`, and returns
-    /// how many frames that were. `room` is the path MTU without outer headers.
-    ///
-    /// A frame that is cut by [`Fit::Truncate`] says so by [`WireFrame::is_truncated`]. With [`Fit::Fragment`] frames
-    /// pass as they are: the kernel fragments the outer packet.
+    /// Whether frames may be longer than the path allows: the kernel fragments the outer packet.
+    pub fn leaves_to_kernel(&self) -> bool {
+        self.policy == Fit::Fragment
+    }
+
+    /// Gives `frame`, or what it has to become so that no frame is longer than `room` bytes, to `each`, which also hears
+    /// whether it was cut short ([`Fit::Truncate`]), and returns how many frames that were. `room` is what fits the path
+    /// and can be sent, without outer headers.
     ///
     /// # Errors
     /// [`DropReason::Oversize`] when the frame may not or cannot be made to fit; `each` was not called then.
@@ -49,16 +52,16 @@ impl Fitter {
         &mut self,
         frame: &WireFrame<'_>,
         room: usize,
-        mut each: impl FnMut(&WireFrame<'_>),
+        mut each: impl FnMut(&WireFrame<'_>, bool),
     ) -> Result<u64, DropReason> {
-        if frame.len() <= room || self.policy == Fit::Fragment {
-            each(frame);
+        if frame.len() <= room {
+            each(frame, false);
             return Ok(1);
         }
         match self.policy {
-            Fit::Split => self.split(frame, room, each).ok_or(DropReason::Oversize),
+            Fit::Split => self.split(frame, room, |piece| each(piece, false)).ok_or(DropReason::Oversize),
             Fit::Truncate => {
-                each(&frame.truncated(room));
+                each(&frame.truncated(room), true);
                 Ok(1)
             }
             Fit::Drop | Fit::Fragment => Err(DropReason::Oversize),
@@ -133,7 +136,7 @@ mod tests {
     /// What becomes of a frame, as whole frames, none of which is longer than `room`.
     fn fitted(fitter: &mut Fitter, frame: &WireFrame<'_>, room: usize) -> Result<Vec<Vec<u8>>, DropReason> {
         let mut pieces = Vec::new();
-        let count = fitter.fit(frame, room, |piece| {
+        let count = fitter.fit(frame, room, |piece, _| {
             let mut bytes = vec![0; piece.len()];
             piece.copy_to(&mut bytes);
             assert!(bytes.len() <= room);
@@ -187,14 +190,14 @@ mod tests {
         let frame = udp_frame(false, 53, &data(1472));
         let too_large = wire(&frame, 42);
         let mut seen = Vec::new();
-        let count = Fitter::new(Fit::Truncate).fit(&too_large, 1464, |piece| {
-            seen.push((piece.len(), piece.wire_len, piece.is_truncated()));
+        let count = Fitter::new(Fit::Truncate).fit(&too_large, 1464, |piece, cut| {
+            seen.push((piece.len(), piece.wire_len, piece.is_truncated(), cut));
         });
-        assert_eq!((count, seen), (Ok(1), vec![(1464, 1514, true)]));
-        let mut seen = Vec::new();
-        let count = Fitter::new(Fit::Fragment).fit(&too_large, 1464, |piece| seen.push(piece.len()));
-        assert_eq!((count, seen), (Ok(1), vec![1514]));
-        assert_eq!(fitted(&mut Fitter::new(Fit::Drop), &too_large, 1464), Err(DropReason::Oversize));
+        assert_eq!((count, seen), (Ok(1), vec![(1464, 1514, true, true)]));
+        // What is too long for one IP packet no kernel fragments.
+        for policy in [Fit::Drop, Fit::Fragment] {
+            assert_eq!(fitted(&mut Fitter::new(policy), &too_large, 1464), Err(DropReason::Oversize));
+        }
     }
 
     #[test]
@@ -411,7 +414,7 @@ mod tests {
             let payload = Layers::parse(&frame).ip.and_then(|packet| packet.payload);
             let head = payload.filter(|_| head).unwrap_or(0);
             let mut lengths = Vec::new();
-            let count = Fitter::new(Fit::Split).fit(&wire(&frame, head), room, |piece| lengths.push(piece.len()));
+            let count = Fitter::new(Fit::Split).fit(&wire(&frame, head), room, |piece, _| lengths.push(piece.len()));
             prop_assert!(lengths.iter().all(|&length| length <= room));
             prop_assert_eq!(count.unwrap_or(0), lengths.len() as u64);
         }

@@ -56,7 +56,7 @@ pub trait Transmit: Send + fmt::Debug {
         DropReason::DeviceBusy
     }
 
-    /// Largest outer IP packet that it can send, in bytes.
+    /// Largest outer IP packet that it can send, in bytes. It may be another only after [`settle`](Self::settle).
     fn largest_packet(&self) -> usize {
         LARGEST_PACKET
     }

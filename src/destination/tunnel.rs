@@ -18,7 +18,7 @@ use super::xdp::Xdp;
 use super::{Shared, raw_ip, udp};
 use crate::config::defaults::{NEXT_HOP_QUEUE, SOURCE_PORTS};
 use crate::config::local_end::CaptureFilePlan;
-use crate::config::plan::{DestinationPlan, Encapsulation, Fit, TransmitPlan, TunnelPlan};
+use crate::config::plan::{DestinationPlan, Encapsulation, TransmitPlan, TunnelPlan};
 use crate::frame::{InterfaceId, WireFrame};
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason, IcmpReports};
@@ -29,9 +29,8 @@ use crate::wire::pcapng::Interface;
 #[derive(Debug)]
 pub struct Tunnel {
     fitter: Fitter,
-    /// Whether the fitter may cut frames, so that a shorter piece is a truncated one.
-    may_cut: bool,
-    /// Largest frame that fits the path MTU with its encapsulation, in bytes.
+    /// Largest frame that fits the path MTU with its encapsulation, unless the kernel fragments what does not, and that
+    /// can be sent, in bytes; as of the latest flush.
     room: usize,
     underlay: Arc<Underlay>,
     outbox: Outbox,
@@ -47,8 +46,6 @@ struct Outbox {
     encapsulator: Encapsulator,
     /// What stands before a frame in its packet, in bytes: outer IP and UDP, and the tunnel header.
     overhead: usize,
-    /// Largest frame that the engine can send, in bytes, as of the latest flush.
-    largest_frame: usize,
     /// How many buckets the engine has: one a source port; 0 counts as 1.
     buckets: u32,
     engine: Box<dyn Transmit>,
@@ -96,12 +93,8 @@ impl Tunnel {
 
     /// Fits, encapsulates and batches one frame.
     pub fn offer(&mut self, frame: &WireFrame<'_>, account: &mut DestinationLedger) {
-        let whole = frame.len();
-        let (outbox, may_cut) = (&mut self.outbox, self.may_cut);
-        let fitted = self.fitter.fit(frame, self.room, |piece| {
-            outbox.push(piece, may_cut && piece.len() < whole, account);
-        });
-        match fitted {
+        let outbox = &mut self.outbox;
+        match self.fitter.fit(frame, self.room, |piece, cut| outbox.push(piece, cut, account)) {
             Ok(pieces) => account.split_added += pieces - 1,
             Err(reason) => account.dropped[reason] += 1,
         }
@@ -164,7 +157,7 @@ impl Tunnel {
 
     /// The path MTU may have changed: by an ICMP report, or by the kernel's routes.
     fn refresh_room(&mut self, account: &DestinationLedger) {
-        let room = self.outbox.room(&self.underlay);
+        let room = self.outbox.room(&self.fitter, &self.underlay);
         if room != self.room {
             self.notices.say_room(account, self.underlay.mtu(), room);
             self.room = room;
@@ -173,20 +166,15 @@ impl Tunnel {
 }
 
 impl Outbox {
-    /// Largest frame that fits the path MTU with its encapsulation, in bytes, and can be sent as the engine is now.
-    fn room(&mut self, underlay: &Underlay) -> usize {
-        let packet = underlay.mtu().value() as usize;
-        self.largest_frame = self.engine.largest_packet().saturating_sub(self.overhead);
-        packet.saturating_sub(self.overhead).min(self.largest_frame)
+    /// [`Tunnel::room`] as way and engine are now.
+    fn room(&self, fitter: &Fitter, underlay: &Underlay) -> usize {
+        let path = if fitter.leaves_to_kernel() { usize::MAX } else { underlay.mtu().value() as usize };
+        self.engine.largest_packet().min(path).saturating_sub(self.overhead)
     }
 
     /// Takes one frame that is ready to leave: the tunnel header in front, the one copy behind it.
     fn push(&mut self, frame: &WireFrame<'_>, cut: bool, account: &mut DestinationLedger) {
         account.in_flight += 1;
-        if frame.len() > self.largest_frame {
-            count_dropped(account, DropReason::Oversize, 1);
-            return;
-        }
         if !self.try_push(frame, cut) {
             self.release(None, account);
             if !self.try_push(frame, cut) {
@@ -246,9 +234,8 @@ impl Tunnel {
         (said, is_another_worker): (Arc<Mutex<Said>>, bool),
     ) -> Self {
         let is_live = plan.is_live();
-        let mut outbox = Outbox {
+        let outbox = Outbox {
             overhead: outer_len(&plan.encapsulation, underlay.remote()) + encapsulator.header_len(),
-            largest_frame: 0,
             buckets: u32::try_from(sources.len()).unwrap_or(u32::MAX),
             engine,
             unsettled_until: None,
@@ -257,10 +244,10 @@ impl Tunnel {
             encapsulator,
         };
         let carrier = outbox.encapsulator.carrier(sources);
+        let fitter = Fitter::new(plan.fit);
         Self {
-            fitter: Fitter::new(plan.fit),
-            may_cut: plan.fit == Fit::Truncate,
-            room: outbox.room(underlay),
+            room: outbox.room(&fitter, underlay),
+            fitter,
             underlay: Arc::clone(underlay),
             outbox,
             notices: Notices::new(firewall_line(&plan.encapsulation, underlay.remote()), said),

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::super::testing::{encapsulations, frame, ledger, plan, udp_frame, vxlan, way};
 use super::super::{Destination, Destinations};
 use super::*;
-use crate::config::plan::{End, FilePath, Gso, UdpChecksum};
+use crate::config::plan::{End, FilePath, Fit, Gso, UdpChecksum};
 use crate::kernel::locate::locate;
 use crate::kernel::testing::{TestNamespace, await_that};
 use crate::kernel::underlay::NextHop;

@@ -14,7 +14,7 @@ use super::super::transmit::count_sent;
 use super::super::{Destination, Destinations};
 use super::*;
 use crate::config::defaults::{NEXT_HOP_PATIENCE, VXLAN_PORT};
-use crate::config::plan::{Gso, Ids};
+use crate::config::plan::{Fit, Gso, Ids};
 use crate::error::{ExitCode, Explain};
 use crate::kernel::underlay::NextHop;
 use crate::ledger::Ledger;

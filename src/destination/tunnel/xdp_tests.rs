@@ -9,7 +9,7 @@ use super::network_tests::{
     without_identification,
 };
 use super::*;
-use crate::config::plan::{End, Gso, UdpChecksum};
+use crate::config::plan::{End, Fit, Gso, UdpChecksum};
 use crate::error::Explain as _;
 use crate::kernel::locate::resolve;
 use crate::kernel::testing::TestNamespace;
