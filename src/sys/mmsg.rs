@@ -3,9 +3,10 @@
 //! Neither std nor socket2 has it, and nix's version shares one set of control messages between all messages.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Most datagrams of one call: enough to make the system call cheap, few enough that their headers fit the stack.
+/// Most messages of one call, be they datagrams or runs: enough to make the system call cheap, few enough that their headers fit the stack.
 pub const MOST: usize = 64;
 
 /// Most datagrams of one run: `UDP_MAX_SEGMENTS` of the kernels before 6.9; it is 128 since.
@@ -25,31 +26,31 @@ pub const MOST_BYTES_OF_A_RUN: usize = 65_000;
 /// says of its error: "The error code is lost. The caller can retry the transmission, starting at the first failed
 /// message."
 pub fn send_each(socket: BorrowedFd<'_>, runs: &[&[IoSlice<'_>]]) -> io::Result<usize> {
-    // SAFETY: `mmsghdr` is a C struct of integers and raw pointers, for which all zeroes is a valid value.
-    let mut messages: [libc::mmsghdr; MOST] = unsafe { std::mem::zeroed() };
-    // SAFETY: `SegmentSize` is a C struct of integers.
-    let mut sizes: [SegmentSize; MOST] = unsafe { std::mem::zeroed() };
+    // Of these several thousand bytes a call needs few.
+    let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MOST];
+    let mut sizes = [const { MaybeUninit::<SegmentSize>::uninit() }; MOST];
     let mut count: libc::c_uint = 0;
     for ((message, size), run) in messages.iter_mut().zip(&mut sizes).zip(runs) {
+        // SAFETY: `mmsghdr` is a C struct of integers and raw pointers, for which all zeroes is a valid value.
+        let message = message.write(unsafe { std::mem::zeroed() });
         // The kernel only reads the datagrams; the structure is shared with recvmmsg, hence `mut`. "IoSlice is guaranteed
         // to be ABI compatible with the iovec type on Unix" (std::io::IoSlice).
         message.msg_hdr.msg_iov = run.as_ptr().cast_mut().cast();
         message.msg_hdr.msg_iovlen = run.len() as _; // size_t with glibc, int with musl
         if let [first, _, ..] = run {
-            *size = SegmentSize::new(first.len());
-            message.msg_hdr.msg_control = std::ptr::from_mut(size).cast();
+            message.msg_hdr.msg_control = std::ptr::from_mut(size.write(SegmentSize::new(first.len()))).cast();
             message.msg_hdr.msg_controllen = size_of::<SegmentSize>() as _; // size_t with glibc, socklen_t with musl
         }
         count += 1;
     }
     // SAFETY: sendmmsg(2): "The msgvec argument is a pointer to an array of mmsghdr structures. The size of this array
-    // is specified in vlen": `count` of the `MOST` elements were filled above. Each msg_iov points to the msg_iovlen
+    // is specified in vlen": the first `count` of the `MOST` elements were written above. Each msg_iov points to the msg_iovlen
     // elements of a slice in `runs`, which is borrowed for longer than the call with everything it refers to, and the
     // kernel keeps none of it; msg_name is null, as it may be on a connected socket. msg_control is null or, as
     // sendmsg(2) says, "points to a buffer" of msg_controllen bytes: one element of `sizes`, laid out as cmsg(3) says
     // (see `SegmentSize`), which outlives the call. The kernel writes only msg_len, inside `messages`. The descriptor
     // is open because it is borrowed.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr().cast(), count, libc::MSG_DONTWAIT) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
