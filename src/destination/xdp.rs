@@ -16,7 +16,7 @@ use super::outer;
 use super::socket::TunnelSocket;
 use super::socket_bank::take_reports;
 use super::transmit::{LARGEST_PACKET, Transmit, count_dropped, count_sent};
-use super::xdp_queue::{Member, Queue, Queues, Sent, join, join_now, lock};
+use super::xdp_queue::{Member, Outgoing, Queue, Queues, join, join_now, lock};
 use crate::config::defaults::REPLAY_PATIENCE;
 use crate::config::plan::TunnelPlan;
 use crate::frame::WireFrame;
@@ -68,7 +68,7 @@ pub(super) struct Xdp {
 #[derive(Debug)]
 struct Waiting {
     slot: Slot,
-    frame: Sent,
+    frame: Outgoing,
     bucket: u32,
 }
 
@@ -184,17 +184,20 @@ impl Xdp {
 
 impl Transmit for Xdp {
     fn push(&mut self, header_len: usize, frame: &WireFrame<'_>, bucket: u32, cut: bool) -> Option<&mut [u8]> {
-        let (start, len) = (self.outer.len() + header_len, self.outer.len() + header_len + frame.len());
+        let len = self.outer.len() + header_len + frame.len();
         if self.is_down || self.member.as_ref().is_none_or(|member| len > member.largest_frame) {
             return None;
         }
         if self.waiting.len() >= BATCH {
             return None;
         }
-        let mut slot = self.free.pop()?;
-        frame.copy_to(slot.bytes_mut().get_mut(start..len)?);
-        self.waiting.push(Waiting { slot, frame: Sent { len, cut }, bucket });
-        self.waiting.last_mut()?.slot.bytes_mut().get_mut(self.outer.len()..start)
+        let slot = self.free.pop()?;
+        self.waiting.push(Waiting { slot, frame: Outgoing { len, cut }, bucket });
+        // There is room: a slot holds the largest frame.
+        let datagram = self.waiting.last_mut()?.slot.bytes_mut().get_mut(self.outer.len()..len)?;
+        let (header, place) = datagram.split_at_mut_checked(header_len)?;
+        frame.copy_to(place);
+        Some(header)
     }
 
     fn waiting(&self) -> usize {

@@ -1,7 +1,7 @@
 //! AF_XDP sockets of one worker: one for each interface that its frames leave by, shared by its destinations.
 //!
 //! A socket owns one transmit queue of the interface, and the memory that frames are written to. Each destination has
-//! its share of that memory, as slots, and locks the socket once a flush: never for a frame, and nobody else wants it.
+//! its share of that memory, as slots, and locks the socket once a batch: never for a frame, and nobody else wants it.
 
 use std::error::Error;
 use std::fmt;
@@ -64,7 +64,7 @@ pub(super) struct Member {
 /// One AF_XDP socket.
 #[derive(Debug)]
 pub(super) struct Queue {
-    socket: xsk::Socket<Flight>,
+    socket: xsk::Socket<Memo>,
     largest_frame: usize,
     share: usize,
     /// Slots that no destination has.
@@ -79,18 +79,18 @@ pub(super) struct Queue {
     _program: Option<Arc<Attached>>,
 }
 
-/// A frame that the kernel has.
+/// What the socket keeps of a frame that the kernel has.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Flight {
+pub(super) struct Memo {
     /// Whose it is; `None` when that one has left, or has been told that the frame is lost.
     member: Option<usize>,
-    frame: Sent,
+    frame: Outgoing,
     dropped: bool,
 }
 
 /// What is remembered of a frame on its way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sent {
+pub(super) struct Outgoing {
     /// Length of the outer frame in bytes.
     pub(super) len: usize,
     /// Whether the mirrored frame was cut to fit.
@@ -103,7 +103,7 @@ pub(super) struct Done {
     /// Its memory, unless that is lost with the interface.
     pub(super) slot: Option<Slot>,
     /// What was remembered of it.
-    pub(super) frame: Sent,
+    pub(super) frame: Outgoing,
     /// Why it did not leave; `None`: it did.
     pub(super) dropped: Option<DropReason>,
 }
@@ -173,7 +173,7 @@ impl Queues {
         Ok(self.queue(socket, unclaimed, None))
     }
 
-    fn queue(&self, socket: xsk::Socket<Flight>, unclaimed: Vec<Slot>, program: Option<Arc<Attached>>) -> Queue {
+    fn queue(&self, socket: xsk::Socket<Memo>, unclaimed: Vec<Slot>, program: Option<Arc<Attached>>) -> Queue {
         let shape = socket.shape();
         Queue {
             socket,
@@ -189,7 +189,7 @@ impl Queues {
 }
 
 /// Binds the socket. Where the queue was closed a moment ago, waits for it no longer than `patience`.
-pub(super) fn bind(socket: &xsk::Socket<Flight>, device: Ifindex, queue: u32, patience: Duration) -> io::Result<()> {
+pub(super) fn bind(socket: &xsk::Socket<Memo>, device: Ifindex, queue: u32, patience: Duration) -> io::Result<()> {
     until_let_go(patience, || socket.bind(device, queue), |error| error.raw_os_error() == Some(libc::EBUSY))
 }
 
@@ -210,14 +210,14 @@ pub(super) fn join_now(queues: &Mutex<Queues>, device: Ifindex) -> Result<(Membe
 }
 
 impl Member {
-    /// The queue, to be locked for one flush.
+    /// The queue, to be locked for one batch.
     pub(super) fn queue(&self) -> Arc<Mutex<Queue>> {
         Arc::clone(&self.queue)
     }
 
     /// Submits one frame: the first bytes of `slot`.
-    pub(super) fn submit(&self, queue: &mut Queue, slot: Slot, frame: Sent) {
-        queue.socket.submit(slot, frame.len, Flight { member: Some(self.number), frame, dropped: false });
+    pub(super) fn submit(&self, queue: &mut Queue, slot: Slot, frame: Outgoing) {
+        queue.socket.submit(slot, frame.len, Memo { member: Some(self.number), frame, dropped: false });
     }
 
     /// The slots that are missing from its share and have come back: those of frames that were on their way when some
@@ -265,43 +265,38 @@ impl Member {
 
 impl Queue {
     fn send_copies(&mut self, member: usize, each: &mut impl FnMut(Done)) -> io::Result<()> {
-        let mut result = Ok(());
         // A kernel that does not tell how far it has come may have sent all that it sends with one kick.
         let mut unseen = self.socket.unconsumed() / self.socket.budget();
         loop {
             let before = self.socket.unconsumed();
-            let error = self.socket.kick().err();
-            let code = error.as_ref().and_then(io::Error::raw_os_error);
+            let outcome = self.socket.kick();
+            let code = outcome.as_ref().err().and_then(io::Error::raw_os_error);
             if code == Some(libc::EBUSY) {
                 // The device dropped a frame, and the kernel stopped there.
                 self.drop_one();
             }
             self.take_in(member, each);
+            let left = self.socket.unconsumed();
             match code {
-                None if self.socket.unconsumed() == 0 => break,
                 Some(libc::EBUSY) => {}
                 Some(libc::ENXIO | libc::ENODEV) => {
                     self.give_up();
-                    break;
+                    return Ok(());
                 }
-                // What the device has not taken yet is for a later turn.
-                None | Some(libc::EAGAIN) if self.socket.unconsumed() < before => {}
-                Some(libc::EAGAIN) if unseen > 0 => unseen -= 1,
-                None | Some(libc::EAGAIN | libc::ENOBUFS) => break,
                 Some(libc::ENETDOWN) => {
                     self.down = true;
-                    break;
+                    return Ok(());
                 }
-                Some(_) => {
-                    result = error.map_or(Ok(()), Err);
-                    break;
-                }
+                None | Some(libc::EAGAIN) if left < before => {}
+                Some(libc::EAGAIN) if unseen > 0 => unseen -= 1,
+                // What the device has not taken yet is for a later turn.
+                None | Some(libc::EAGAIN | libc::ENOBUFS) => return Ok(()),
+                Some(_) => return outcome,
             }
-            if self.socket.unconsumed() == 0 {
-                break;
+            if left == 0 {
+                return Ok(());
             }
         }
-        result
     }
 
     /// The driver takes frames when it comes to it, and says nothing about any of them: all that it takes count as sent
@@ -332,7 +327,7 @@ impl Queue {
 
     /// Gives every completed slot back to its member: at once to the one with this number, which is asking.
     fn take_in(&mut self, asking: usize, each: &mut impl FnMut(Done)) {
-        while let Some((slot, Flight { member, frame, dropped })) = self.socket.completed() {
+        while let Some((slot, Memo { member, frame, dropped })) = self.socket.completed() {
             let Some(member) = member else {
                 self.unclaimed.push(slot);
                 continue;

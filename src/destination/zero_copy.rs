@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::xdp_queue::{Flight, bind, name, of_chunks};
+use super::xdp_queue::{Memo, bind, name, of_chunks};
 use crate::kernel::capabilities::{ZERO_COPY, setcap_line};
 use crate::quantity::{Ifindex, Mtu};
 use crate::sys::xdp_program::{Attached, PassProgram};
@@ -23,7 +23,7 @@ const RECEPTION: usize = 4096;
 const AROUND_RECEIVED: usize = 256 + 2 * 4 + 4;
 
 /// A socket in zero-copy mode with its memory, and the program that it needs if we attached that.
-type Opened = (Socket<Flight>, Vec<Slot>, Option<Arc<Attached>>);
+type Opened = (Socket<Memo>, Vec<Slot>, Option<Arc<Attached>>);
 
 /// Which interfaces a session sends through in zero-copy mode; shared by its workers.
 #[derive(Debug, Default)]
