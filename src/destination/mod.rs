@@ -105,12 +105,64 @@ impl Unwritten {
 }
 
 impl Destination {
+    /// Prepares for frames of an interface of this name, which they call `interface` from now on.
+    fn learn_interface(&mut self, interface: InterfaceId, name: &str) {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.learn_interface(interface, name),
+            Self::Tap(_) => {}
+            Self::File(file) => file.learn_interface(interface, name),
+        }
+    }
+
     fn offer(&mut self, frame: &WireFrame<'_>, account: &mut DestinationLedger) {
         account.assigned += 1;
         match self {
             Self::Tunnel(tunnel) => tunnel.offer(frame, account),
             Self::Tap(tap) => tap.offer(frame, account),
             Self::File(file) => file.offer(frame, account),
+        }
+    }
+
+    fn flush(&mut self, now: Instant, account: &mut DestinationLedger) {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.flush(now, account),
+            Self::Tap(tap) => tap.flush(now, account),
+            Self::File(file) => file.flush(now, account),
+        }
+    }
+
+    fn finish(&mut self, now: Instant, account: &mut DestinationLedger) {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.finish(now, account),
+            // Every frame has left, or was dropped, when it was offered.
+            Self::Tap(tap) => tap.flush(now, account),
+            Self::File(file) => file.finish(account),
+        }
+    }
+
+    /// Whether it can take no other frame: it is a pipe whose reader has ended.
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.is_closed(),
+            Self::Tap(_) => false,
+            Self::File(file) => file.is_closed(),
+        }
+    }
+
+    /// What its own datagrams look like on the underlay.
+    fn own_tunnel(&self) -> Option<&OwnTunnel> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.own_tunnel(),
+            Self::Tap(_) | Self::File(_) => None,
+        }
+    }
+
+    /// When a frame in flight, or a file whose time ends, must be looked at again.
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.deadline(),
+            Self::Tap(tap) => tap.deadline(),
+            Self::File(file) => file.deadline(),
         }
     }
 
@@ -155,13 +207,7 @@ impl Destinations {
     /// Prepares every destination for frames of an interface of this name, which they call `interface` from now on. Asked
     /// between turns, when nothing that was collected says otherwise.
     pub fn learn_interface(&mut self, interface: InterfaceId, name: &str) {
-        for destination in &mut self.all {
-            match destination {
-                Destination::Tunnel(tunnel) => tunnel.learn_interface(interface, name),
-                Destination::Tap(_) => {}
-                Destination::File(file) => file.learn_interface(interface, name),
-            }
-        }
+        self.all.iter_mut().for_each(|destination| destination.learn_interface(interface, name));
     }
 
     /// Gives `frame` to those destinations that are to have it. What does not leave at once is in flight until the next
@@ -189,11 +235,7 @@ impl Destinations {
 
     /// Sends what is in flight. Called after every turn, and on every error path.
     pub fn flush(&mut self, now: Instant, ledger: &mut Ledger) {
-        self.each(ledger, |destination, account| match destination {
-            Destination::Tunnel(tunnel) => tunnel.flush(now, account),
-            Destination::Tap(tap) => tap.flush(now, account),
-            Destination::File(file) => file.flush(now, account),
-        });
+        self.each(ledger, |destination, account| destination.flush(now, account));
         if self.losses.next_look.is_due(now) {
             self.note_losses(ledger);
         }
@@ -201,45 +243,23 @@ impl Destinations {
 
     /// Sends what can still be sent and gives everything else its fate: afterwards nothing is in flight.
     pub fn finish(&mut self, now: Instant, ledger: &mut Ledger) {
-        self.each(ledger, |destination, account| match destination {
-            Destination::Tunnel(tunnel) => tunnel.finish(now, account),
-            // Every frame has left, or was dropped, when it was offered.
-            Destination::Tap(tap) => tap.flush(now, account),
-            Destination::File(file) => file.finish(account),
-        });
+        self.each(ledger, |destination, account| destination.finish(now, account));
         self.note_losses(ledger);
     }
 
     /// Whether nobody can take another frame: every destination is a pipe whose reader has ended.
     pub fn are_gone(&self) -> bool {
-        self.all.iter().all(|destination| match destination {
-            Destination::Tunnel(tunnel) => tunnel.is_closed(),
-            Destination::Tap(_) => false,
-            Destination::File(file) => file.is_closed(),
-        })
+        self.all.iter().all(Destination::is_gone)
     }
 
     /// What the session's own datagrams look like on the underlay.
     pub fn own_tunnels(&self) -> Vec<OwnTunnel> {
-        self.all
-            .iter()
-            .filter_map(|destination| match destination {
-                Destination::Tunnel(tunnel) => tunnel.own_tunnel().cloned(),
-                Destination::Tap(_) | Destination::File(_) => None,
-            })
-            .collect()
+        self.all.iter().filter_map(Destination::own_tunnel).cloned().collect()
     }
 
     /// When a frame in flight, or a file whose time ends, must be looked at again, if any.
     pub fn deadline(&self) -> Option<Instant> {
-        self.all
-            .iter()
-            .filter_map(|destination| match destination {
-                Destination::Tunnel(tunnel) => tunnel.deadline(),
-                Destination::Tap(tap) => tap.deadline(),
-                Destination::File(file) => file.deadline(),
-            })
-            .min()
+        self.all.iter().filter_map(Destination::deadline).min()
     }
 
     fn note_losses(&mut self, ledger: &Ledger) {

@@ -4,6 +4,7 @@
 use super::*;
 use crate::frame::InterfaceId;
 use crate::kernel::testing::await_some;
+use crate::quantity::Mtu;
 use crate::quantity::Timestamp;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -13,7 +13,7 @@ mod vectors;
 use crate::flow::FlowHash;
 use crate::frame::{Frame, Offload, Unfinished, WireFrame};
 use crate::ledger::{DropReason, Rewritten};
-use crate::quantity::{Mtu, Snaplen};
+use crate::quantity::Snaplen;
 use crate::wire::edit::{HeaderBuffer, MOST_HEADERS};
 use crate::wire::layers::Layers;
 
@@ -61,48 +61,25 @@ impl Normaliser {
             interface: frame.interface,
             origin: frame.origin,
         };
-        match frame.offload {
+        let finish = match frame.offload {
             Offload::Exact(Unfinished { segment: Some(size), checksum }) => {
-                let transport = checksum.map(|at| usize::from(at.start));
-                let size = usize::from(size.get());
-                let segments = super_frame::segment_exactly(&whole, size, transport, &mut self.headers, offer)
-                    .ok_or(DropReason::Unsegmentable)?;
-                rewritten.super_frames += 1;
-                Ok(segments)
-            }
-            Offload::Exact(Unfinished { segment: None, checksum: Some(at) }) => {
-                let finished = self.write_checksum(&whole, checksum::at(frame.bytes, layers.ip, at));
-                rewritten.checksums += u64::from(finished.is_some());
-                offer(finished.as_ref().unwrap_or(&whole));
-                Ok(1)
+                let (size, transport) = (usize::from(size.get()), checksum.map(|at| usize::from(at.start)));
+                let segments = super_frame::segment_exactly(&whole, size, transport, &mut self.headers, offer);
+                return counted(segments, rewritten);
             }
             Offload::Unknown { mtu } if super_frame::is_super_frame(&whole, mtu) => {
-                let segments = self.segment(&whole, mtu, offer)?;
-                rewritten.super_frames += 1;
-                Ok(segments)
+                return counted(super_frame::segment(&whole, mtu, &mut self.headers, offer), rewritten);
             }
-            Offload::Unknown { .. } => {
-                let unfinished = layers.ip.and_then(|packet| checksum::unfinished(frame.bytes, packet));
-                let finished = self.write_checksum(&whole, unfinished);
-                rewritten.checksums += u64::from(finished.is_some());
-                offer(finished.as_ref().unwrap_or(&whole));
-                Ok(1)
+            Offload::Exact(Unfinished { segment: None, checksum }) => {
+                checksum.and_then(|at| checksum::at(frame.bytes, layers.ip, at))
             }
-            Offload::Whole | Offload::Exact(_) => {
-                offer(&whole);
-                Ok(1)
-            }
-        }
-    }
-
-    /// Cuts a super-frame, or says that it cannot be known how.
-    fn segment(
-        &mut self,
-        whole: &WireFrame<'_>,
-        mtu: Mtu,
-        each: impl FnMut(&WireFrame<'_>),
-    ) -> Result<u64, DropReason> {
-        super_frame::segment(whole, mtu, &mut self.headers, each).ok_or(DropReason::Unsegmentable)
+            Offload::Unknown { .. } => layers.ip.and_then(|packet| checksum::unfinished(frame.bytes, packet)),
+            Offload::Whole => None,
+        };
+        let finished = self.write_checksum(&whole, finish);
+        rewritten.checksums += u64::from(finished.is_some());
+        offer(finished.as_ref().unwrap_or(&whole));
+        Ok(1)
     }
 
     /// The frame with `finish` written; `None` when there is none to write, or the frame was cut.
@@ -118,4 +95,10 @@ impl Normaliser {
         head.get_mut(finish.field..finish.field + 2)?.copy_from_slice(&finish.checksum.to_be_bytes());
         Some(WireFrame { head, body, ..*whole })
     }
+}
+
+/// The segments of a super-frame, or that it cannot be known how it is to be cut.
+fn counted(segments: Option<u64>, rewritten: &mut Rewritten) -> Result<u64, DropReason> {
+    rewritten.super_frames += u64::from(segments.is_some());
+    segments.ok_or(DropReason::Unsegmentable)
 }

@@ -1,5 +1,6 @@
 use super::vectors::{VECTORS, payload};
 use super::*;
+use crate::quantity::Mtu;
 use std::num::NonZeroU16;
 
 use crate::frame::{At, InterfaceId};
