@@ -26,10 +26,9 @@ use crate::quantity::{Direction, Timestamp};
 use crate::sys::prefetch::prefetch;
 use crate::wire::ethernet::VLAN_TAG_LEN;
 
-/// How far before its turn memory is asked for: several small frames, which are done sooner than memory answers.
+/// How far before its turn memory is asked for: several small frames, which are done sooner than memory answers. Of a long
+/// frame the beginning is enough: the processor asks for the rest by itself.
 const AHEAD: usize = 1024;
-/// The beginning of a long frame is enough: the processor asks for the rest by itself.
-const MOST_AHEAD: usize = 512;
 
 const BLOCK_STATUS: usize = 8;
 const NUMBER_OF_FRAMES: usize = 12;
@@ -72,8 +71,8 @@ pub(super) struct Cursor {
 impl Cursor {
     /// Before the first frame of `block`.
     pub(super) fn start(block: &[u8]) -> Self {
-        let left = u32_at(block, NUMBER_OF_FRAMES).unwrap_or(0);
-        let next = u32_at(block, FIRST_FRAME).unwrap_or(0) as usize;
+        let left = native_u32(block, NUMBER_OF_FRAMES).unwrap_or(0);
+        let next = native_u32(block, FIRST_FRAME).unwrap_or(0) as usize;
         Self { next, left }
     }
 
@@ -84,7 +83,7 @@ impl Cursor {
             return None;
         }
         let header = block.get_mut(self.next..)?;
-        let next_offset = u32_at(header, NEXT_OFFSET)? as usize;
+        let next_offset = native_u32(header, NEXT_OFFSET)? as usize;
         prefetch(ahead(header, next_offset));
         let frame = read_frame(header, interface)?;
         self.left -= 1;
@@ -99,26 +98,27 @@ impl Cursor {
     }
 }
 
-/// As many bytes as the frame at the start of `header` takes up with all that stands before it, further on in the block.
+/// What to ask for before the frame at the start of `header` is read, which the next one follows at `next_offset`: what
+/// stands just before [`AHEAD`] bytes further on than that, as much as this frame takes up.
 fn ahead(header: &[u8], next_offset: usize) -> &[u8] {
-    let here = next_offset.min(MOST_AHEAD);
-    header.get(AHEAD..AHEAD + here).unwrap_or_default()
+    let end = next_offset.saturating_add(AHEAD);
+    header.get(end - next_offset.min(AHEAD)..end).unwrap_or_default()
 }
 
 /// Whether the kernel handed `block` over because it was full, and not because the delay was over.
 pub(super) fn was_full(block: &[u8]) -> bool {
-    u32_at(block, BLOCK_STATUS).is_some_and(|status| status & BLOCK_TIMED_OUT == 0)
+    native_u32(block, BLOCK_STATUS).is_some_and(|status| status & BLOCK_TIMED_OUT == 0)
 }
 
 /// The frame whose `tpacket3_hdr` begins `header`, with everything the kernel tells about it: a VLAN tag that was taken out
 /// is put back.
 fn read_frame(header: &mut [u8], interface: InterfaceId) -> Option<Frame<'_>> {
-    let mut mac = usize::from(u16_at(header, MAC)?);
-    let end = mac.checked_add(u32_at(header, SNAPLEN)? as usize)?;
-    let status = u32_at(header, STATUS)?;
-    let mut wire_len = u32_at(header, LENGTH)?;
+    let mut mac = usize::from(native_u16(header, MAC)?);
+    let end = mac.checked_add(native_u32(header, SNAPLEN)? as usize)?;
+    let status = native_u32(header, STATUS)?;
+    let mut wire_len = native_u32(header, LENGTH)?;
     let mut unfinished = read_vnet(header.get(mac.checked_sub(VNET_HEADER_LEN)?..mac)?);
-    let nanos = u64::from(u32_at(header, SECONDS)?) * 1_000_000_000 + u64::from(u32_at(header, NANOSECONDS)?);
+    let nanos = u64::from(native_u32(header, SECONDS)?) * 1_000_000_000 + u64::from(native_u32(header, NANOSECONDS)?);
     let outgoing = *header.get(PACKET_TYPE)? == PACKET_OUTGOING;
     let tag = stripped_tag(header, status);
     if let Some(tag) = tag {
@@ -145,9 +145,9 @@ fn stripped_tag(header: &[u8], status: u32) -> Option<[u8; VLAN_TAG_LEN]> {
     if status & VLAN_VALID == 0 {
         return None;
     }
-    let tpid = if status & VLAN_TPID_VALID == 0 { DEFAULT_TPID } else { u16_at(header, VLAN_TPID)? };
+    let tpid = if status & VLAN_TPID_VALID == 0 { DEFAULT_TPID } else { native_u16(header, VLAN_TPID)? };
     // The field has 32 bits; a tag has 16.
-    let tci = u16::try_from(u32_at(header, VLAN_TCI)? & 0xffff).ok()?;
+    let tci = u16::try_from(native_u32(header, VLAN_TCI)? & 0xffff).ok()?;
     let ([a, b], [c, d]) = (tpid.to_be_bytes(), tci.to_be_bytes());
     Some([a, b, c, d])
 }
@@ -165,7 +165,7 @@ fn put_back(header: &mut [u8], mac: usize, end: usize, tag: [u8; VLAN_TAG_LEN]) 
 
 /// The `virtio_net_hdr` in our words.
 fn read_vnet(header: &[u8]) -> Unfinished {
-    let field = |offset| u16_at(header, offset).unwrap_or(0);
+    let field = |offset| native_u16(header, offset).unwrap_or(0);
     let has = |offset, bits| header.get(offset).is_some_and(|byte| byte & bits != 0);
     Unfinished {
         segment: has(1, GSO_TYPE_MASK).then(|| NonZeroU16::new(field(4))).flatten(),
@@ -173,11 +173,11 @@ fn read_vnet(header: &[u8]) -> Unfinished {
     }
 }
 
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+fn native_u32(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(offset..offset + 4)?.try_into().ok()?))
 }
 
-fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+fn native_u16(bytes: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(offset..offset + 2)?.try_into().ok()?))
 }
 
