@@ -94,12 +94,22 @@ the configuration file is wrong
 FARSPAN_SESSION__NAME__TABLE__KEY
 a key of the configuration file, stronger than the file and weaker than flags
 .TP
+FARSPAN_CONTROL__SOCKET
+where status, top, health and the commands to a daemon find its socket, unless a flag says it
+.TP
 RUST_LOG
 which log lines, by module: farspan=debug
+.TP
+NO_COLOR
+no colours in log lines, whatever its value
 .SH FILES
 .TP
-farspan.toml, conf.d/*.toml beside it
-read where \-\-config names the file; farspan generate config prints one with every key
+/etc/farspan/farspan.toml, conf.d/*.toml beside it
+the configuration of farspan run, unless \-\-config names another; other commands read what \-\-config names. farspan
+generate config prints one with every key
+.TP
+/run/farspan/control.sock
+where a running daemon is asked and told
 .SH "SEE ALSO"
 pcap-filter(7), tcpdump(8), tshark(1), setcap(8)
 "#;

@@ -353,8 +353,8 @@ impl Worker {
                 oldest = Some(oldest.map_or(first, |oldest: Timestamp| oldest.min(first)));
             }
             // A busy one has more for ever.
-            let is_over = |at| now >= at && (tap.readiness != Readiness::More || now >= at + LONGEST_LEAVE);
-            if tap.leaves_at.is_some_and(is_over) {
+            let may_leave = |at| now >= at && (tap.readiness != Readiness::More || now >= at + LONGEST_LEAVE);
+            if tap.leaves_at.is_some_and(may_leave) {
                 let _ = tap.source.descriptor().map(|descriptor| wake.delete(descriptor));
                 tap.readiness = Readiness::Ended;
             }
@@ -405,7 +405,7 @@ impl Worker {
         }
     }
 
-    /// Measures how long the frames of this turn took at most: the only reading of the wall clock, once for all of them.
+    /// Measures how long the frames of this turn took at most: the wall clock is read once for all of them.
     fn measure(&mut self, oldest: Option<Timestamp>, frames: u64) {
         if let Some(oldest) = oldest.filter(|_| frames > 0) {
             self.path.ledger.delays.record(oldest, Timestamp::now(), frames);

@@ -59,7 +59,7 @@ pub enum Readiness {
 /// A stream of captured frames: one of the two places where farspan meets a kernel it cannot see behind.
 pub trait Source: Send {
     /// Lends up to `budget` frames that are ready, in order, and says what to wait for. Never blocks on a live
-    /// interface; a file is read at once unless it is paced. `now` is the worker's only clock reading this turn.
+    /// interface; a file is read at once unless it is paced. `now` is when the turn began.
     ///
     /// # Errors
     /// When no further frame can come: the interface went away, the file is damaged. Frames lent before stay valid.

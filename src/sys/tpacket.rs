@@ -1,7 +1,7 @@
 //! Blocks of a TPACKET_V3 ring: who owns one, and how it changes hands.
 //!
 //! The kernel fills a block and hands it over by setting `TP_STATUS_USER` in its header; we give it back by clearing
-//! that. In between its bytes do not change, so they are an ordinary `&[u8]`; walking them is safe code elsewhere.
+//! that. In between the kernel leaves its bytes alone, so they are an ordinary `&mut [u8]`; walking them is safe code elsewhere.
 
 use std::fmt;
 use std::io;

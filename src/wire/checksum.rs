@@ -12,7 +12,8 @@ use super::layers::{Ip, IpVersion};
 /// A ones' complement sum of bytes that follow each other, in pieces of any length.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
-    /// Ones' complement sum of big-endian 64-bit words, as if the first byte of all stood at an even offset.
+    /// A number with the same remainder by 65,535 as the sum of the big-endian 16-bit words, the first byte of all at an
+    /// even offset; 0 only if every byte was 0.
     words: u64,
     /// Whether an odd number of bytes has been added, so that the next byte is the low half of a word.
     odd: bool,
@@ -102,7 +103,7 @@ fn add(one: u64, other: u64) -> u64 {
     sum + u64::from(carry)
 }
 
-/// Sums big-endian 64-bit words; where the last bytes are fewer, as if zeros followed.
+/// [`Sum::words`] of `bytes`; where an odd one is last, as if a zero followed.
 ///
 /// Done in the machine's byte order, because every byte of the sum then only stands one place further (RFC 1071 section
 /// 2 B). Carries are not looked for: of so few words (2^32 at most, 32 GiB) the upper halves add up without any, and what

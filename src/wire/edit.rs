@@ -5,7 +5,7 @@
 use super::checksum::update;
 use super::layers::{Ip, IpVersion, TCP, UDP, u16_at};
 
-/// Room for the headers of one piece: four nested packets with tunnel options fit; what does not is left alone.
+/// Room for the headers of one piece: four nested packets with tunnel options fit; what has more is not cut.
 pub const MOST_HEADERS: usize = 512;
 
 /// Buffer in which the headers of a piece are written.

@@ -64,7 +64,7 @@ impl Nested {
     }
 }
 
-/// `outermost`, a packet of `bytes`, then the packet inside it, and so on: each is looked for when it is asked for.
+/// `outermost`, a packet of `bytes`, then the packet inside it, and so on, each one looked for before it is asked for.
 pub fn from_outermost(bytes: &[u8], outermost: Ip) -> impl Iterator<Item = Ip> {
     std::iter::successors(Some(outermost), |packet| inside(bytes, packet)).take(MOST_NESTED)
 }
