@@ -179,6 +179,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_port_makes_up_for_no_part_of_an_address() {
+        let to_server = |second, port: u16| {
+            hash(&frame(&[], [10, second, 0, 7].into(), [10, 0, 0, 1].into(), 6, 0, &ports(port, 443)))
+        };
+        let distances = (0..=16).map(|bit| if bit == 16 { 0 } else { 1_u16 << bit });
+        assert!(
+            distances
+                .flat_map(|one| [40_000 + one % 20_000, 40_000 - one % 20_000])
+                .all(|port| { to_server(0, 40_000) != to_server(1, port) })
+        );
+    }
+
     /// Flows that differ in one small number only, as those of a busy client or of neighbours in one subnet do.
     #[test]
     fn flows_spread_over_the_buckets() {
