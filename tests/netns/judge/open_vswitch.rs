@@ -28,6 +28,7 @@ impl<'a> OpenVswitch<'a> {
         analyzer.run("ip link add sink0 mtu 9200 type veth peer name sink1 mtu 9200");
         analyzer.run("ip link set sink0 addrgenmode none up");
         analyzer.run("ip link set sink1 addrgenmode none up");
+        analyzer.await_link("sink0");
         switch.take_over("a0", &["192.0.2.2/24", "2001:db8:9::2/64"]);
         switch.configure(&format!(
             "-- add-br brtun -- set bridge brtun datapath_type=netdev fail_mode=secure -- add-port brtun sink0 \
