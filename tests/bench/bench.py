@@ -213,7 +213,9 @@ class Bench:
             text = f"{which:11}{workers}  {sink:6}{size:14}{per_cpu:13.0f}"
             if workers == 1 and which != "baseline":
                 row["to_baseline"] = round(paired(taken, samples["baseline", 1], "frames_per_cpu_second"), 2)
-                text += f"{row['to_baseline']:7.2f}{goal(row['to_baseline'], least=LEAST_DRAIN):>8}{rate:11.0f}"
+                # Without GSO every datagram passes the kernel's stack alone: the goal is for the other two.
+                mark = "" if which == "socket" else goal(row["to_baseline"], least=LEAST_DRAIN)
+                text += f"{row['to_baseline']:7.2f}{mark:>8}{rate:11.0f}"
             elif workers == 2 and (which, 1) in samples:
                 row["to_one_worker"] = round(paired(taken, samples[which, 1], "frames_per_second"), 2)
                 text += f"{'':15}{rate:11.0f}{row['to_one_worker']:7.2f}{goal(row['to_one_worker'], least=LEAST_SCALING):>8}"
