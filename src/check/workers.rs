@@ -1,5 +1,7 @@
 //! Whether several workers can do more than one.
 
+use std::collections::BTreeSet;
+
 use super::facts::Facts;
 use super::finding::Finding;
 use crate::config::plan::{LivePlan, SessionPlan, SourcePlan};
@@ -20,12 +22,8 @@ pub fn in_words(live: &LivePlan) -> Option<String> {
 pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
     let SourcePlan::Live(live) = &plan.source else { return Vec::new() };
     let workers = usize::from(live.workers.value());
-    let mut pinned: Vec<usize> = (0..workers).filter_map(|number| plan.cpu(number)).collect();
-    pinned.sort_unstable();
-    pinned.dedup();
-    let mut allowed = plan.priority.cpus.clone();
-    allowed.sort_unstable();
-    allowed.dedup();
+    let pinned: BTreeSet<usize> = (0..workers).filter_map(|number| plan.cpu(number)).collect();
+    let allowed: BTreeSet<usize> = plan.priority.cpus.iter().copied().collect();
     let (cpus, where_to) = match (pinned.len(), allowed.len()) {
         (0, 0) => (facts.cpus, "farspan may use"),
         (0, allowed) => (allowed, "`priority.cpus` gives them"),
