@@ -41,7 +41,7 @@ pub fn run(arguments: &SessionArguments<AllSourceArguments>) -> Result<(), Probl
     let has = Capabilities::of_this_process().unwrap_or(Capabilities::NONE);
     // Whoever closed the pipe has read enough; the exit code still tells.
     let _ = write!(io::stdout(), "\n{}", Rights { needs: &needs, has });
-    Problems::gathered([outcome, described.is_trusted()]).map(drop)
+    Problems::gathered([outcome, described.check_trust()]).map(drop)
 }
 
 async fn report(plans: &[SessionPlan]) -> Result<(), Problems> {

@@ -35,7 +35,7 @@ impl Described {
     ///
     /// # Errors
     /// Every file and directory that others may write to.
-    pub fn is_trusted(&self) -> Result<(), Problems> {
+    pub fn check_trust(&self) -> Result<(), Problems> {
         match self {
             Self::Daemon { plan, file } if !file.as_os_str().is_empty() => {
                 trust::check(file, plan.privileges.user.as_ref().map(|user| user.uid))
