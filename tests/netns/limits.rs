@@ -139,7 +139,7 @@ fn a_limit_of_bandwidth_holds_at_the_analyzer_from_the_beginning() {
     assert!(bits(0.0, 1.0) < LIMIT * 1.6, "{} bits in the first second", bits(0.0, 1.0));
     let steady = bits(1.0, 5.0) / 4.0;
     assert!((0.6 * LIMIT..1.15 * LIMIT).contains(&steady), "{steady} bit/s");
-    assert!(said.contains("`limit.bandwidth` is reached: flows are left out"), "{said}");
+    assert!(said.contains("WARN `limit.bandwidth` is reached: flows are left out"), "{said}");
     assert!(ledger.dropped["shed"] > 15_000, "{ledger:#?}");
 
     // A flow is there from its beginning to its end, or cut off once: none comes back in its middle.
@@ -190,7 +190,7 @@ fn a_limit_of_the_rate_holds_at_the_analyzer() {
     let begin = datagrams[0].0;
     let steady = a_second(&datagrams, begin + 1.0, begin + 5.0);
     assert!((0.6 * LIMIT..1.15 * LIMIT).contains(&steady), "{steady} frames a second");
-    assert!(said.contains("`limit.rate` is reached: flows are left out"), "{said}");
+    assert!(said.contains("WARN `limit.rate` is reached: flows are left out"), "{said}");
     assert_eq!(ledger.captured, ledger.only().sent + ledger.dropped["shed"], "{ledger:#?}");
 }
 
