@@ -129,17 +129,11 @@ fn start_line<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
-    use crate::config::load::Layers;
-    use crate::config::resolve;
+    use crate::config::testing::session;
 
     fn plan(keys: &str) -> SessionPlan {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(["[session.a]\n", keys].concat().as_bytes()).unwrap();
-        let written = Layers::load(Some(file.path()), std::iter::empty()).unwrap().session(None).unwrap();
-        resolve::session(&written).unwrap()
+        session(&["[session.a]\n", keys].concat()).unwrap()
     }
 
     fn interface(name: &str) -> Interface {

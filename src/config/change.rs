@@ -108,18 +108,12 @@ impl Claim {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
-    use super::super::daemon;
-    use super::super::file::File;
-    use super::super::load::Layers;
-    use super::super::resolve;
+    use super::super::testing;
     use super::*;
 
     fn sessions(text: &str) -> Vec<SessionPlan> {
-        let file = File::parse(Path::new("test.toml"), text).unwrap();
-        let layers = Layers::of(vec![file], std::iter::empty()).unwrap();
-        daemon::resolve(layers, |written| resolve::session(&written)).unwrap().sessions
+        testing::whole(text).unwrap().sessions
     }
 
     fn session(name: &str, rest: &str) -> String {

@@ -121,16 +121,9 @@ fn reload(top: &Keys<'_>, mistakes: &mut Mistakes) -> ReloadPlan {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use super::super::file::File;
-    use super::super::{REFERENCE, resolve as resolve_session};
+    use super::super::REFERENCE;
+    use super::super::testing::whole as plan;
     use super::*;
-
-    fn plan(text: &str) -> Result<DaemonPlan, Problems> {
-        let file = File::parse(Path::new("test.toml"), text).map_err(|mut errors| Problems::from(errors.remove(0)))?;
-        resolve(Layers::of(vec![file], std::iter::empty())?, |written| resolve_session::session(&written))
-    }
 
     #[test]
     fn the_reference_says_the_real_defaults_of_the_tables() {

@@ -157,15 +157,10 @@ impl Explain for LayerError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::session;
     use super::*;
-    use crate::config::plan::{LivePlan, SessionPlan, SourcePlan};
+    use crate::config::plan::{LivePlan, SourcePlan};
     use crate::config::{REFERENCE, resolve};
-
-    fn session(text: &str) -> Result<SessionPlan, Problems> {
-        let file = File::parse(Path::new("test.toml"), text).map_err(|mut errors| Problems::from(errors.remove(0)))?;
-        let written = Layers::of(vec![file], std::iter::empty())?.session(None)?;
-        resolve::session(&written)
-    }
 
     /// The reference as if only what has no default stood in it.
     const ESSENCE: &str = r#"

@@ -22,6 +22,8 @@ mod destination;
 mod file;
 mod keys;
 mod limits;
+#[cfg(test)]
+pub mod testing;
 mod tunnels;
 mod words;
 

@@ -106,11 +106,18 @@ mod tests {
 
     use super::*;
 
+    /// A file that is believed, and the directory that it is in for as long as that is kept.
+    fn configuration() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("farspan.toml");
+        fs::write(&file, "").unwrap();
+        (directory, file)
+    }
+
     #[test]
     fn files_and_directories_that_others_may_write_are_refused_all_at_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let (file, drop_ins) = (directory.path().join("farspan.toml"), directory.path().join("conf.d"));
-        fs::write(&file, "").unwrap();
+        let (directory, file) = configuration();
+        let drop_ins = directory.path().join("conf.d");
         fs::create_dir(&drop_ins).unwrap();
         let drop_in = drop_ins.join("10-ids.toml");
         fs::write(&drop_in, "").unwrap();
@@ -130,9 +137,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_everybody_may_add_files_to_keeps_this_one() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("farspan.toml");
-        fs::write(&file, "").unwrap();
+        let (directory, file) = configuration();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o1777)).unwrap();
         assert!(check(&file, None).is_ok());
     }
@@ -141,9 +146,7 @@ mod tests {
     #[ignore = "needs root: run scripts/test"]
     fn a_group_that_may_write_is_refused_unless_it_is_root_s() {
         const NOGROUP: u32 = 65_534;
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("farspan.toml");
-        fs::write(&file, "").unwrap();
+        let (_directory, file) = configuration();
         fs::set_permissions(&file, Permissions::from_mode(0o664)).unwrap();
         assert!(check(&file, None).is_ok());
         chown(&file, None, Some(NOGROUP)).unwrap();
@@ -155,9 +158,7 @@ mod tests {
     #[ignore = "needs root: run scripts/test"]
     fn a_file_of_somebody_else_is_refused_unless_the_daemon_becomes_that_user() {
         const NOBODY: u32 = 65_534;
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("farspan.toml");
-        fs::write(&file, "").unwrap();
+        let (_directory, file) = configuration();
         chown(&file, Some(NOBODY), None).unwrap();
         let text = check(&file, None).unwrap_err().to_string();
         assert!(text.contains("belongs to nobody, who is neither root nor the daemon's user"), "{text}");

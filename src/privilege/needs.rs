@@ -261,18 +261,13 @@ pub fn directory_of(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
 
     use super::*;
-    use crate::config::load::Layers;
-    use crate::config::resolve;
+    use crate::config::testing::session;
 
     /// What the session needs whose keys are `keys`, where the kernel gives sockets 208 KiB by itself.
     fn needs(keys: &str, life: Life) -> Needs {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(["[session.a]\n", keys].concat().as_bytes()).unwrap();
-        let written = Layers::load(Some(file.path()), std::iter::empty()).unwrap().session(None).unwrap();
-        Needs::of(&resolve::session(&written).unwrap(), life, 212_992)
+        Needs::of(&session(&["[session.a]\n", keys].concat()).unwrap(), life, 212_992)
     }
 
     fn capabilities(keys: &str, life: Life) -> String {
