@@ -125,7 +125,9 @@ impl Encapsulator {
     /// What our datagrams have in common on the wire, sent from these UDP ports where there is UDP.
     pub fn carrier(&self, sources: Vec<u16>) -> Carrier {
         match &self.format {
-            Format::Vxlan { port, .. } | Format::Geneve { port, .. } => Carrier::Udp { sources, destination: *port },
+            Format::Vxlan { streams, port } | Format::Geneve { streams, port } => {
+                Carrier::Udp { sources, destination: *port, vnis: streams.ids().collect() }
+            }
             Format::Gre { streams, sequence } => Carrier::Gre { keys: streams.ids().collect(), sequence: *sequence },
             Format::Erspan1 => Carrier::Erspan1,
             Format::Erspan2 { streams, .. } => Carrier::Erspan2 { sessions: streams.ids().collect() },

@@ -97,7 +97,7 @@ impl OwnPath {
 
     /// Adds another tunnel of the path. One to the same port differs in its source ports only.
     fn take_up(&mut self, carrier: Carrier) {
-        if let Carrier::Udp { sources: more, destination } = &carrier
+        if let Carrier::Udp { sources: more, destination, .. } = &carrier
             && let Some(sources) = self.carriers.iter_mut().find_map(|known| known.udp_sources_to(*destination))
         {
             sources.extend(more);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     fn vxlan() -> Carrier {
-        Carrier::Udp { sources: vec![50_000, 50_007], destination: 4789 }
+        Carrier::Udp { sources: vec![50_000, 50_007], destination: 4789, vnis: Vec::new() }
     }
 
     fn erspan2(sessions: &[u64]) -> Carrier {
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn workers_differ_in_their_source_ports_only() {
         let (local, remote) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
-        let udp = |sources: &[u16]| Carrier::Udp { sources: sources.to_vec(), destination: 4789 };
+        let udp = |sources: &[u16]| Carrier::Udp { sources: sources.to_vec(), destination: 4789, vnis: Vec::new() };
         let tunnels = |sources: &[u16]| {
             [udp(sources), Carrier::Erspan1].map(|carrier| OwnTunnel { local, remote, carrier }).to_vec()
         };
@@ -490,7 +490,7 @@ mod tests {
         let fragments = fragments(hosts, VXLAN, 77, &[0; 1000]);
         assert!(is_ours(&mut own, &fragments[0]));
 
-        let other = Carrier::Udp { sources: vec![51_000], destination: 4789 };
+        let other = Carrier::Udp { sources: vec![51_000], destination: 4789, vnis: Vec::new() };
         let second = all.enter(vec![tunnel(other), tunnel(Carrier::Erspan1)]);
         let theirs = [udp(hosts.local, hosts.remote, 51_000, 4789), gre(hosts, &[0x0000_88be])];
         assert!(theirs.iter().all(|frame| !is_ours(&mut own, frame)));

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::layers::{self, Ip, u16_at, u32_at};
 use super::{erspan, gre};
-use crate::quantity::{ErspanSessionId, GreKey};
+use crate::quantity::{ErspanSessionId, GreKey, Vni};
 
 /// One tunnel as it looks on the underlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub enum Carrier {
         sources: Vec<u16>,
         /// VXLAN's or Geneve's port.
         destination: u16,
+        /// The VNIs we send. Both encapsulations carry it at the same place.
+        vnis: Vec<Vni>,
     },
     /// GRE with an Ethernet frame.
     Gre {
@@ -70,7 +72,7 @@ impl Carrier {
     /// Our source ports, where UDP goes to this port.
     pub fn udp_sources_to(&mut self, port: u16) -> Option<&mut Vec<u16>> {
         match self {
-            Self::Udp { sources, destination } if *destination == port => Some(sources),
+            Self::Udp { sources, destination, .. } if *destination == port => Some(sources),
             _ => None,
         }
     }
@@ -94,7 +96,7 @@ impl Carrier {
             behind_sequence.is_none_or(|word| sessions.contains(&erspan::session_of(word)))
         };
         match self {
-            Self::Udp { sources, destination } => {
+            Self::Udp { sources, destination, .. } => {
                 ip.ports(bytes).is_some_and(|(from, to)| to == *destination && sources.contains(&from))
             }
             Self::Gre { keys, sequence } => {

@@ -267,7 +267,7 @@ fn frames_arrive_behind_a_vxlan_header_from_one_of_our_ports_with_each_flow_in_o
     for (address, gso) in ["127.0.0.1:0", "[::1]:0"].into_iter().flat_map(|a| [(a, Gso::Off), (a, Gso::On)]) {
         let receiver = receiver(address);
         let mut tunnel = with_gso(&receiver, "49152-65535", gso);
-        let Some(OwnTunnel { carrier: Carrier::Udp { sources, destination }, .. }) = tunnel.own_tunnel().cloned()
+        let Some(OwnTunnel { carrier: Carrier::Udp { sources, destination, .. }, .. }) = tunnel.own_tunnel().cloned()
         else {
             panic!("VXLAN is carried by UDP")
         };
