@@ -2,8 +2,10 @@
 //!
 //! Each is checked once, where it enters (command line, file, kernel), and never again.
 
+mod mark;
 mod shares;
 
+pub use mark::SocketMark;
 pub use shares::{CpuShare, SampleRate, Share};
 
 use std::fmt;

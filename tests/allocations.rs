@@ -69,6 +69,7 @@ fn tunnel(port: u16, fit: Fit) -> Destination {
         transmit: TransmitPlan::Socket,
         probe: Probe::Off,
         resolve: None,
+        mark: None,
     };
     let name = String::from("1");
     let destination =

@@ -105,6 +105,7 @@ fn erspan3() -> DestinationPlan {
             transmit: TransmitPlan::Socket,
             probe: Probe::Off,
             resolve: None,
+            mark: None,
         }),
     }
 }

@@ -40,17 +40,32 @@ pub fn problems(plan: &SessionPlan, facts: &Facts) -> Vec<Box<dyn Explain>> {
 
 /// What works otherwise without a capability.
 pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::from_iter(unmarked(plan, facts));
     let awaits_neighbour = plan.destinations.iter().zip(&facts.underlays).any(|(destination, underlay)| {
         destination.live_tunnel().is_some() && underlay.as_ref().is_some_and(|way| way.next_hop() != NextHop::Usable)
     });
     if facts.capabilities.has(Capability::CAP_NET_ADMIN) || !awaits_neighbour {
-        return Vec::new();
+        return findings;
     }
-    vec![
+    findings.push(
         Finding::note("the next hop will be asked for by an empty datagram to the analyzer's discard port")
             .because(format!("Without {} the kernel cannot be told to ask for it.", Capability::CAP_NET_ADMIN))
             .cure(setcap_line(&[Capability::CAP_NET_ADMIN])),
-    ]
+    );
+    findings
+}
+
+/// Tunnels whose datagrams other processes cannot tell from other traffic.
+fn unmarked(plan: &SessionPlan, facts: &Facts) -> Option<Finding> {
+    let mark = plan.mark()?;
+    let may_mark = [Capability::CAP_NET_RAW, Capability::CAP_NET_ADMIN];
+    if may_mark.iter().any(|&capability| facts.capabilities.has(capability)) {
+        return None;
+    }
+    let finding = Finding::note(format!("the tunnels' packets will not carry the mark {mark}"));
+    let why = "Without CAP_NET_RAW or CAP_NET_ADMIN a socket gets no mark. Another farspan that mirrors the interface they \
+               leave by will mirror them.";
+    Some(finding.because(why).cure(setcap_line(&[Capability::CAP_NET_RAW])))
 }
 
 fn needs_raw_socket(tunnel: &TunnelPlan) -> bool {
@@ -97,8 +112,10 @@ mod tests {
         let plan = testing::plan(testing::tunnel(vxlan()));
         let (remote, local) = ([192, 0, 2, 10].into(), [192, 0, 2, 1].into());
         let unknown = || vec![Some(Arc::new(Underlay::new(remote, local, None, mtu(1500), NextHop::Resolving)))];
-        assert_eq!(findings(&plan, &Facts { underlays: unknown(), ..unprivileged() }).len(), 1);
+        assert_eq!(findings(&plan, &Facts { underlays: unknown(), ..unprivileged() }).len(), 2);
         assert_eq!(findings(&plan, &Facts { underlays: unknown(), ..facts(mtu(1500)) }), []);
-        assert_eq!(findings(&plan, &unprivileged()), []);
+        let unmarked = findings(&plan, &unprivileged());
+        assert_eq!(unmarked.len(), 1);
+        assert!(unmarked[0].what.contains("0xfa500000/0xfff00000"), "{unmarked:?}");
     }
 }

@@ -132,6 +132,23 @@ impl DestinationArguments {
     }
 }
 
+/// What all tunnels of the process have in common.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tunnels")]
+pub struct MarkArguments {
+    /// Socket mark of the tunnels' packets, and its mask. Sessions with a tunnel leave out frames that carry it: they are
+    /// another farspan's tunnel. Or off [default: 0xfa500000/0xfff00000]
+    #[arg(long, value_name = "MARK/MASK")]
+    mark: Option<String>,
+}
+
+impl MarkArguments {
+    /// The flag, if it was given.
+    pub fn written(&self) -> Option<Written> {
+        self.mark.as_ref().map(|mark| Written::flag("--mark", mark))
+    }
+}
+
 /// Destinations of the command line take the place of the file's; they are named 1, 2, … in their order.
 pub fn write_destinations(to: &[String], keys: &mut Table) {
     if to.is_empty() {

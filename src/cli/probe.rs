@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::destination_arguments::{DestinationArguments, write_destinations};
+use super::destination_arguments::{DestinationArguments, MarkArguments, write_destinations};
 use super::output;
 use super::runtime::block_on;
 use crate::config::load::SessionWritten;
@@ -33,6 +33,8 @@ pub struct ProbeArguments {
     to: Vec<String>,
     #[command(flatten)]
     destination: DestinationArguments,
+    #[command(flatten)]
+    mark: MarkArguments,
     /// Print the ledger as one JSON object
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -82,8 +84,11 @@ async fn send(token: &Token, plans: &[DestinationPlan]) -> Result<Ledger, Proble
 impl ProbeArguments {
     /// The destinations to probe.
     fn destinations(&self) -> Result<Vec<DestinationPlan>, Problems> {
-        let mut session =
-            SessionWritten { for_every_destination: self.destination.table(), ..SessionWritten::default() };
+        let mut session = SessionWritten {
+            for_every_destination: self.destination.table(),
+            mark_flag: self.mark.written(),
+            ..SessionWritten::default()
+        };
         write_destinations(&self.to, &mut session.keys);
         destinations(&session)
     }

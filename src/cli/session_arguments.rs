@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 use super::described::Described;
-use super::destination_arguments::{DestinationArguments, write_destinations};
+use super::destination_arguments::{DestinationArguments, MarkArguments, write_destinations};
 use super::limit_arguments::{LimitArguments, SampleArguments};
 use super::source_arguments::{AnySourceArguments, SourceFlags};
 use crate::config::daemon;
@@ -42,6 +42,8 @@ pub struct SessionArguments<S: SourceFlags> {
     spread: Option<String>,
     #[command(flatten)]
     destination: DestinationArguments,
+    #[command(flatten)]
+    mark: MarkArguments,
     #[command(flatten)]
     limit: LimitArguments,
     #[command(flatten)]
@@ -135,6 +137,7 @@ impl<S: SourceFlags> SessionArguments<S> {
         write_destinations(&self.to, keys);
         session.for_every_destination = self.destination.table();
         session.end = self.any_source.end();
+        session.mark_flag = self.mark.written();
         Ok(())
     }
 }
@@ -170,7 +173,8 @@ mod tests {
         Spread, TransmitPlan, TunnelPlan, UdpChecksum,
     };
     use crate::quantity::{
-        Directions, Dscp, ErspanSessionId, GreKey, Mtu, Nice, PortRange, Rate, Snaplen, Ttl, Vni, Weight, Workers,
+        Directions, Dscp, ErspanSessionId, GreKey, Mtu, Nice, PortRange, Rate, Snaplen, SocketMark, Ttl, Vni, Weight,
+        Workers,
     };
 
     #[derive(Debug, Parser)]
@@ -204,6 +208,7 @@ mod tests {
             transmit: TransmitPlan::Socket,
             probe: Probe::Off,
             resolve: Some(crate::config::defaults::RESOLVE),
+            mark: Some(SocketMark::DEFAULT),
         }
     }
 

@@ -12,9 +12,9 @@ use super::{contest, defaults, monitoring, words};
 use crate::error::{Explain, Problems};
 use crate::quantity::CpuShare;
 
-/// The tables that may stand at the top of a configuration. `farspan mirror` takes its session out of the same file and
-/// leaves the other tables to the daemon.
-pub(super) const TABLES: &[&str] = &["session", "limit", "reload", "privileges", "metrics", "control", "log"];
+/// The tables that may stand at the top of a configuration. `farspan mirror` takes its session and `tunnel` out of the
+/// same file and leaves the other tables to the daemon.
+pub(super) const TABLES: &[&str] = &["session", "tunnel", "limit", "reload", "privileges", "metrics", "control", "log"];
 
 /// Everything that `farspan run` does, checked.
 #[derive(Clone, Debug, PartialEq)]

@@ -12,7 +12,7 @@ use super::mistake::{Mistake, What, is_name};
 use super::plan::{DestinationPlan, Encapsulation, End, Fit, Gso, Host, Ids, TunnelPlan, UdpChecksum};
 use super::words;
 use super::written::{Origin, Table, Value, Written};
-use crate::quantity::{Dscp, ErspanIndex, PortRange, QuantityError, Ttl};
+use crate::quantity::{Dscp, ErspanIndex, PortRange, QuantityError, SocketMark, Ttl};
 
 /// A destination as written, with what was written for all of them.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) struct One<'a> {
     pub for_every: &'a Table,
     /// Interfaces that need an id.
     pub interfaces: &'a [String],
+    /// What the sockets of a tunnel are marked with.
+    pub mark: Option<SocketMark>,
 }
 
 /// Resolves one destination and notes in `used` which of the flags for all it had a use for.
@@ -139,6 +141,7 @@ fn tunnel(
         transmit,
         probe: keys.read("probe", mistakes, words::probe).unwrap_or_default(),
         resolve: keys.read("resolve", mistakes, words::resolve).unwrap_or(Some(defaults::RESOLVE)),
+        mark: one.mark,
         encapsulation: encapsulation?,
         host,
     })

@@ -7,11 +7,13 @@ use super::file::{File, FileError};
 use super::keys::Keys;
 use super::mistake::{Mistake, What};
 use super::plan::EndPlan;
+use super::words;
 use super::written::{Origin, Table, Value, Written};
 use crate::error::{ExitCode, Explain, Problems};
+use crate::quantity::SocketMark;
 
 /// One session as it was written, with the flags that go over it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SessionWritten {
     /// Its name in the file; none when the command line makes it.
     pub name: Option<String>,
@@ -21,6 +23,23 @@ pub struct SessionWritten {
     pub for_every_destination: Table,
     /// When it ends by itself.
     pub end: EndPlan,
+    /// What its tunnels' sockets are marked with: `tunnel.mark`, beside the sessions.
+    pub mark: Option<SocketMark>,
+    /// The flag that is stronger than that.
+    pub mark_flag: Option<Written>,
+}
+
+impl Default for SessionWritten {
+    fn default() -> Self {
+        Self {
+            name: None,
+            keys: Table::new(),
+            for_every_destination: Table::new(),
+            end: EndPlan::default(),
+            mark: Some(SocketMark::DEFAULT),
+            mark_flag: None,
+        }
+    }
 }
 
 /// Everything that was written, layer over layer.
@@ -68,6 +87,9 @@ impl Layers {
         let mut mistakes = Vec::new();
         let top = Keys::new("", &table);
         top.only(TABLES, &mut mistakes);
+        let tunnel = top.table("tunnel", &mut mistakes);
+        tunnel.only(&["mark"], &mut mistakes);
+        let mark = tunnel.read("mark", &mut mistakes, words::mark).unwrap_or(Some(SocketMark::DEFAULT));
         let sessions = top
             .table("session", &mut mistakes)
             .named_tables(&mut mistakes)
@@ -75,6 +97,7 @@ impl Layers {
             .map(|(name, keys)| SessionWritten {
                 name: Some(name.to_owned()),
                 keys: keys.as_table().clone(),
+                mark,
                 ..SessionWritten::default()
             })
             .collect();

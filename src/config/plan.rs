@@ -16,8 +16,8 @@ use super::defaults::LEAST_BUFFER;
 use super::local_end::{CaptureFilePlan, TapPlan};
 use super::netns::Netns;
 use crate::quantity::{
-    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, Ttl, Vni, Weight,
-    Workers,
+    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, SocketMark, Ttl,
+    Vni, Weight, Workers,
 };
 
 /// One session: from sources to destinations.
@@ -53,6 +53,12 @@ impl SessionPlan {
             End::Tunnel(tunnel) => tunnel.encapsulation.needs_direction(),
             End::Tap(_) | End::File(_) => false,
         })
+    }
+
+    /// The mark of the session's tunnels. Frames that carry it are another tunnel's datagrams, whichever process sends
+    /// them, and are left out. `None` where no datagram leaves this host, or tunnels are not marked.
+    pub fn mark(&self) -> Option<SocketMark> {
+        self.destinations.iter().find_map(|destination| destination.live_tunnel()?.mark)
     }
 
     /// The CPU of worker `number`, counted from 0, if it is to have one.
@@ -380,6 +386,8 @@ pub struct TunnelPlan {
     pub probe: Probe,
     /// How often its name is looked up again; `None`: never. An address is never looked up.
     pub resolve: Option<Duration>,
+    /// What its sockets are marked with; the same for all tunnels of a process. `None`: not at all.
+    pub mark: Option<SocketMark>,
 }
 
 impl TunnelPlan {
@@ -408,6 +416,7 @@ impl TunnelPlan {
             transmit: TransmitPlan::Socket,
             probe: Probe::Off,
             resolve: Some(crate::config::defaults::RESOLVE),
+            mark: Some(SocketMark::DEFAULT),
         }
     }
 }

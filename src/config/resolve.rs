@@ -21,7 +21,7 @@ use super::plan::{
 use super::written::Value;
 use super::{limits, tunnels, words};
 use crate::error::Problems;
-use crate::quantity::{Mtu, Rate, Workers};
+use crate::quantity::{Mtu, Rate, SocketMark, Workers};
 
 /// Resolves one session.
 ///
@@ -227,11 +227,13 @@ fn all_destinations(
     if tables.is_empty() {
         mistakes.push(session.missing("destination", What::NoDestination));
     }
+    let mark = mark(written, mistakes);
     let mut used = HashSet::new();
     let mut destinations: Vec<DestinationPlan> = Vec::new();
     let interfaces = interfaces_by_name(source);
     for (name, own) in tables {
-        let one = One { name, own: &own, for_every: &written.for_every_destination, interfaces: &interfaces };
+        let for_every = &written.for_every_destination;
+        let one = One { name, own: &own, for_every, interfaces: &interfaces, mark };
         let Some(plan) = destination::resolve(&one, &mut used, mistakes) else { continue };
         if destinations.iter().any(|earlier| earlier.name == plan.name) {
             mistakes.push(own.mistake("to", What::SameName(plan.name.clone())));
@@ -250,6 +252,16 @@ fn all_destinations(
         }
     }
     destinations
+}
+
+/// What the sockets of the session's tunnels are marked with.
+fn mark(written: &SessionWritten, mistakes: &mut Mistakes) -> Option<SocketMark> {
+    let Some(flag) = &written.mark_flag else { return written.mark };
+    let Value::Word(word) = &flag.value else { return written.mark };
+    words::mark(word).unwrap_or_else(|error| {
+        mistakes.push(Mistake::at(error, flag.origin(), ""));
+        written.mark
+    })
 }
 
 /// The interfaces that are named rather than matched: each must have an id in every tunnel.

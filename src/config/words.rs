@@ -14,7 +14,7 @@ use super::plan::{
     UdpChecksum,
 };
 use super::privileges::Sandbox;
-use crate::quantity::{Mtu, QuantityError, Rate, Snaplen};
+use crate::quantity::{Mtu, QuantityError, Rate, Snaplen, SocketMark};
 
 /// Declares the words of a closed set, for reading and for showing.
 macro_rules! words {
@@ -57,6 +57,11 @@ words!(Sandbox, "way to confine", "auto or off":
     "auto" => Auto, "off" => Off);
 words!(Sync, "way to sync", "off, rotate or flush":
     "off" => Off, "rotate" => Rotate, "flush" => Flush);
+
+/// A socket mark with its mask, or `off`: none.
+pub(super) fn mark(text: &str) -> Result<Option<SocketMark>, QuantityError> {
+    if text == "off" { Ok(None) } else { text.parse().map(Some) }
+}
 
 /// A file was to be named, and was not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

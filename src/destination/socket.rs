@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{SockAddr, SockFilter, Socket};
+use socket2::{SockAddr, SockFilter, SockRef, Socket};
 
 use super::open_error::OpenError;
 use super::socket_bank::DatagramSocket;
 use crate::config::plan::{Fit, TunnelPlan};
 use crate::kernel::error_queue::{ErrorQueue, Report};
 use crate::kernel::underlay::Underlay;
+use crate::quantity::SocketMark;
 use crate::sys::mmsg;
 use crate::sys::socket_option::IntOption;
 
@@ -25,6 +26,7 @@ pub(super) struct TunnelSocket {
     remote: IpAddr,
     to: SockAddr,
     error_queue: ErrorQueue,
+    is_marked: bool,
 }
 
 /// Bytes that may wait in one socket, as the kernel counts them: enough for a batch, so that a busy device says so
@@ -53,13 +55,15 @@ impl TunnelSocket {
         if let Some(device) = &plan.device {
             socket.bind_device(Some(device.as_bytes())).map_err(|cause| E::Device { device: device.clone(), cause })?;
         }
+        // Before it is connected: the route may depend on the mark.
+        let is_marked = mark(&socket, plan.mark).map_err(E::socket("mark"))?;
         set_ip_options(&socket, plan, underlay.remote())?;
         // The forced one needs CAP_NET_ADMIN and may exceed net.core.wmem_max. Less than asked for only makes `EAGAIN`
         // more likely than `ENOBUFS`; both are counted.
         let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)
             .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER));
         let to = SockAddr::from(address(underlay, underlay.remote(), port));
-        Ok(Self { socket, remote: underlay.remote(), to, error_queue: ErrorQueue::new() })
+        Ok(Self { socket, remote: underlay.remote(), to, error_queue: ErrorQueue::new(), is_marked })
     }
 
     /// Binds to `port` (0 without ports) of the local address and connects to the analyzer.
@@ -71,9 +75,24 @@ impl TunnelSocket {
         self.socket.connect(&self.to)
     }
 
+    /// Whether its packets carry the mark that they are to carry, if they are.
+    pub(super) fn is_marked(&self) -> bool {
+        self.is_marked
+    }
+
     /// The socket itself, for the options of one protocol.
     pub(super) fn socket(&self) -> &Socket {
         &self.socket
+    }
+}
+
+/// Has the packets of `socket` carry `mark`, and says whether they do, or need none: it takes `CAP_NET_RAW` (since
+/// Linux 5.17, `net/core/sock.c:sk_setsockopt`) or `CAP_NET_ADMIN`.
+pub(super) fn mark<'s>(socket: impl Into<SockRef<'s>>, mark: Option<SocketMark>) -> io::Result<bool> {
+    match mark.map(|mark| socket.into().set_mark(mark.value())) {
+        Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+        Some(Err(error)) => Err(error),
+        Some(Ok(())) | None => Ok(true),
     }
 }
 

@@ -12,6 +12,7 @@ use super::next_hop::{NextHopGate, Passage};
 use super::notices::{Notices, Said};
 use super::open_error::{CannotOpen, OpenError};
 use super::runs::Runs;
+use super::socket::TunnelSocket;
 use super::socket_bank::SocketBank;
 use super::transmit::{Transmit, count_dropped};
 use super::xdp::Xdp;
@@ -20,6 +21,7 @@ use crate::config::defaults::{NEXT_HOP_QUEUE, SOURCE_PORTS};
 use crate::config::local_end::CaptureFilePlan;
 use crate::config::plan::{DestinationPlan, Encapsulation, TransmitPlan, TunnelPlan};
 use crate::frame::{InterfaceId, WireFrame};
+use crate::kernel::capabilities::Capability;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason, IcmpReports};
 use crate::wire::carrier::OwnTunnel;
@@ -276,6 +278,9 @@ fn open_engine(
         }
         (TransmitPlan::Socket, Some(port)) => {
             let (sockets, sources) = udp::open(plan, underlay, port)?;
+            if shared.worker == 0 && !sockets.iter().all(TunnelSocket::is_marked) {
+                say_unmarked(&destination.place());
+            }
             (bank(sockets, Runs::new(plan, underlay, outer_len)), sources)
         }
         (TransmitPlan::Socket, None) => (bank(vec![raw_ip::open(plan, underlay)?], Runs::never(underlay)), Vec::new()),
@@ -287,6 +292,15 @@ fn open_engine(
             (Box::new(Xdp::open(plan, underlay, idle, sources.clone(), &shared.queues)?), sources)
         }
     })
+}
+
+/// Says that other processes cannot tell this tunnel from other traffic.
+fn say_unmarked(destination: &str) {
+    tracing::info!(
+        "{destination}: its packets carry no mark, because {} is missing: another farspan that mirrors the interface they \
+         leave by will mirror them",
+        Capability::CAP_NET_RAW
+    );
 }
 
 /// Drops our datagrams before the analyzer's stack answers them; packet sockets see them all the same.

@@ -85,7 +85,7 @@ impl Xdp {
         queues: &Arc<Mutex<Queues>>,
     ) -> Result<Self, OpenError> {
         let outer = OuterTemplate::new(&outer::headers(plan, underlay)?);
-        let (member, free) = match underlay.device().map(|device| join(queues, device)).transpose()? {
+        let (member, free) = match underlay.device().map(|device| join(queues, device, underlay.mark())).transpose()? {
             Some((member, free)) => (Some(member), free),
             None => (None, Vec::new()),
         };
@@ -171,7 +171,7 @@ impl Xdp {
         }
         self.look_again = Some(now + LOOK_AGAIN);
         self.leave(account);
-        match join_now(&self.queues, device) {
+        match join_now(&self.queues, device, self.underlay.mark()) {
             Ok((member, slots)) => {
                 self.member = Some(member);
                 self.free.extend(slots);

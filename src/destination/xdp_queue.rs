@@ -13,11 +13,12 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
+use super::socket;
 use super::zero_copy::ZeroCopy;
 use crate::kernel::capabilities::{Capability, remedy};
 use crate::ledger::DropReason;
 use crate::let_go::until_let_go;
-use crate::quantity::{Ifindex, Mtu};
+use crate::quantity::{Ifindex, Mtu, SocketMark};
 use crate::sys::interface;
 use crate::sys::xdp_program::Attached;
 use crate::sys::xsk::{self, CHUNK, LARGE_CHUNK, Shape, Slot};
@@ -128,15 +129,21 @@ impl Queues {
     }
 
     /// Joins the queue of `device`, which is opened unless another destination has it open, and returns the slots that
-    /// come with it. Where a queue was closed a moment ago, waits for it no longer than `patience`.
+    /// come with it. Its frames carry `mark`, which all destinations have in common. Where a queue was closed a moment ago,
+    /// waits for it no longer than `patience`.
     ///
     /// # Errors
     /// The kernel's: see [`xsk::Socket::open`] and [`xsk::Socket::bind`].
-    fn join(&mut self, device: Ifindex, patience: Duration) -> Result<(Member, Vec<Slot>), QueueError> {
+    fn join(
+        &mut self,
+        device: Ifindex,
+        mark: Option<SocketMark>,
+        patience: Duration,
+    ) -> Result<(Member, Vec<Slot>), QueueError> {
         // One whose interface is gone serves nobody any more, though others have not left it yet.
         self.open.retain(|(_, queue)| queue.upgrade().is_some_and(|queue| !lock(&queue).is_gone()));
         let known = self.open.iter().find(|&&(known, _)| known == device).and_then(|(_, queue)| queue.upgrade());
-        let queue = known.map_or_else(|| self.open_queue(device, patience), Ok)?;
+        let queue = known.map_or_else(|| self.open_queue(device, mark, patience), Ok)?;
         let mut locked = lock(&queue);
         let (number, largest_frame) = (locked.done.len(), locked.largest_frame);
         let left = locked.unclaimed.len().saturating_sub(locked.share);
@@ -146,8 +153,17 @@ impl Queues {
         Ok((Member { queue, number, slots: slots.len(), device, largest_frame }, slots))
     }
 
-    fn open_queue(&mut self, device: Ifindex, patience: Duration) -> Result<Arc<Mutex<Queue>>, QueueError> {
-        let queue = self.bind_queue(device, patience).map_err(|cause| QueueError {
+    fn open_queue(
+        &mut self,
+        device: Ifindex,
+        mark: Option<SocketMark>,
+        patience: Duration,
+    ) -> Result<Arc<Mutex<Queue>>, QueueError> {
+        let queue = self.bind_queue(device, patience).and_then(|queue| {
+            // Frames that are copied have it (net/xdp/xsk.c:xsk_build_skb); without a copy there is nothing to carry it.
+            socket::mark(&queue.socket, mark).map(|_| queue)
+        });
+        let queue = queue.map_err(|cause| QueueError {
             device: name(device),
             queue: self.number,
             needs_chunks: mtu(device).is_ok_and(|mtu| shape(mtu).chunks_per_slot > 1),
@@ -197,16 +213,24 @@ pub(super) fn bind(socket: &xsk::Socket<Memo>, device: Ifindex, queue: u32, pati
 ///
 /// # Errors
 /// As [`Queues::join`].
-pub(super) fn join(queues: &Mutex<Queues>, device: Ifindex) -> Result<(Member, Vec<Slot>), QueueError> {
-    lock(queues).join(device, LONGEST_CLOSING)
+pub(super) fn join(
+    queues: &Mutex<Queues>,
+    device: Ifindex,
+    mark: Option<SocketMark>,
+) -> Result<(Member, Vec<Slot>), QueueError> {
+    lock(queues).join(device, mark, LONGEST_CLOSING)
 }
 
 /// The same while frames are waiting: not a moment's patience.
 ///
 /// # Errors
 /// As [`Queues::join`].
-pub(super) fn join_now(queues: &Mutex<Queues>, device: Ifindex) -> Result<(Member, Vec<Slot>), QueueError> {
-    lock(queues).join(device, Duration::ZERO)
+pub(super) fn join_now(
+    queues: &Mutex<Queues>,
+    device: Ifindex,
+    mark: Option<SocketMark>,
+) -> Result<(Member, Vec<Slot>), QueueError> {
+    lock(queues).join(device, mark, Duration::ZERO)
 }
 
 impl Member {

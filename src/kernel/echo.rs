@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::path_mtu::scoped;
+use super::path_mtu::{mark_if_permitted, scoped};
 use super::underlay::Underlay;
 use crate::quantity::Ifindex;
 
@@ -42,6 +42,7 @@ impl Echo {
         let open = |kind| Socket::new(domain, kind, Some(protocol));
         let socket = open(Type::DGRAM).or_else(|_| open(Type::RAW))?;
         socket.set_nonblocking(true)?;
+        mark_if_permitted(&socket, way.mark());
         go_by(&socket, device)?;
         socket.bind(&scoped(local, 0, device))?;
         socket.connect(&scoped(remote, 0, device))?;
@@ -109,6 +110,7 @@ pub async fn connects(way: &Underlay, port: u16, patience: Duration) -> io::Resu
     let (local, remote, device) = (way.local(), way.remote(), way.bound_device());
     let socket = Socket::new(Domain::for_address(SocketAddr::new(remote, port)), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
+    mark_if_permitted(&socket, way.mark());
     go_by(&socket, device)?;
     socket.bind(&scoped(local, 0, device))?;
     let Some(to) = scoped(remote, port, device).as_socket() else { return Ok(false) };

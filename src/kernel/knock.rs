@@ -38,7 +38,7 @@ impl Knock {
     /// The kernel's.
     pub fn open(way: &Underlay) -> io::Result<Self> {
         let (local, remote) = (way.local(), way.remote());
-        let socket = socket_to(local, remote, DISCARD, way.bound_device())?;
+        let socket = socket_to(local, remote, DISCARD, way.bound_device(), way.mark())?;
         socket.set_nonblocking(true)?;
         match remote {
             IpAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,

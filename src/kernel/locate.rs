@@ -148,18 +148,19 @@ async fn real_way(
         return Err(UnderlayError::ForeignSource(source));
     }
     let no_route = |cause| UnderlayError::NoRoute { remote, device: tunnel.device.clone(), cause };
-    let route = netlink.route(remote, tunnel.source, bound).await.map_err(no_route)?;
+    let route = netlink.route(remote, tunnel.source, bound, tunnel.mark).await.map_err(no_route)?;
     let own_frames = tunnel.transmit.is_xdp();
     let link = links.iter().find(|link| link.index == route.device);
     if own_frames && let Some(link) = link.filter(|link| link.mac.is_none()) {
         return Err(UnderlayError::NotEthernet { device: link.name.clone() });
     }
     let local = tunnel.source.or(route.source).unwrap_or_else(|| unspecified(remote));
-    let mtu = path_mtu(local, remote, bound).map_err(no_route)?;
+    let mtu = path_mtu(local, remote, bound, tunnel.mark).map_err(no_route)?;
     let (ethernet, next_hop) = first_look(netlink, link, &route, remote).await.map_err(UnderlayError::Netlink)?;
     let underlay = Underlay::new(remote, local, Some(route.device), mtu, next_hop);
     let runs_are_cut = netlink.runs_are_cut(route.device).await;
-    Ok(underlay.bound_to(bound).with_ethernet(ethernet).with_own_frames(own_frames).with_runs_cut(runs_are_cut))
+    let underlay = underlay.bound_to(bound).with_mark(tunnel.mark);
+    Ok(underlay.with_ethernet(ethernet).with_own_frames(own_frames).with_runs_cut(runs_are_cut))
 }
 
 /// Outer MAC addresses and the state of the next hop, as far as the kernel knows them without asking anybody.

@@ -76,7 +76,7 @@ impl Netlink {
         local: IpAddr,
         remote: IpAddr,
     ) -> io::Result<()> {
-        let by_datagram = || socket_to(local, remote, DISCARD, Some(device))?.send(&[]).map(drop);
+        let by_datagram = || socket_to(local, remote, DISCARD, Some(device), None)?.send(&[]).map(drop);
         if next_hop.is_ipv6() && !has_link_local_address(device) {
             // Without a packet to send, the kernel asks from the link-local address or not at all (ndisc_solicit in
             // net/ipv6/ndisc.c).

@@ -8,7 +8,7 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage,
 
 use super::links::{Link, ifindex};
 use super::netlink::Netlink;
-use crate::quantity::Ifindex;
+use crate::quantity::{Ifindex, SocketMark};
 
 /// A way to one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,24 +24,36 @@ pub struct Route {
 }
 
 impl Netlink {
-    /// Asks for the route to `to`, from `source` and through `device` where those are set.
+    /// Asks for the route of packets with this `mark` to `to`, from `source` and through `device` where those are set.
     ///
     /// # Errors
     /// The kernel's: `ENETUNREACH` when there is no route, `EHOSTUNREACH` or `EACCES` when a route forbids it, `EINVAL`
     /// when `source` is no address of this host.
-    pub async fn route(&self, to: IpAddr, source: Option<IpAddr>, device: Option<Ifindex>) -> io::Result<Route> {
-        let route = self.ask_for_route(to, source, device).await?;
+    pub async fn route(
+        &self,
+        to: IpAddr,
+        source: Option<IpAddr>,
+        device: Option<Ifindex>,
+        mark: Option<SocketMark>,
+    ) -> io::Result<Route> {
+        let route = self.ask_for_route(to, source, device, mark).await?;
         // Where a source is given, IPv6 only prefers the device, unless a socket is bound to it
         // (`ip6_route_output_flags` in net/ipv6/route.c). Ours are: without the source the answer is theirs.
         match device {
             Some(device) if source.is_some() && route.device != device => {
-                self.ask_for_route(to, None, Some(device)).await
+                self.ask_for_route(to, None, Some(device), mark).await
             }
             _ => Ok(route),
         }
     }
 
-    async fn ask_for_route(&self, to: IpAddr, source: Option<IpAddr>, device: Option<Ifindex>) -> io::Result<Route> {
+    async fn ask_for_route(
+        &self,
+        to: IpAddr,
+        source: Option<IpAddr>,
+        device: Option<Ifindex>,
+        mark: Option<SocketMark>,
+    ) -> io::Result<Route> {
         let mut question = RouteMessage::default();
         question.header.address_family = family(to);
         question.header.destination_prefix_length = bits(to);
@@ -53,6 +65,7 @@ impl Netlink {
         if let Some(device) = device {
             question.attributes.push(RouteAttribute::Oif(device.value()));
         }
+        question.attributes.extend(mark.map(|mark| RouteAttribute::Mark(mark.value())));
         match self.ask(RouteNetlinkMessage::GetRoute(question)).await? {
             Some(RouteNetlinkMessage::NewRoute(answer)) => Route::read(&answer),
             _ => Err(io::Error::other("the kernel does not say which way")),

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::links::Mac;
 use super::segmentation::RunsAreCut;
-use crate::quantity::{Ifindex, Mtu};
+use crate::quantity::{Ifindex, Mtu, SocketMark};
 
 /// Whether datagrams can leave for the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Underlay {
     remote: IpAddr,
     local: IpAddr,
     bound_device: Option<Ifindex>,
+    /// What sockets are marked with that send over it.
+    mark: Option<SocketMark>,
     /// Source and destination MAC address of the outer frames, each in the low 48 bits.
     ethernet: [AtomicU64; 2],
     /// Whether we write the outer frames ourselves, past the kernel's neighbour table.
@@ -66,6 +68,7 @@ impl Underlay {
             remote,
             local,
             bound_device: None,
+            mark: None,
             ethernet: [EXAMPLE_MACS.0, EXAMPLE_MACS.1].map(|mac| AtomicU64::new(number(mac))),
             own_frames: false,
             device: AtomicU32::new(device.map_or(0, Ifindex::value)),
@@ -86,6 +89,13 @@ impl Underlay {
     #[must_use]
     pub fn bound_to(mut self, device: Option<Ifindex>) -> Self {
         self.bound_device = device;
+        self
+    }
+
+    /// The same way for sockets that have this mark, on which the route may depend.
+    #[must_use]
+    pub fn with_mark(mut self, mark: Option<SocketMark>) -> Self {
+        self.mark = mark;
         self
     }
 
@@ -150,6 +160,11 @@ impl Underlay {
     /// The interface that the operator bound our sockets to.
     pub fn bound_device(&self) -> Option<Ifindex> {
         self.bound_device
+    }
+
+    /// The mark of sockets that send over it.
+    pub fn mark(&self) -> Option<SocketMark> {
+        self.mark
     }
 
     /// Source and destination MAC address of the outer frames now; [`EXAMPLE_MACS`] stand for unknown ones. Sockets leave

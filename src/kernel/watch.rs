@@ -17,7 +17,7 @@ use super::netlink::{Event, Events, Netlink};
 use super::path_mtu::path_mtu;
 use super::segmentation::RunsAreCut;
 use super::underlay::{EXAMPLE_MACS, NextHop, Underlay};
-use crate::quantity::{Ifindex, Mtu};
+use crate::quantity::{Ifindex, Mtu, SocketMark};
 
 /// How often everything is looked at without a reason: the kernel tells nobody when it forgets a learnt path MTU.
 const TICK: Duration = Duration::from_secs(5);
@@ -153,7 +153,7 @@ pub(super) async fn look(ways: impl IntoIterator<Item = &mut Way>, netlink: &Net
         // Our address may be gone, or the route lead through another interface with another one.
         let after = way.underlay.device();
         if (after.is_none() || after != before)
-            && let Ok(route) = in_time(netlink.route(question.remote, None, question.bound)).await
+            && let Ok(route) = in_time(netlink.route(question.remote, None, question.bound, question.mark)).await
             && let Some(source) = route.source
         {
             way.underlay.prefer_source(source);
@@ -193,6 +193,7 @@ struct Question {
     remote: IpAddr,
     local: IpAddr,
     bound: Option<Ifindex>,
+    mark: Option<SocketMark>,
     /// Whether it matters where runs are cut.
     runs: bool,
 }
@@ -210,9 +211,9 @@ struct Found {
 
 impl Question {
     async fn ask(self, netlink: &Netlink) -> io::Result<Found> {
-        let Self { remote, local, bound, runs } = self;
-        let route = netlink.route(remote, Some(local), bound).await?;
-        let mtu = path_mtu(local, remote, bound)?;
+        let Self { remote, local, bound, mark, runs } = self;
+        let route = netlink.route(remote, Some(local), bound, mark).await?;
+        let mtu = path_mtu(local, remote, bound, mark)?;
         let runs_are_cut = if runs { netlink.runs_are_cut(route.device).await } else { RunsAreCut::Unknown };
         let link = netlink.link(route.device).await?;
         let address = route.gateway.unwrap_or(remote);
@@ -254,6 +255,7 @@ impl Way {
             remote: self.underlay.remote(),
             local: self.underlay.local(),
             bound: self.underlay.bound_device(),
+            mark: self.underlay.mark(),
             runs: self.underlay.runs_are_cut() == RunsAreCut::BeforeTheDevice,
         }
     }

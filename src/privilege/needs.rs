@@ -52,6 +52,8 @@ pub enum Reason {
     ForeignProcess,
     /// Raw sockets of GRE and ERSPAN, after a failure.
     RawSockets,
+    /// The mark of tunnel sockets, after a failure.
+    Marks,
     /// Sockets of ICMP probes, after a failure.
     Probes,
     /// Receive buffers beyond `net.core.rmem_max`, after a failure.
@@ -74,11 +76,12 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason there is: the documentation has a row for each.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Interfaces,
         Self::Namespace,
         Self::ForeignProcess,
         Self::RawSockets,
+        Self::Marks,
         Self::Probes,
         Self::ReceiveBuffers,
         Self::LowPorts,
@@ -98,6 +101,7 @@ impl fmt::Display for Reason {
             Self::Namespace => "another network namespace, for interfaces there",
             Self::ForeignProcess => "the network namespace of a process or container",
             Self::RawSockets => "raw sockets that are opened again",
+            Self::Marks => "the mark of tunnel sockets that are opened again",
             Self::Probes => "ICMP probes that are opened again",
             Self::ReceiveBuffers => "receive buffers beyond net.core.rmem_max, when an endpoint is opened again",
             Self::LowPorts => "a port below 1024 that is bound again",
@@ -240,6 +244,9 @@ impl Needs {
             TransmitPlan::Socket if stays && tunnel.encapsulation.udp_port().is_none() => {
                 self.capability(Capability::CAP_NET_RAW, Reason::RawSockets);
             }
+            TransmitPlan::Socket if stays && tunnel.mark.is_some() => {
+                self.capability(Capability::CAP_NET_RAW, Reason::Marks);
+            }
             TransmitPlan::Socket | TransmitPlan::CaptureFile(_) => {}
         }
     }
@@ -299,6 +306,7 @@ mod tests {
             (received("vxlan://0.0.0.0:79"), "", "NET_BIND_SERVICE NET_ADMIN"),
             (received("erspan://0.0.0.0"), "", "NET_ADMIN NET_RAW"),
             ("source.file = \"a.pcap\"\ndestination.b.to = \"gre://192.0.2.10\"\n".to_owned(), "", "NET_RAW"),
+            ("source.file = \"a.pcap\"\ndestination.b.to = \"vxlan://192.0.2.10?vni=1\"\n".to_owned(), "", "NET_RAW"),
             (
                 "source.file = \"a.pcap\"\ndestination.b.to = \"vxlan://192.0.2.10?vni=1&probe=icmp\"\n".to_owned(),
                 "",

@@ -224,8 +224,11 @@ fn patience_of(source: &SourcePlan) -> (Patience, Duration) {
 
 /// The stages of one worker of `plan`, which end at `destinations`.
 fn path_to(destinations: Destinations, plan: &SessionPlan, all_tunnels: &AllTunnels) -> Path {
+    // What files and TAP devices get is sent to nobody: whoever checks a tunnel sees it there.
+    let sends = plan.destinations.iter().any(|destination| destination.live_tunnel().is_some());
+    let own = if sends { OwnTraffic::following(all_tunnels) } else { OwnTraffic::default() };
     Path {
-        selector: Selector::new(OwnTraffic::following(all_tunnels), plan.sample),
+        selector: Selector::new(own, plan.sample),
         normaliser: Normaliser::new(plan.normalise.truncate),
         destinations,
         ledger: empty_ledger(plan),

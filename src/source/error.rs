@@ -73,6 +73,15 @@ pub enum SourceError {
         #[source]
         cause: io::Error,
     },
+    /// The kernel refuses the program that leaves out the datagrams of farspan's tunnels.
+    #[error("cannot leave out marked frames on `{interface}`")]
+    CannotLeaveOutMarked {
+        /// The interface.
+        interface: String,
+        /// The kernel's words.
+        #[source]
+        cause: io::Error,
+    },
     /// The ring was asked for by name, and it takes Ethernet interfaces only.
     #[error("`{interface}` is not an Ethernet interface, which the ring engine needs")]
     NoRing {
@@ -234,6 +243,9 @@ impl Explain for SourceError {
                 Some("a smaller --buffer needs less kernel memory; --engine pcap captures with libpcap".to_owned())
             }
             Self::CannotShare { .. } => Some("it takes Linux 4.12 or newer; without `workers` there is one".to_owned()),
+            Self::CannotLeaveOutMarked { .. } => {
+                Some("the filter may be too long: 5 instructions of the kernel's 4096 are for the mark".to_owned())
+            }
             Self::NoRing { .. } => Some("--engine auto or pcap makes Ethernet frames of other link types".to_owned()),
             Self::InterfaceGone { interface, .. } | Self::CaptureEnded { interface, .. } => {
                 Some(format!("look at `ip link show {interface}` and the kernel log"))

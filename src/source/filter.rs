@@ -3,14 +3,57 @@
 //! It must be that very capture: on a live one the kernel has taken VLAN tags out of the frame, and libpcap writes
 //! `vlan` as a question about the tag beside it.
 
+use std::os::fd::AsFd as _;
+
 use pcap::{Activated, Active, BpfProgram, Capture};
-use socket2::SockFilter;
+use socket2::{SockFilter, SockRef};
 
 use super::error::SourceError;
-use crate::quantity::Directions;
+use crate::quantity::{Directions, SocketMark};
+use crate::sys::socket_filter;
 
 /// `ret #0`: no byte of any frame.
 pub(super) const REJECT: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+/// `ret #-1`: all bytes of every frame.
+const ACCEPT: SockFilter = SockFilter::new(0x06, 0, 0, u32::MAX);
+
+/// Instructions that end with no byte of a frame whose packet carries `mark` (`skb->mark`), and go on behind themselves for
+/// every other one, with the registers as they were before. Jumps are relative, so that any program may follow.
+pub(super) fn reject_marked(mark: SocketMark) -> [SockFilter; 5] {
+    // linux/bpf_common.h: class, size, mode, operation, operand.
+    const LOAD_ABSOLUTE: u16 = 0x20;
+    const LOAD_IMMEDIATE: u16 = 0x00;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    /// `SKF_AD_OFF + SKF_AD_MARK` of linux/filter.h.
+    const MARK: u32 = (-0x1000_i32 + 20).cast_unsigned();
+    [
+        SockFilter::new(LOAD_ABSOLUTE, 0, 0, MARK),
+        SockFilter::new(AND, 0, 0, mark.mask()),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, mark.value()),
+        REJECT,
+        // A program begins with zeros in its registers (net/core/filter.c:bpf_convert_filter).
+        SockFilter::new(LOAD_IMMEDIATE, 0, 0, 0),
+    ]
+}
+
+/// The program that lets through what `program` does, but for frames with `mark`; `None`: every frame.
+pub(super) fn without_marked(program: Option<Vec<SockFilter>>, mark: Option<SocketMark>) -> Option<Vec<SockFilter>> {
+    let Some(mark) = mark else { return program };
+    let program = program.unwrap_or_else(|| vec![ACCEPT]);
+    Some(reject_marked(mark).into_iter().chain(program).collect())
+}
+
+/// Has the kernel leave out frames with `mark` on a capture of libpcap's, whatever filter that has put there: of a cooked
+/// capture only libpcap can write the kernel's program.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn leave_out_marked(capture: &Capture<Active>, mark: SocketMark) -> std::io::Result<()> {
+    let there = socket_filter::attached(capture.as_fd())?;
+    let program = without_marked(Some(there).filter(|there| !there.is_empty()), Some(mark));
+    SockRef::from(capture).attach_filter(&program.unwrap_or_default())
+}
 
 /// Lets only frames through that `expression` matches; an empty one matches everything.
 pub(super) fn apply<T: Activated>(capture: &mut Capture<T>, expression: &str) -> Result<(), SourceError> {

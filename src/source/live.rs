@@ -56,7 +56,9 @@ impl Live {
     ) -> Result<Vec<Self>, SourceError> {
         let cannot_share = |cause| SourceError::CannotShare { interface: interface.1.to_owned(), cause };
         if plan.workers == Workers::LEAST {
-            return Ok(vec![Self::open_one(plan, session, interface, directions, buffer)?]);
+            let mut live = Self::open_one(plan, session, interface, directions, buffer)?;
+            live.leave_out_marked(session)?;
+            return Ok(vec![live]);
         }
         let mut group = None;
         let mut captures = Vec::new();
@@ -76,6 +78,7 @@ impl Live {
             filter::set(&mut live.capture, &session.filter)?;
             only(&mut live.capture, directions, &session.filter, &live.link)
                 .map_err(|cause| refusal(interface.1, cause))?;
+            live.leave_out_marked(session)?;
         }
         Ok(captures)
     }
@@ -112,6 +115,16 @@ impl Live {
             grace: super::grace(plan.delay),
             ending: None,
         })
+    }
+
+    /// Has the kernel leave out frames that the tunnels of farspan processes sent, where `session` has a tunnel itself.
+    /// What was captured before does not count: some of it may be such frames.
+    fn leave_out_marked(&mut self, session: &SessionPlan) -> Result<(), SourceError> {
+        let Some(mark) = session.mark() else { return Ok(()) };
+        filter::leave_out_marked(&self.capture, mark)
+            .map_err(|cause| SourceError::CannotLeaveOutMarked { interface: self.name.clone(), cause })?;
+        self.since = Timestamp::now();
+        Ok(())
     }
 
     /// Waits for what the kernel still has before the end is told.

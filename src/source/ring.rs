@@ -102,6 +102,7 @@ impl RingCapture {
                 Some(filter::program(&judge, directions, expression).map_err(|cause| live::refusal(name, cause))?)
             }
         };
+        let program = filter::without_marked(program, session.mark());
         drop(judge);
 
         let shape = shape(buffer, plan);

@@ -149,6 +149,7 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
         transmit: TransmitPlan::CaptureFile(null()),
         probe: Probe::Off,
         resolve: None,
+        mark: None,
     };
     let destination = |name: &str, end| DestinationPlan {
         name: name.to_owned(),

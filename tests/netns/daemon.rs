@@ -321,7 +321,9 @@ fn what_two_sessions_must_not_both_have_is_a_mistake() {
 fn two_sessions_that_capture_the_underlay_do_not_mirror_each_other() {
     let lab = Lab::new();
     let seen = Capture::start(&lab, &lab.analyzer, "a0", "");
-    let text = [session("one", "u0", "gre://192.0.2.2?key=1"), session("two", "u0", "gre://192.0.2.2?key=2")].concat();
+    let unmarked = "[tunnel]\nmark = \"off\"\n".to_owned();
+    let (one, two) = (session("one", "u0", "gre://192.0.2.2?key=1"), session("two", "u0", "gre://192.0.2.2?key=2"));
+    let text = [unmarked, one, two].concat();
     let daemon = Daemon::start(&lab, &text);
     lab.analyzer.run("ping -q -c 20 -i 0.02 -s 900 192.0.2.1");
     // A third one, that the others have to learn of.

@@ -25,6 +25,7 @@ mod ids;
 mod law;
 mod limits;
 mod many_sessions;
+mod marks;
 mod outside;
 mod own_traffic;
 mod pipes;

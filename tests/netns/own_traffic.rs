@@ -1,4 +1,5 @@
-//! Capture and underlay on one interface: the mirror never mirrors itself, and hides nothing else of the analyzer.
+//! Capture and underlay on one interface: the mirror never mirrors itself, and hides nothing else of the analyzer. The
+//! tunnels have no mark here, so that farspan itself recognises them; [`crate::marks`] is about marks.
 
 use std::path::PathBuf;
 
@@ -47,7 +48,7 @@ pub fn exactly_one_copy(lab: &Lab, to: &str, about_us: Option<&str>, options: &[
     let _servers = Servers::start(lab);
     lab.write("page", vec![b'x'; 200_000]);
     let seen = Capture::start(lab, &lab.analyzer, "a0", "");
-    let farspan = Farspan::mirror(lab, &[&["-i", "u0", "--to", to], options].concat());
+    let farspan = Farspan::mirror(lab, &[&["-i", "u0", "--mark", "off", "--to", to], options].concat());
     // The analyzer is also a client of the host: pings, and a download with full frames.
     lab.analyzer.run(&format!("ping -q -c 20 -i 0.02 -s 900 {UNDERLAY_HOST}"));
     lab.analyzer.run(&format!("curl -sS -o /dev/null http://{UNDERLAY_HOST}/page"));
