@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::farspan::{Farspan, Ledger, binary, by_xdp, engine};
 use crate::judge::{Capture, frames_of, tshark};
-use crate::lab::{Lab, Namespace, UNDERLAY_HOST, await_that, succeed, wire};
+use crate::lab::{Lab, Namespace, Process, UNDERLAY_HOST, await_that, succeed, wire};
 
 /// A second analyzer, in the same namespace as the first.
 const SECOND: &str = "192.0.2.3";
@@ -20,11 +20,21 @@ fn mirror(lab: &Lab, namespace: &Namespace, name: &str, arguments: &[&str]) -> F
     Farspan::start_command(lab, [name, "mirroring "], command)
 }
 
-/// Has the analyzer take what tunnels bring and answer nothing to it.
-fn take_in_silence(namespace: &Namespace) {
-    for protocol in ["-p udp --dport 4789", "-p gre"] {
-        namespace.run(&format!("iptables -A INPUT {protocol} -j DROP"));
-    }
+/// Has the analyzer take what tunnels bring, and answer nothing to it.
+fn take_in_silence(lab: &Lab) -> Process {
+    let script = "
+import select, socket
+sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_INET, socket.SOCK_RAW, 47)]
+sockets[0].bind(('', 4789))
+print('ready', flush=True)
+while True:
+    for one in select.select(sockets, [], [])[0]:
+        one.recv(65536)
+";
+    let (script, log) = (lab.write("sink.py", script), lab.path("sink.log"));
+    let process = lab.analyzer.start(&format!("python3 {}", script.display()), &log);
+    await_that("the sink", || std::fs::read_to_string(&log).is_ok_and(|said| said.contains("ready")));
+    process
 }
 
 /// Sends one ping from the analyzer to the host, and then another by which it is known that all copies of the first have
@@ -53,7 +63,7 @@ fn assert_quiet(ledger: &Ledger, log: &str) {
 fn t26_two_processes_on_one_interface_do_not_mirror_each_other() {
     let lab = Lab::new();
     lab.analyzer.run(&format!("ip address add {SECOND}/24 dev a0"));
-    take_in_silence(&lab.analyzer);
+    let _sink = take_in_silence(&lab);
     for (number, engine) in ["ring", "pcap"].into_iter().enumerate() {
         for (workers, encapsulations) in [("1", ["vxlan", "vxlan"]), ("2", ["gre", "vxlan"])] {
             let seen = Capture::start(&lab, &lab.analyzer, "a0", "");
@@ -90,7 +100,7 @@ fn t26_two_processes_on_one_interface_do_not_mirror_each_other() {
 fn t26_a_container_and_its_host_do_not_mirror_each_other_for_ever() {
     let lab = Lab::new();
     lab.analyzer.run(&format!("ip address add {SECOND}/24 dev a0"));
-    take_in_silence(&lab.analyzer);
+    let _sink = take_in_silence(&lab);
     // The container has an interface on a bridge of the host, and its packets are routed.
     let container = Namespace::named("fpr-box");
     wire(&container, "b0", &lab.host, "veth0");
@@ -127,7 +137,7 @@ fn t26_a_container_and_its_host_do_not_mirror_each_other_for_ever() {
 #[ignore = "needs root: run scripts/test"]
 fn t26_a_capture_file_still_shows_marked_datagrams() {
     let lab = Lab::new();
-    take_in_silence(&lab.analyzer);
+    let _sink = take_in_silence(&lab);
     let seen = Capture::start(&lab, &lab.analyzer, "a0", "");
     let record = lab.path("record.pcap");
     let to_file = format!("pcap:{}", record.display());
@@ -148,7 +158,7 @@ fn t26_a_capture_file_still_shows_marked_datagrams() {
 #[ignore = "needs root: run scripts/test"]
 fn t26_a_filter_means_the_same_beside_the_mark() {
     let lab = Lab::new();
-    take_in_silence(&lab.analyzer);
+    let _sink = take_in_silence(&lab);
     for engine in ["ring", "pcap"] {
         for (number, filter) in
             ["", "not port 22", "vlan", "vlan 7 and icmp", "udp", "inbound", "len > 500 or arp"].into_iter().enumerate()
@@ -200,12 +210,13 @@ for size in (20, 600):
 #[ignore = "needs root: run scripts/test"]
 fn t26_tunnels_and_marks_of_others_arrive_complete() {
     let lab = Lab::new();
-    take_in_silence(&lab.analyzer);
+    let _sink = take_in_silence(&lab);
     let seen = Capture::start(&lab, &lab.analyzer, "a0", "");
     let farspan = mirror(&lab, &lab.host, "mirror", &["-i", "u0", "--to", "vxlan://192.0.2.2?vni=1"]);
     let script = "
 import socket
-for mark in (0, 1, 0x4000, 0x80000, 0x0a500000, 0xfa400000, 0x05a00000, 0xffffffff):
+# The last two have the mark of farspan's tunnels; to one of them other software has added bits.
+for mark in (0, 1, 0x4000, 0x80000, 0x0a500000, 0xfa400000, 0x05a00000, 0xffffffff, 0xfa500000, 0xfa504001):
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark - (1 << 32) if mark >> 31 else mark)
     for number in range(5):
@@ -217,31 +228,13 @@ for mark in (0, 1, 0x4000, 0x80000, 0x0a500000, 0xfa400000, 0x05a00000, 0xffffff
     let log = farspan.log();
     let ledger = farspan.stop();
     let capture = seen.stop();
-    assert_eq!(tshark::count(&capture, "vxlan.vni == 99 && !(vxlan.vni == 1)"), 40, "they are sent");
-    assert_eq!(tshark::count(&capture, "vxlan.vni == 1 && vxlan.vni == 99"), 40, "and mirrored");
+    assert_eq!(tshark::count(&capture, "vxlan.vni == 99 && !(vxlan.vni == 1)"), 50, "all are sent");
+    assert_eq!(
+        tshark::count(&capture, "vxlan.vni == 1 && vxlan.vni == 99"),
+        40,
+        "but for the marked ones all are mirrored"
+    );
     assert_quiet(&Ledger { captured: 0, ..ledger }, &log);
-}
-
-/// Other software changes bits of a mark beside those that are compared; one that takes the whole mark away leaves the
-/// recognition of own tunnels.
-#[test]
-#[ignore = "needs root: run scripts/test"]
-fn t26_other_software_may_add_bits_to_the_mark_or_clear_it() {
-    let lab = Lab::new();
-    take_in_silence(&lab.analyzer);
-    for (target, own) in [("--set-xmark 0x4000/0x4000", 0), ("--set-mark 0", 1)] {
-        lab.host.run(&format!("iptables -t mangle -A OUTPUT -d 192.0.2.2 -p udp --dport 4789 -j MARK {target}"));
-        let seen = Capture::start(&lab, &lab.analyzer, "a0", "");
-        let arguments = ["-i", "u0", "--transmit", "socket", "--to", "vxlan://192.0.2.2?vni=1"];
-        let farspan = mirror(&lab, &lab.host, "mirror", &arguments);
-        one_ping(&lab, &seen, 1);
-        let ledger = farspan.stop();
-        let capture = seen.stop();
-        assert_eq!(copies(&capture, "vxlan"), [1, 1], "{target}");
-        let datagrams = tshark::count(&capture, "vxlan") as u64;
-        assert_eq!(ledger.dropped.get("own_traffic").copied().unwrap_or(0), own * datagrams, "{target}");
-        lab.host.run("iptables -t mangle -F OUTPUT");
-    }
 }
 
 /// What AF_XDP sends in copy mode carries the mark to the other end of a veth in the same namespace.
@@ -277,7 +270,7 @@ fn t26_frames_of_af_xdp_carry_the_mark() {
 #[ignore = "needs root: run scripts/test"]
 fn t26_without_capabilities_a_tunnel_runs_unmarked_and_says_so() {
     let lab = Lab::new();
-    take_in_silence(&lab.analyzer);
+    let _sink = take_in_silence(&lab);
     lab.host.run("ping -q -c 1 192.0.2.2");
     let seen = Capture::start(&lab, &lab.analyzer, "a0", "udp port 4789");
     let frames = lab.path("in.pcap");
