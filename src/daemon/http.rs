@@ -133,10 +133,22 @@ fn understand(head: &[u8]) -> Option<Result<Asked, Status>> {
         Some("HEAD") => false,
         _ => return Some(Err(Status::MethodNotAllowed)),
     };
-    let path = parsed.path.unwrap_or_default().split('?').next().unwrap_or_default().to_owned();
+    let target = origin_form(parsed.path.unwrap_or_default());
+    let path = target.split('?').next().unwrap_or_default().to_owned();
     let accept = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case("accept"));
     let accept = accept.map(|header| String::from_utf8_lossy(header.value)).map(Cow::into_owned);
     Some(Ok(Asked { request: Request { path, accept }, wants_body }))
+}
+
+/// The path and query of a request target. "A server MUST accept the absolute-form in requests" (RFC 9112, section 3.2.2),
+/// `http://host:port/path`, and proxies send it.
+fn origin_form(target: &str) -> &str {
+    let Some((scheme, rest)) = target.split_once("://") else { return target };
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return target;
+    }
+    // An empty path is the root (RFC 9110, section 4.2.3).
+    rest.find(['/', '?']).map_or("/", |at| &rest[at..])
 }
 
 fn header(response: &Response) -> String {
@@ -187,6 +199,21 @@ mod tests {
         assert_eq!(asked(&[whole]), expected);
         let pieces: Vec<&[u8]> = whole.chunks(7).collect();
         assert_eq!(asked(&pieces), expected);
+    }
+
+    #[test]
+    fn an_absolute_target_means_its_path() {
+        for (target, path) in [
+            ("http://127.0.0.1:9469/metrics?x=1", "/metrics"),
+            ("HTTPS://host/readyz", "/readyz"),
+            ("http://host", "/"),
+            ("/metrics", "/metrics"),
+            ("/http://host/metrics", "/http://host/metrics"),
+            ("ftp://host/metrics", "ftp://host/metrics"),
+        ] {
+            let asked = understand(format!("GET {target} HTTP/1.1\r\nHost: host\r\n\r\n").as_bytes());
+            assert_eq!(asked.unwrap().unwrap().request.path, path, "{target}");
+        }
     }
 
     #[test]
