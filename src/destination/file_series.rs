@@ -14,6 +14,9 @@ const TIME: &str = "{time}";
 /// A number that rises from file to file: `000001`. Without `{time}` it goes on behind the files that are there.
 const NUMBER: &str = "{number}";
 
+/// The largest number that a series goes on from: a file a millisecond for 30,000 years.
+const MOST_NUMBER: u64 = 1_000_000_000_000_000;
+
 /// Where the next capture file goes.
 #[derive(Debug)]
 pub(super) struct FileSeries {
@@ -40,7 +43,7 @@ impl FileSeries {
             let suffix = name.rfind('.').filter(|&dot| dot > 0).unwrap_or(name.len());
             name.insert_str(suffix, "-{time}");
         }
-        let number = if name.contains(TIME) { 1 } else { last_number(&directory, &name) + 1 };
+        let number = if name.contains(TIME) { 1 } else { last_number(&directory, &name).saturating_add(1) };
         Self { directory, name, number, kept: VecDeque::new(), keep: rotation.keep }
     }
 
@@ -60,7 +63,7 @@ impl FileSeries {
             let path = self.directory.join(self.name_of(time));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    self.number += 1;
+                    self.number = self.number.saturating_add(1);
                     time += Duration::from_millis(1);
                 }
                 Err(error) => return Err(error),
@@ -72,13 +75,16 @@ impl FileSeries {
 
     /// Remembers that the file at `path` stands: the next one has the next number.
     pub(super) fn settle(&mut self, path: PathBuf) {
-        self.number += 1;
+        self.number = self.number.saturating_add(1);
         if self.keep.is_some() {
             self.kept.push_back(path);
         }
     }
 
     fn name_of(&self, time: SystemTime) -> String {
+        // RFC 3339 has years of four digits, and humantime none before 1970: a clock beyond them gives the nearest time.
+        const LAST: Duration = Duration::from_secs(253_402_300_799);
+        let time = time.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + LAST);
         let time = humantime::format_rfc3339_millis(time).to_string().replace(['-', ':'], "");
         self.name.replace(TIME, &time).replace(NUMBER, &format!("{:06}", self.number))
     }
@@ -102,7 +108,8 @@ fn has_placeholder(name: &str) -> bool {
     name.contains(TIME) || name.contains(NUMBER)
 }
 
-/// The highest number of the files in `directory` that are called like `name`; 0 without any.
+/// The highest number of the files in `directory` that are called like `name`; 0 without any. A larger number than a series
+/// reaches is another program's, or was put there so that the numbers end.
 fn last_number(directory: &Path, name: &str) -> u64 {
     let Some((before, after)) = name.split_once(NUMBER) else { return 0 };
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
@@ -113,7 +120,7 @@ fn last_number(directory: &Path, name: &str) -> u64 {
         // `+1` reads as a number too, and is no name of ours.
         digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse::<u64>().ok()).flatten()
     };
-    entries.flatten().filter_map(number).max().unwrap_or(0)
+    entries.flatten().filter_map(number).filter(|&number| number <= MOST_NUMBER).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -131,6 +138,27 @@ mod tests {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         series.settle(path);
         name
+    }
+
+    #[test]
+    fn a_file_with_the_largest_number_does_not_end_the_series() {
+        let directory = tempfile::tempdir().unwrap();
+        for number in ["18446744073709551615", "1000000000000001", "000007"] {
+            fs::write(directory.path().join(format!("m-{number}.pcap")), "").unwrap();
+        }
+        let mut series = series(&directory.path().join("m-{number}.pcap"), None);
+        assert_eq!(series.begin().unwrap().0, directory.path().join("m-000008.pcap"));
+    }
+
+    #[test]
+    fn a_clock_before_1970_or_beyond_the_year_9999_gives_the_nearest_time() {
+        let series = FileSeries::new(Path::new("x-{time}.pcap"), &Rotation::default());
+        for (time, expected) in [
+            (UNIX_EPOCH - Duration::from_secs(220_000_000), "x-19700101T000000.000Z.pcap"),
+            (UNIX_EPOCH + Duration::from_secs(400_000_000_000), "x-99991231T235959.000Z.pcap"),
+        ] {
+            assert_eq!(series.name_of(time), expected);
+        }
     }
 
     #[test]
