@@ -1,13 +1,14 @@
 //! The interfaces of one network namespace, kept up to date: for whoever follows those that appear and vanish.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -115,9 +116,29 @@ fn look_here() -> nix::Result<Vec<Present>> {
     let present = getifaddrs()?.filter_map(|entry| {
         let index = u64::try_from(entry.address?.as_link_addr()?.ifindex()).ok()?;
         let up = entry.flags.contains(InterfaceFlags::IFF_UP);
+        if is_strange(&entry.interface_name, index) {
+            return None;
+        }
         Some(Present { index: Ifindex::new(index).ok()?, name: entry.interface_name, up })
     });
     Ok(present.collect())
+}
+
+/// Whether an interface cannot be called by its name, because that is no UTF-8; said once of each. A tenant may choose such a
+/// name in a namespace of its own, and it must not keep the other interfaces from being mirrored.
+fn is_strange(name: &str, index: u64) -> bool {
+    /// More are not remembered, and not said.
+    const MOST: usize = 256;
+    static SAID: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+    // What was no UTF-8 has this character instead, and names nothing then.
+    if !name.contains(char::REPLACEMENT_CHARACTER) || if_nametoindex(name).is_ok_and(|own| u64::from(own) == index) {
+        return false;
+    }
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.len() < MOST && said.insert(index) {
+        tracing::warn!("interface {index} is not mirrored: its name is no UTF-8 (`{name}`); give it another name");
+    }
+    true
 }
 
 async fn keep_up(namespace: Namespace, events: Events, tell: watch::Sender<Arc<[Present]>>) {

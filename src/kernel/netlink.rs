@@ -1,6 +1,7 @@
 //! A conversation with the kernel's routing side (rtnetlink(7)).
 
 use std::io;
+use std::time::Duration;
 
 use futures_util::stream::StreamExt as _;
 use rtnetlink::MulticastGroup;
@@ -10,6 +11,7 @@ use rtnetlink::packet_route::link::LinkFlags;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::neighbours::Neighbour;
 use super::netns::Namespace;
@@ -38,6 +40,8 @@ pub struct Events {
     reader: JoinHandle<()>,
 }
 
+/// How long the kernel may take for an answer: it has it at once.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How many changes wait for a reader. What does not fit is lost, like what does not fit in the kernel's own queue:
 /// readers look at the state itself now and then.
 const EVENT_QUEUE: usize = 256;
@@ -70,7 +74,8 @@ impl Netlink {
         let mut request = NetlinkMessage::from(question);
         request.header.flags = NLM_F_REQUEST;
         let mut answers = self.handle.clone().request(request).map_err(|error| words(&error))?;
-        while let Some(answer) = answers.next().await {
+        // The connection leaves out an answer that it cannot read, such as one with a name that is no UTF-8.
+        while let Some(answer) = timeout(PATIENCE, answers.next()).await? {
             match answer.payload {
                 NetlinkPayload::InnerMessage(message) => return Ok(Some(message)),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
