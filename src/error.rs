@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::escape::{in_lines, in_one_line};
+
 /// The process's exit codes. They are a contract: scripts and service managers act on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -81,6 +83,11 @@ impl Problems {
         Self::unless_empty(found).map(|()| values)
     }
 
+    /// The problems of several, together.
+    pub fn all(several: impl IntoIterator<Item = Self>) -> Self {
+        Self(several.into_iter().flatten().collect())
+    }
+
     /// The problems, in the order in which they were found.
     pub fn iter(&self) -> impl Iterator<Item = &dyn Explain> {
         self.0.iter().map(AsRef::as_ref)
@@ -107,7 +114,7 @@ impl Problems {
 /// A problem as a log line has it: what, why and where.
 pub fn one_line(problem: &dyn Explain) -> String {
     let words = what_and_why(problem);
-    problem.place().map_or_else(|| words.clone(), |place| format!("{words} ({place})"))
+    problem.place().map_or_else(|| words.clone(), |place| format!("{words} ({})", in_one_line(&place)))
 }
 
 /// The same where everybody knows where.
@@ -118,7 +125,7 @@ pub fn what_and_why(problem: &dyn Explain) -> String {
         words = format!("{words}: {error}");
         cause = error.source();
     }
-    words
+    in_one_line(&words).into_owned()
 }
 
 /// A problem and the place where it was found.
@@ -179,17 +186,18 @@ impl fmt::Display for Problems {
     /// The four parts of each problem, as they go to standard error.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for problem in self.iter() {
-            writeln!(f, "error: {problem}")?;
+            // A name with a line feed makes no line of its own. Only hints have several lines.
+            writeln!(f, "error: {}", in_one_line(&problem.to_string()))?;
             if let Some(place) = problem.place() {
-                writeln!(f, "  where: {place}")?;
+                writeln!(f, "  where: {}", in_one_line(&place))?;
             }
             let mut cause = problem.source();
             while let Some(error) = cause {
-                writeln!(f, "  cause: {error}")?;
+                writeln!(f, "  cause: {}", in_one_line(&error.to_string()))?;
                 cause = error.source();
             }
             if let Some(hint) = problem.hint() {
-                writeln!(f, "  hint:  {}", hint.replace('\n', "\n         "))?;
+                writeln!(f, "  hint:  {}", in_lines(&hint).replace('\n', "\n         "))?;
             }
         }
         Ok(())

@@ -62,8 +62,9 @@ fn the_manifest_holds_a_right_configuration_and_the_capabilities_that_it_needs()
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(configuration_of_the_manifest().as_bytes()).unwrap();
     let layers = Layers::load(Some(file.path()), std::iter::empty()).unwrap_or_else(|problems| panic!("{problems}"));
+    let directories = layers.provenance().directories.clone();
     let plan = daemon::resolve(layers, |written| resolve::session(&written)).unwrap_or_else(|why| panic!("{why}"));
-    let needs = Needs::of_daemon(&plan, file.path(), 212_992);
+    let needs = Needs::of_daemon(&plan, &directories, 212_992);
     let names: Vec<String> =
         needs.capabilities().map(|(name, _)| format!("{:?}", name.to_string().replace("CAP_", ""))).collect();
     assert!(MANIFEST.contains(&format!("add: [{}]", names.join(", "))), "{names:?}");

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::finding::{Finding, Severity};
+use crate::escape::in_one_line;
 
 /// Everything there is to say about one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "session {}", self.session)?;
         for Statement { about, text } in &self.statements {
-            writeln!(f, "  {about:<8} {text}")?;
+            writeln!(f, "  {about:<8} {}", in_one_line(text))?;
         }
         self.findings.iter().try_for_each(|finding| write!(f, "{finding}"))
     }
@@ -49,7 +50,7 @@ impl fmt::Display for Finding {
             Severity::Warning => "warning",
             Severity::Note => "note",
         };
-        writeln!(f, "{severity}: {}", self.what)?;
+        writeln!(f, "{severity}: {}", in_one_line(&self.what))?;
         if !self.why.is_empty() {
             writeln!(f, "  why:  {}", self.why)?;
         }

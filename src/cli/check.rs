@@ -1,10 +1,10 @@
 //! `farspan check`: what would happen, without sending anything.
 
-use std::io::{self, Write as _};
 use std::panic::resume_unwind;
 
 use tokio::spawn;
 
+use super::output;
 use super::runtime::block_on;
 use super::session_arguments::SessionArguments;
 use super::source_arguments::AllSourceArguments;
@@ -40,7 +40,7 @@ pub fn run(arguments: &SessionArguments<AllSourceArguments>) -> Result<(), Probl
     let needs = with_foreign_directories(&needs).unwrap_or(needs);
     let has = Capabilities::of_this_process().unwrap_or(Capabilities::NONE);
     // Whoever closed the pipe has read enough; the exit code still tells.
-    let _ = write!(io::stdout(), "\n{}", Rights { needs: &needs, has });
+    let _ = output::print(&format!("\n{}", Rights { needs: &needs, has }));
     Problems::gathered([outcome, described.check_trust()]).map(drop)
 }
 
@@ -58,12 +58,12 @@ async fn report(plans: &[SessionPlan]) -> Result<(), Problems> {
             several => format!("would not run: {several} problems"),
         };
         // Whoever closed the pipe has read enough; the exit code still tells.
-        let _ = writeln!(io::stdout(), "{gap}{report}{verdict}");
+        let _ = output::print(&format!("{gap}{report}{verdict}\n"));
         found.extend(problems);
         reports.push(report);
     }
     if let Some(finding) = timers::findings(&reports) {
-        let _ = write!(io::stdout(), "\n{finding}");
+        let _ = output::print(&format!("\n{finding}"));
     }
     Problems::unless_empty(found)
 }

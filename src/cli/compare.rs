@@ -86,7 +86,7 @@ enum OrderWord {
 pub fn run(arguments: &CompareArguments, quiet: bool) -> Result<ExitCode, Problems> {
     let comparison = compare(&arguments.plan())?;
     if arguments.json {
-        output::print(&format!("{}\n", comparison.to_json()))?;
+        output::print_json(&comparison.to_json())?;
     } else if !quiet {
         output::print(&comparison.table().to_string())?;
     }

@@ -1,9 +1,8 @@
 //! What arguments describe: a session in the foreground, or all that a daemon does.
 
-use std::path::PathBuf;
-
 use crate::config::daemon::DaemonPlan;
 use crate::config::plan::SessionPlan;
+use crate::config::reading::Provenance;
 use crate::config::trust;
 use crate::error::Problems;
 use crate::privilege::needs::{Life, Needs};
@@ -17,8 +16,8 @@ pub enum Described {
     Daemon {
         /// What is to be done.
         plan: Box<DaemonPlan>,
-        /// The configuration's file; nowhere where all of it is in the environment.
-        file: PathBuf,
+        /// Where it was read.
+        provenance: Box<Provenance>,
     },
 }
 
@@ -37,10 +36,10 @@ impl Described {
     /// Every file and directory that others may write to.
     pub fn check_trust(&self) -> Result<(), Problems> {
         match self {
-            Self::Daemon { plan, file } if !file.as_os_str().is_empty() => {
-                trust::check(file, plan.privileges.user.as_ref().map(|user| user.uid))
+            Self::Daemon { plan, provenance } => {
+                trust::check(provenance, plan.privileges.user.as_ref().map(|user| user.uid))
             }
-            Self::Daemon { .. } | Self::Session(_) => Ok(()),
+            Self::Session(_) => Ok(()),
         }
     }
 
@@ -48,7 +47,7 @@ impl Described {
     pub fn needs(&self, receive_buffer: u64) -> Needs {
         match self {
             Self::Session(plan) => Needs::of(plan, Life::Once, receive_buffer),
-            Self::Daemon { plan, file } => Needs::of_daemon(plan, file, receive_buffer),
+            Self::Daemon { plan, provenance } => Needs::of_daemon(plan, &provenance.directories, receive_buffer),
         }
     }
 }

@@ -58,13 +58,13 @@ enum What {
 /// When standard output does not take it.
 pub fn run(arguments: &GenerateArguments, mut program: Command) -> Result<(), Problems> {
     match &arguments.what {
-        What::Config => output::print(config::REFERENCE),
-        What::Man { directory: None } => output::print(&manual(program)?),
+        What::Config => output::print_as_it_is(config::REFERENCE),
+        What::Man { directory: None } => output::print_as_it_is(&manual(program)?),
         What::Man { directory: Some(directory) } => write_pages(directory, program),
         What::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut program, "farspan", &mut script);
-            output::print(&String::from_utf8_lossy(&script))
+            output::print_as_it_is(&String::from_utf8_lossy(&script))
         }
     }
 }

@@ -2,16 +2,21 @@
 
 #![allow(clippy::doc_markdown, reason = "doc comments of arguments are help texts, printed as they are")]
 
-use std::io::{IsTerminal, Stderr, Write, stderr};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write, stderr};
 use std::os::unix::fs::MetadataExt as _;
 
 use clap::{ArgAction, Args};
-use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
+use super::journal::Journal;
 use crate::config::monitoring::{LogFormat, LogLevel, LogPlan};
+use crate::escape::{in_json, in_one_line};
+use crate::spool;
 
 /// How much is said, and how.
 #[derive(Debug, Args)]
@@ -54,8 +59,8 @@ impl LogArguments {
             LogFormat::Text => (text(log), None),
             LogFormat::Json => (json(), None),
             LogFormat::Auto if !leads_to_journal() => (text(log), None),
-            LogFormat::Auto | LogFormat::Journald => match journal() {
-                Ok(journal) => (journal, None),
+            LogFormat::Auto | LogFormat::Journald => match Journal::open() {
+                Ok(journal) => (journal.boxed(), None),
                 Err(error) => (text(log), Some(error)),
             },
         };
@@ -81,8 +86,15 @@ type Lines = Box<dyn Layer<tracing_subscriber::layer::Layered<EnvFilter, Registr
 
 fn text(log: Log) -> Lines {
     let colours = understands_escapes() && std::env::var_os("NO_COLOR").is_none();
-    let writer = if understands_escapes() { over_progress } else { stderr };
-    let lines = fmt::layer().with_writer(writer).with_ansi(colours).with_target(false);
+    // One event is one line, whatever names are in it.
+    let fields = fmt::format::debug_fn(|out, field, value| {
+        let text = format!("{value:?}");
+        let text = in_one_line(&text);
+        if field.name() == "message" { write!(out, "{text}") } else { write!(out, "{field}={text}") }
+    });
+    let writer = StandardError { wipes: understands_escapes(), is_json: false };
+    let lines = fmt::layer().fmt_fields(fields.delimited(" ")).with_writer(writer).with_ansi(colours);
+    let lines = lines.log_internal_errors(false).with_target(false);
     match log {
         Log::Foreground => lines.without_time().boxed(),
         Log::Daemon => lines.boxed(),
@@ -91,22 +103,7 @@ fn text(log: Log) -> Lines {
 
 fn json() -> Lines {
     let lines = fmt::layer().json().flatten_event(true).with_span_list(false).with_target(false);
-    lines.with_writer(stderr).boxed()
-}
-
-/// The journal's own protocol: the session is the field `FARSPAN_SESSION`.
-fn journal() -> std::io::Result<Lines> {
-    // Those of syslog(3), of which `journalctl -p` knows.
-    let priorities = PriorityMappings {
-        error: Priority::Error,
-        warn: Priority::Warning,
-        info: Priority::Informational,
-        debug: Priority::Debug,
-        trace: Priority::Debug,
-    };
-    let journal = tracing_journald::layer()?.with_priority_mappings(priorities);
-    let name = env!("CARGO_PKG_NAME").to_owned();
-    Ok(journal.with_syslog_identifier(name).with_field_prefix(Some("FARSPAN".to_owned())).boxed())
+    lines.log_internal_errors(false).with_writer(StandardError { wipes: false, is_json: true }).boxed()
 }
 
 /// Whether standard error is the journal's, as systemd says in `JOURNAL_STREAM` (systemd.exec(5)): device and inode.
@@ -121,11 +118,37 @@ fn understands_escapes() -> bool {
     stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|terminal| terminal != "dumb")
 }
 
-/// Standard error, after wiping the line of a replay's progress, which is drawn again below.
-fn over_progress() -> Stderr {
-    const WIPE: &[u8] = b"\r\x1b[K";
-    let mut stderr = stderr();
-    // A terminal that takes nothing will not take the log line either.
-    let _ = stderr.write_all(WIPE);
-    stderr
+/// Gives each line to the spool of standard error: neither a worker nor the control plane waits for its reader.
+#[derive(Clone, Copy, Debug)]
+struct StandardError {
+    /// Whether the line of a replay's progress is wiped before, which is drawn again below.
+    wipes: bool,
+    is_json: bool,
+}
+
+impl<'a> MakeWriter<'a> for StandardError {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        *self
+    }
+}
+
+impl Write for StandardError {
+    /// One call has one whole line (`tracing_subscriber::fmt::Layer::on_event`).
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        const WIPE: &[u8] = b"\r\x1b[K";
+        let wipe = if self.wipes { WIPE } else { b"" };
+        let shown = if self.is_json {
+            Cow::from(in_json(&String::from_utf8_lossy(line)).into_owned().into_bytes())
+        } else {
+            Cow::from(line)
+        };
+        spool::standard_error().offer([wipe, &shown].concat());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -6,6 +6,7 @@ mod daemon_socket;
 mod described;
 mod destination_arguments;
 mod generate;
+mod journal;
 mod limit_arguments;
 mod log;
 mod mirror;
@@ -22,11 +23,16 @@ mod source_arguments;
 mod status;
 mod top;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::panic::{self, PanicHookInfo};
+use std::thread;
+
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::monitoring::LogPlan;
 use crate::error::{ExitCode, Problems};
 use crate::privilege;
+use crate::session::signals;
 use log::{Log, LogArguments};
 use session_arguments::SessionArguments;
 use source_arguments::AllSourceArguments;
@@ -92,6 +98,13 @@ enum Command {
 /// Runs the command that the process's arguments name and says how the process ends. Wrong usage ends it in clap.
 pub fn run() -> ExitCode {
     let Arguments { command, log } = Arguments::parse();
+    signals::let_large_writes_fail();
+    let runs_sessions = matches!(command, Command::Mirror(_) | Command::Receive(_) | Command::Run(_));
+    if runs_sessions {
+        signals::hold();
+    }
+    let _finish = Finish { handles_signals: runs_sessions };
+    panic::set_hook(Box::new(say_panic));
     // The daemon's configuration has a say in its log.
     if !matches!(command, Command::Run(_)) {
         log.start(LogPlan::default(), Log::Foreground);
@@ -112,6 +125,29 @@ pub fn run() -> ExitCode {
         Command::Generate(arguments) => generate::run(&arguments, Arguments::command()).map(|()| ExitCode::Done),
     };
     done.unwrap_or_else(|problems| report(&problems))
+}
+
+/// Waits at the end, also after a panic, until everything has been said.
+struct Finish {
+    handles_signals: bool,
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        output::finish(self.handles_signals);
+    }
+}
+
+/// Says where a thread panicked, without waiting for whoever reads it.
+fn say_panic(panicked: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("<unnamed>");
+    let backtrace = Backtrace::capture();
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("\n{backtrace}"),
+        _ => String::new(),
+    };
+    output::say(&format!("thread '{name}' {panicked}{backtrace}\n"));
 }
 
 /// Tells the operator what went wrong.

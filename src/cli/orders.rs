@@ -43,7 +43,7 @@ pub fn reload(arguments: &ReloadArguments, quiet: bool) -> Result<(), Problems> 
     let report = arguments.socket.reload()?;
     if arguments.json {
         // Names: nothing that JSON could refuse.
-        output::print(&(serde_json::to_string(&report).unwrap_or_default() + "\n"))?;
+        output::print_json(&serde_json::to_string(&report).unwrap_or_default())?;
     } else if !quiet {
         output::print(&told(&report))?;
     }

@@ -3,7 +3,9 @@
 use clap::Args;
 
 use std::sync::Arc;
+use std::thread;
 
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::output;
@@ -12,6 +14,7 @@ use super::runtime::{RuntimeError, block_on};
 use crate::config::plan::{DestinationPlan, Engine, SessionPlan, SourcePlan};
 use crate::config::privileges::Sandbox;
 use crate::error::Problems;
+use crate::escape::in_one_line;
 use crate::kernel::locate::resolve;
 use crate::kernel::lookup::{Moved, moved};
 use crate::kernel::underlay::Underlay;
@@ -20,9 +23,11 @@ use crate::ledger::Ledger;
 use crate::privilege;
 use crate::privilege::needs::{Life, Needs};
 use crate::quantity::{Mtu, Workers};
-use crate::session::control::{Signals, until_end};
+use crate::session::control::until_end;
+use crate::session::signals::{Listener, Signals};
 use crate::session::{Outcome, Session};
 use crate::source::{self, Interface};
+use crate::spool;
 
 /// What a session in the foreground does beside its plan.
 #[derive(Debug, Args)]
@@ -42,21 +47,36 @@ pub struct RunningArguments {
 /// What kept the session from starting, or went wrong on the way.
 pub fn run(plan: &SessionPlan, quiet: bool, arguments: &RunningArguments) -> Result<(), Problems> {
     output::check_reader(&plan.destinations)?;
-    let Outcome { ledger, failures } = block_on(run_session(plan, quiet, arguments.sandbox))??;
-    if !quiet {
-        output::print_ledger(&plan.destinations, &ledger, arguments.json)?;
-    }
-    Problems::unless_empty(failures)
+    block_on(async {
+        let mut signals = Signals::listen(Listener::Foreground).map_err(RuntimeError)?;
+        let Outcome { ledger, failures } = run_session(plan, quiet, arguments, &mut signals).await?;
+        let printed = if quiet {
+            Ok(())
+        } else {
+            let to = output::spool_beside(&plan.destinations);
+            let was_asked = signals.have_asked_to_end();
+            output::deliver(output::in_words(&ledger, arguments.json), to, was_asked, &mut signals).await
+        };
+        Problems::gathered([printed, Problems::unless_empty(failures)]).map(drop)
+    })?
 }
 
 /// Opens the session, says so, and runs it to its end.
-async fn run_session(plan: &SessionPlan, quiet: bool, sandbox: Sandbox) -> Result<Outcome, Problems> {
+async fn run_session(
+    plan: &SessionPlan,
+    quiet: bool,
+    arguments: &RunningArguments,
+    signals: &mut Signals,
+) -> Result<Outcome, Problems> {
     // A mistyped interface is told before anybody is waited for.
     source::look(plan)?;
-    let underlays = resolve(&plan.destinations).await?;
-    let session = Session::open(plan, &underlays)?;
-    let signals = Signals::listen().map_err(RuntimeError)?;
-    privilege::drop(&Needs::of(plan, Life::Once, 0), sandbox)?;
+    let (session, underlays) = tokio::select! {
+        opened = open(plan) => opened?,
+        // Nothing was captured yet.
+        () = signals.end() => return Ok(Outcome::of_nothing(plan)),
+    };
+    privilege::drop(&Needs::of(plan, Life::Once, 0), arguments.sandbox)?;
+    spool::renew();
     if !quiet {
         let to = plan.destinations.iter().map(|destination| destination.to.as_str());
         let mtus = underlays.iter().map(|underlay| underlay.as_ref().map(|underlay| underlay.mtu()));
@@ -71,8 +91,27 @@ async fn run_session(plan: &SessionPlan, quiet: bool, sandbox: Sandbox) -> Resul
     tokio::spawn(watch(underlays.into_iter().flatten().collect()));
     let progress = Progress::of(plan, session.progress(), quiet);
     let look = progress.map(|progress| move |ledger: &Ledger| progress.show(ledger));
+    let show = |ledger: &Ledger| {
+        output::spool_beside(&plan.destinations).offer(output::in_words(ledger, arguments.json).into_bytes());
+    };
     let running = session.start()?;
-    Ok(until_end(running, signals, plan.end.duration, look).await)
+    Ok(until_end(running, signals, plan.end.duration, look, show).await)
+}
+
+/// Opens the session on a thread of its own: a pipe or a disk may keep it, and signals are heard meanwhile.
+async fn open(plan: &SessionPlan) -> Result<(Session, Vec<Option<Arc<Underlay>>>), Problems> {
+    let underlays = resolve(&plan.destinations).await?;
+    let (send, receive) = oneshot::channel();
+    let work = {
+        let (plan, underlays) = (plan.clone(), underlays.clone());
+        // Nobody waits for it where a signal came first.
+        move || drop(send.send(Session::open(&plan, &underlays)))
+    };
+    thread::Builder::new().name("opening".to_owned()).spawn(work).map_err(RuntimeError)?;
+    match receive.await {
+        Ok(session) => Ok((session?, underlays)),
+        Err(_) => Err(RuntimeError(std::io::ErrorKind::Interrupted.into()).into()),
+    }
 }
 
 /// Says it when an analyzer's name stands for another address: a session in the foreground stays at the one that it began
@@ -124,7 +163,8 @@ fn start_line<'a>(
     let to: Vec<String> =
         destinations.map(|(to, mtu)| mtu.map_or_else(|| to.to_owned(), |mtu| format!("{to} over MTU {mtu}"))).collect();
     let netns = netns.map_or_else(String::new, |netns| format!(" of the network namespace {netns}"));
-    format!("farspan: {does} {}{netns} to {}{engine}{workers}\n", interfaces.join(", "), to.join(" and "))
+    let line = format!("farspan: {does} {}{netns} to {}{engine}{workers}", interfaces.join(", "), to.join(" and "));
+    format!("{}\n", in_one_line(&line))
 }
 
 #[cfg(test)]

@@ -24,5 +24,8 @@ pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Problems> {
     // The runtime's other threads resolve names, and may be older than the moment when privileges are given up.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().on_thread_start(privilege::renounce).build().map_err(RuntimeError)?;
-    Ok(runtime.block_on(work))
+    let done = runtime.block_on(work);
+    // A name server or a disk that does not answer keeps threads, and nobody waits for them.
+    runtime.shutdown_background();
+    Ok(done)
 }

@@ -17,8 +17,8 @@ use crate::config::daemon;
 use crate::config::load::{Layers, SessionWritten};
 use crate::config::mistake::{Mistake, What};
 use crate::config::plan::SessionPlan;
-use crate::config::resolve;
 use crate::config::written::{Origin, Table, Written, set, set_flag};
+use crate::config::{reading, resolve, trust};
 use crate::error::Problems;
 
 /// A session, from a file or from flags alone. `S` has the flags of one kind of source.
@@ -84,11 +84,13 @@ impl<S: SourceFlags> SessionArguments<S> {
     /// # Errors
     /// Every mistake in files, environment and flags.
     pub fn plan(&self) -> Result<SessionPlan, Problems> {
-        let session = match self.layers()? {
-            Some(layers) => layers.session(self.configuration.session.as_deref())?,
-            None => SessionWritten::default(),
-        };
-        self.resolve(session)
+        let Some(layers) = self.layers()? else { return self.resolve(SessionWritten::default()) };
+        let trusted = trust::check(layers.provenance(), None);
+        let plan = layers.session(self.configuration.session.as_deref()).and_then(|session| self.resolve(session));
+        match (plan, trusted) {
+            (Ok(plan), Ok(())) => Ok(plan),
+            (plan, trusted) => Err(Problems::all(plan.err().into_iter().chain(trusted.err()))),
+        }
     }
 
     /// What the arguments describe: a whole configuration, unless a session of it is chosen.
@@ -98,9 +100,9 @@ impl<S: SourceFlags> SessionArguments<S> {
     pub fn described(&self) -> Result<Described, Problems> {
         match self.layers()? {
             Some(layers) if self.configuration.session.is_none() => {
+                let provenance = Box::new(layers.provenance().clone());
                 let plan = daemon::resolve(layers, |session| self.resolve(session))?;
-                let file = self.configuration.config.clone().unwrap_or_default();
-                Ok(Described::Daemon { plan: Box::new(plan), file })
+                Ok(Described::Daemon { plan: Box::new(plan), provenance })
             }
             _ => self.plan().map(|plan| Described::Session(Box::new(plan))),
         }
@@ -110,7 +112,12 @@ impl<S: SourceFlags> SessionArguments<S> {
     fn layers(&self) -> Result<Option<Layers>, Problems> {
         let ConfigurationArguments { config, session } = &self.configuration;
         let is_asked_for = config.is_some() || session.is_some();
-        is_asked_for.then(|| Layers::load(config.as_deref(), environment())).transpose()
+        if !is_asked_for {
+            return Ok(None);
+        }
+        let Some(file) = config else { return Layers::load(None, environment()).map(Some) };
+        let path = file.clone();
+        reading::within_time(file, move || Layers::load(Some(&path), environment())).map(Some)
     }
 
     fn resolve(&self, mut session: SessionWritten) -> Result<SessionPlan, Problems> {

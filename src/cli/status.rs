@@ -10,6 +10,7 @@ use super::output;
 use crate::daemon::NoSuchSession;
 use crate::daemon::view::{DestinationView, InterfaceView, SessionView, State, View};
 use crate::error::Problems;
+use crate::escape::in_one_line;
 use crate::session::governor::{GovernorState, GovernorView};
 
 pub(super) const EXAMPLES: &str = "\
@@ -49,8 +50,10 @@ pub fn run(arguments: &StatusArguments) -> Result<(), Problems> {
         }
     }
     // Numbers, strings and maps with string keys: nothing that JSON could refuse.
-    let json = || serde_json::to_string(&view).unwrap_or_default() + "\n";
-    output::print(&if arguments.json { json() } else { Table { view: &view, now: SystemTime::now() }.to_string() })
+    if arguments.json {
+        return output::print_json(&serde_json::to_string(&view).unwrap_or_default());
+    }
+    output::print(&Table { view: &view, now: SystemTime::now() }.to_string())
 }
 
 /// A view as lines.
@@ -64,7 +67,7 @@ impl fmt::Display for Table<'_> {
         let View { version, started: _, uptime, reloads, sessions } = self.view;
         writeln!(f, "farspan {version}, up for {}, reloaded {}", age(*uptime), times(reloads.succeeded))?;
         if let Some(error) = &reloads.last_error {
-            writeln!(f, "the last reload failed, and nothing was changed: {error}")?;
+            writeln!(f, "the last reload failed, and nothing was changed: {}", in_one_line(error))?;
         }
         for session in sessions {
             f.write_char('\n')?;
@@ -85,7 +88,7 @@ impl Table<'_> {
             count => format!(", started again {}", times(count)),
         };
         let since = self.ago(session.since);
-        writeln!(f, "session {}: {} for {since}{again}{restarts}", session.name, session.state.label())?;
+        writeln!(f, "session {}: {} for {since}{again}{restarts}", in_one_line(&session.name), session.state.label())?;
         let from: Vec<String> = session.interfaces.iter().map(interface).collect();
         if !from.is_empty() {
             row(f, "from", &from.join(", "))?;
@@ -158,7 +161,7 @@ fn times(count: u64) -> String {
 }
 
 fn row(f: &mut fmt::Formatter<'_>, what: &str, words: &str) -> fmt::Result {
-    writeln!(f, "  {what:<20}{words}")
+    writeln!(f, "  {:<20}{}", in_one_line(what), in_one_line(words))
 }
 
 /// A time in the two largest units that it has: `3days 2h`.

@@ -22,6 +22,30 @@ pub enum FileError {
         /// The kernel's words.
         source: std::io::Error,
     },
+    /// It is something else than a file.
+    #[error("the configuration {} is {kind}, not a file", path.display())]
+    NoFile {
+        /// What it is called.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// It is larger than a configuration.
+    #[error("the configuration file {} is larger than {} MiB", path.display(), most >> 20)]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+        /// Most bytes.
+        most: u64,
+    },
+    /// It gives nothing, such as a pipe into which nothing is written.
+    #[error("the configuration {} was not read within {} s", path.display(), patience.as_secs())]
+    NotInTime {
+        /// Which file.
+        path: PathBuf,
+        /// How long was waited.
+        patience: std::time::Duration,
+    },
     /// It is not TOML.
     #[error("{message}")]
     Syntax {
@@ -33,16 +57,6 @@ pub enum FileError {
 }
 
 impl File {
-    /// Reads and parses `path`.
-    ///
-    /// # Errors
-    /// When it cannot be read, or every place where it is not TOML.
-    pub fn read(path: &Path) -> Result<Self, Vec<FileError>> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| vec![FileError::Unreadable { path: path.to_owned(), source }])?;
-        Self::parse(path, &text)
-    }
-
     /// Parses `text`; `path` is for messages.
     ///
     /// # Errors
@@ -112,7 +126,7 @@ impl config::Source for File {
 impl Explain for FileError {
     fn place(&self) -> Option<String> {
         match self {
-            Self::Unreadable { .. } => None,
+            Self::Unreadable { .. } | Self::NoFile { .. } | Self::TooLarge { .. } | Self::NotInTime { .. } => None,
             Self::Syntax { position, .. } => Some(position.clone()),
         }
     }
@@ -120,6 +134,9 @@ impl Explain for FileError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unreadable { .. } => "`farspan generate config` prints a commented file to start from".to_owned(),
+            Self::NoFile { .. } => "name a file; its drop-ins are conf.d/*.toml beside it".to_owned(),
+            Self::TooLarge { .. } => "split it into conf.d/*.toml beside it".to_owned(),
+            Self::NotInTime { .. } => "a pipe must be written and closed; for `farspan run`, name a file".to_owned(),
             Self::Syntax { .. } => "the file is TOML: https://toml.io".to_owned(),
         })
     }
@@ -131,7 +148,9 @@ impl Explain for FileError {
                 std::io::ErrorKind::PermissionDenied => ExitCode::NotPermitted,
                 _ => ExitCode::Config,
             },
-            Self::Syntax { .. } => ExitCode::Config,
+            Self::NoFile { .. } | Self::TooLarge { .. } | Self::NotInTime { .. } | Self::Syntax { .. } => {
+                ExitCode::Config
+            }
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The layers: a file, the drop-ins beside it, the environment. Flags come on top in [`crate::cli`].
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::daemon::TABLES;
-use super::file::{File, FileError};
+use super::file::File;
 use super::keys::Keys;
 use super::mistake::{Mistake, What};
 use super::plan::EndPlan;
+use super::reading::{self, Provenance, Text};
 use super::words;
 use super::written::{Origin, Table, Value, Written};
 use crate::error::{ExitCode, Explain, Problems};
@@ -48,6 +49,7 @@ pub struct Layers {
     sessions: Vec<SessionWritten>,
     /// Every table of the top, the sessions' among them.
     top: Table,
+    provenance: Provenance,
 }
 
 impl Layers {
@@ -58,27 +60,45 @@ impl Layers {
     /// Every file that cannot be read or is not TOML, and every key outside a session.
     pub fn load(file: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> Result<Self, Problems> {
         let mut problems: Vec<Box<dyn Explain>> = Vec::new();
-        let mut layers = Vec::new();
-        for path in file.map(with_drop_ins).into_iter().flatten() {
-            match path.and_then(|path| File::read(&path)) {
-                Ok(layer) => layers.push(layer),
-                Err(errors) => problems.extend(errors.into_iter().map(Into::into)),
+        let (mut layers, mut provenance) = (Vec::new(), Provenance::default());
+        let texts = file.map_or_else(|| Ok(Vec::new()), |file| reading::read(file, &mut provenance));
+        match texts {
+            Ok(texts) => {
+                for Text { path, text } in texts {
+                    match File::parse(&path, &text) {
+                        Ok(layer) => layers.push(layer),
+                        Err(errors) => problems.extend(errors.into_iter().map(Into::into)),
+                    }
+                }
             }
+            Err(errors) => problems.extend(errors.into_iter().map(Into::into)),
         }
         Problems::unless_empty(problems)?;
-        Self::of(layers, environment)
+        Ok(Self { provenance, ..Self::of(layers, environment)? })
+    }
+
+    /// Where all of it was read.
+    pub fn provenance(&self) -> &Provenance {
+        &self.provenance
     }
 
     /// Puts layers together, the later one over the earlier one.
     pub(super) fn of(files: Vec<File>, environment: impl Iterator<Item = (String, String)>) -> Result<Self, Problems> {
         // Other programs' switches may begin with FARSPAN_ too: a configuration key always has a table before it.
-        let environment = environment.filter(|(name, _)| name.contains("__")).collect();
+        let is_ours = |name: &str| {
+            let prefix = name.as_bytes().get(..PREFIX.len());
+            prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX.as_bytes())) && name.contains("__")
+        };
+        let environment: config::Map<String, String> = environment.filter(|(name, _)| is_ours(name)).collect();
+        let strange =
+            environment.keys().filter(|name| !is_key(name)).map(|name| StrangeVariable { name: name.clone() });
+        Problems::unless_empty(strange.collect())?;
         let environment =
             config::Environment::with_prefix("FARSPAN").prefix_separator("_").separator("__").source(Some(environment));
         let layered =
             config::Config::builder().add_source(files).add_source(environment).build().map_err(LayerError)?;
         let Value::Table(table) = Written::from(layered.cache).value else {
-            return Ok(Self { sessions: Vec::new(), top: Table::new() });
+            return Ok(Self { sessions: Vec::new(), top: Table::new(), provenance: Provenance::default() });
         };
         Self::sessions(table)
     }
@@ -102,7 +122,7 @@ impl Layers {
             })
             .collect();
         Problems::unless_empty(mistakes)?;
-        Ok(Self { sessions, top: table })
+        Ok(Self { sessions, top: table, provenance: Provenance::default() })
     }
 
     /// The tables beside the sessions.
@@ -144,27 +164,41 @@ impl Layers {
     }
 }
 
-/// The file and its drop-ins; the directory may be absent.
-pub(super) fn with_drop_ins(file: &Path) -> Vec<Result<PathBuf, Vec<FileError>>> {
-    let directory = drop_in_directory(file);
-    let listed = directory.read_dir().and_then(|entries| {
-        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
-        let mut paths = paths.collect::<Result<Vec<_>, _>>()?;
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
-        paths.sort();
-        Ok(paths)
-    });
-    let drop_ins = match listed {
-        Ok(paths) => paths.into_iter().map(Ok).collect(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => vec![Err(vec![FileError::Unreadable { path: directory, source }])],
-    };
-    std::iter::once(Ok(file.to_owned())).chain(drop_ins).collect()
+/// In front of every key in the environment.
+const PREFIX: &str = "FARSPAN_";
+/// Most tables and keys in the name of a variable: `SESSION__NAME__DESTINATION__NAME__KEY` has five.
+const MOST_PARTS: usize = 8;
+
+/// Whether the `config` crate, which descends table by table, may have a variable of this name.
+fn is_key(name: &str) -> bool {
+    name.split("__").count() <= MOST_PARTS && !name.contains(['.', '[', ']'])
 }
 
-/// Where the drop-ins of `file` are.
-pub(super) fn drop_in_directory(file: &Path) -> PathBuf {
-    file.parent().unwrap_or(Path::new("")).join("conf.d")
+/// A variable that names no key there could be.
+#[derive(Debug, thiserror::Error)]
+#[error("the environment variable {} is no key of the configuration", beginning(name))]
+struct StrangeVariable {
+    name: String,
+}
+
+impl Explain for StrangeVariable {
+    fn hint(&self) -> Option<String> {
+        Some(format!(
+            "names of tables and keys are letters, digits and `-` between `__`, at most {MOST_PARTS} of them, such as \
+             FARSPAN_SESSION__DMZ__SOURCE__DELAY; unset it, or call it otherwise if it is another program's"
+        ))
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Config
+    }
+}
+
+/// As much of a name as a line has room for.
+fn beginning(name: &str) -> String {
+    const MOST: usize = 60;
+    let end = name.char_indices().nth(MOST).map(|(at, _)| at);
+    end.map_or_else(|| name.to_owned(), |end| format!("{}…", &name[..end]))
 }
 
 /// The layers contradict each other in a way that only the `config` crate sees.
@@ -356,6 +390,17 @@ mod tests {
         let written = Layers::of(vec![file], environment.into_iter()).unwrap().session(None).unwrap();
         let text = resolve::session(&written).unwrap_err().to_string();
         assert!(text.contains("where: environment variable FARSPAN_SESSION__DMZ__SOURCE__DELAY\n"), "{text}");
+    }
+
+    #[test]
+    fn a_variable_that_is_nested_deeply_or_strangely_is_refused() {
+        let deep = format!("farspan_{}", vec!["A"; 100_000].join("__"));
+        for name in [deep.as_str(), "FARSPAN_A__B.C.D", "FARSPAN_A__B[0][99999999999]"] {
+            let problems = Layers::of(Vec::new(), [(name.to_owned(), "1".to_owned())].into_iter()).unwrap_err();
+            let text = problems.to_string();
+            assert!(text.starts_with("error: the environment variable ") && text.len() < 500, "{text}");
+            assert_eq!(problems.exit_code(), ExitCode::Config);
+        }
     }
 
     #[test]

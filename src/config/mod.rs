@@ -7,6 +7,7 @@ pub mod local_end;
 pub mod netns;
 pub mod plan;
 pub mod privileges;
+pub mod reading;
 pub mod resolve;
 
 pub mod defaults;

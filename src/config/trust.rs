@@ -1,13 +1,11 @@
 //! Whether a configuration may be believed: a daemon with privileges does what its files say, so nobody else may write
 //! them.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
-use super::load;
+use super::reading::{Provenance, Role, Seen};
 use crate::error::{ExitCode, Explain, Problems};
 
 /// Why a file or directory of the configuration is not believed.
@@ -44,49 +42,38 @@ impl Explain for Mistrust {
     }
 }
 
-/// That `file`, its drop-ins, and the directories in which others could be put in their place, are written by nobody but
-/// root, this process's user and `daemon`, who it will be. What is not there, or cannot be looked at, is told by whoever
-/// reads it.
+/// That what was read is written by nobody but root, this process's user and `daemon`, who it will be: every file, every
+/// directory from the root to it, and every link on the way.
 ///
 /// # Errors
-/// Every file and directory that is not.
-pub fn check(file: &Path, daemon: Option<Uid>) -> Result<(), Problems> {
-    let around = file.parent().filter(|around| !around.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (around, drop_ins) = ((around.to_owned(), Sort::Around), (load::drop_in_directory(file), Sort::Read));
-    let files = load::with_drop_ins(file).into_iter().flatten().map(|path| (path, Sort::Read));
-    let found = files.chain([drop_ins, around]).filter_map(|(path, sort)| mistrust(path, sort, daemon)).collect();
-    Problems::unless_empty::<Mistrust>(found)
+/// Everything that others may write.
+pub fn check(provenance: &Provenance, daemon: Option<Uid>) -> Result<(), Problems> {
+    Problems::unless_empty::<Mistrust>(provenance.seen.iter().filter_map(|seen| mistrust(seen, daemon)).collect())
 }
 
-/// What a path has to do with the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sort {
-    /// It is read, or everything in it.
-    Read,
-    /// A file in it is read, and could be put out of its way.
-    Around,
-}
-
-fn mistrust(path: PathBuf, sort: Sort, daemon: Option<Uid>) -> Option<Mistrust> {
+fn mistrust(seen: &Seen, daemon: Option<Uid>) -> Option<Mistrust> {
     const GROUP_WRITES: u32 = 0o020;
     const OTHERS_WRITE: u32 = 0o002;
     /// Who may write to a directory may rename no file of somebody else.
     const STICKY: u32 = 0o1000;
-    let metadata = path.metadata().ok()?;
-    let (mode, group) = (metadata.mode(), Gid::from_raw(metadata.gid()));
-    let who = if mode & OTHERS_WRITE != 0 {
+    let Seen { path, role, uid, gid, mode, is_read_only } = seen;
+    let (path, group) = (path.clone(), Gid::from_raw(*gid));
+    let who = if *role == Role::Link {
+        // The mode of a link means nothing (symlink(7)).
+        None
+    } else if mode & OTHERS_WRITE != 0 {
         Some("everybody".to_owned())
-    } else if mode & GROUP_WRITES != 0 && group.as_raw() != 0 {
+    } else if mode & GROUP_WRITES != 0 && gid != &0 && !is_own_group(group) {
         let named = Group::from_gid(group).ok().flatten();
         Some(format!("the group {}", named.map_or_else(|| group.to_string(), |group| group.name)))
     } else {
         None
     };
-    let is_kept = sort == Sort::Around && mode & STICKY != 0;
-    if let Some(who) = who.filter(|_| !is_kept && !is_read_only(&path)) {
+    let is_kept = *role == Role::Around && mode & STICKY != 0;
+    if let Some(who) = who.filter(|_| !is_kept && !is_read_only) {
         return Some(Mistrust::Writable { path, who });
     }
-    let owner = Uid::from_raw(metadata.uid());
+    let owner = Uid::from_raw(*uid);
     let trusted = owner.is_root() || owner == geteuid() || Some(owner) == daemon;
     (!trusted).then(|| {
         let named = User::from_uid(owner).ok().flatten();
@@ -94,9 +81,20 @@ fn mistrust(path: PathBuf, sort: Sort, daemon: Option<Uid>) -> Option<Mistrust> 
     })
 }
 
-/// Whether nobody can write there whatever the mode says: Kubernetes mounts a `ConfigMap` so, in directories of mode 0777.
-fn is_read_only(path: &Path) -> bool {
-    statvfs(path).is_ok_and(|system| system.flags().contains(FsFlags::ST_RDONLY))
+/// Whether nobody but this process's user, who is not root, is in `group`: many distributions give each user such a group,
+/// and let it write what the user makes.
+fn is_own_group(group: Gid) -> bool {
+    let user = geteuid();
+    if user.is_root() {
+        return false;
+    }
+    let named = |user: User| {
+        let group = Group::from_gid(group).ok().flatten();
+        group.is_some_and(|group| {
+            group.gid == user.gid && group.name == user.name && group.mem.iter().all(|member| *member == user.name)
+        })
+    };
+    User::from_uid(user).ok().flatten().is_some_and(named)
 }
 
 #[cfg(test)]
@@ -105,6 +103,11 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, chown};
 
     use super::*;
+    use crate::config::load::Layers;
+
+    fn check(file: &std::path::Path, daemon: Option<Uid>) -> Result<(), Problems> {
+        super::check(Layers::load(Some(file), std::iter::empty()).unwrap().provenance(), daemon)
+    }
 
     /// A file that is believed, and the directory that it is in for as long as that is kept.
     fn configuration() -> (tempfile::TempDir, PathBuf) {
@@ -166,7 +169,44 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_somebody_elses_trouble() {
-        assert!(check(Path::new("/nowhere/farspan.toml"), None).is_ok());
+    fn every_directory_from_the_root_to_the_real_file_counts_and_so_does_each_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let (evil, sub) = (directory.path().join("evil"), directory.path().join("evil/sub"));
+        fs::create_dir_all(sub.join("conf.d")).unwrap();
+        fs::write(sub.join("farspan.toml"), "").unwrap();
+        let link = directory.path().join("link.toml");
+        std::os::unix::fs::symlink("evil/sub/farspan.toml", &link).unwrap();
+        // Drop-ins of the link's own directory.
+        fs::create_dir(directory.path().join("conf.d")).unwrap();
+        std::os::unix::fs::symlink("../evil/x.toml", directory.path().join("conf.d/10-x.toml")).unwrap();
+        fs::write(evil.join("x.toml"), "").unwrap();
+        assert!(check(&link, None).is_ok() && check(&sub.join("farspan.toml"), None).is_ok());
+        fs::set_permissions(&evil, Permissions::from_mode(0o777)).unwrap();
+        for file in [&link, &sub.join("farspan.toml"), &sub.join("../sub/./farspan.toml")] {
+            let text = check(file, None).unwrap_err().to_string();
+            assert_eq!(text.matches("everybody may write to the configuration").count(), 1, "{text}");
+            assert!(text.contains("/evil\n"), "{text}");
+        }
+        fs::set_permissions(&evil, Permissions::from_mode(0o1777)).unwrap();
+        assert!(check(&sub.join("farspan.toml"), None).is_ok(), "nobody else may rename what is in a sticky directory");
+    }
+
+    #[test]
+    fn a_file_that_is_given_by_its_descriptor_is_looked_at_itself() {
+        use std::os::fd::AsRawFd as _;
+        let (directory, file) = configuration();
+        let opened = fs::File::open(&file).unwrap();
+        let by_descriptor = PathBuf::from(format!("/dev/fd/{}", opened.as_raw_fd()));
+        assert!(check(&by_descriptor, None).is_ok());
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+        assert!(check(&by_descriptor, None).is_err(), "its path is known");
+        let (reader, writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut &writer, b"[session.a]\n").unwrap();
+        drop(writer);
+        let layers = Layers::load(Some(&PathBuf::from(format!("/dev/fd/{}", reader.as_raw_fd()))), std::iter::empty());
+        let layers = layers.unwrap();
+        assert_eq!(layers.provenance().once.len(), 1);
+        assert!(super::check(layers.provenance(), None).is_ok());
+        assert!(layers.session(Some("a")).is_ok());
     }
 }

@@ -4,10 +4,12 @@
 //! and a Kubernetes `ConfigMap` is a symbolic link that is turned to another directory.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -18,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Tells of every change of `file` and of the drop-ins beside it. Never ends, unless the kernel gives no watch.
 pub(super) async fn watch(file: PathBuf, changed: impl Fn()) {
     let inotify = match Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC) {
-        Ok(inotify) => inotify,
+        Ok(inotify) => Arc::new(inotify),
         Err(error) => return warn!("changes of the configuration go unnoticed until SIGHUP: {error}"),
     };
     let directory = match file.parent() {
@@ -26,7 +28,7 @@ pub(super) async fn watch(file: PathBuf, changed: impl Fn()) {
         _ => PathBuf::from("."),
     };
     let mut complaints = Vec::new();
-    look_at(&inotify, &directory, &mut complaints);
+    complaints = look_aside(&inotify, &directory, complaints).await;
     info!("watching {} and conf.d/*.toml beside it for changes", file.display());
     let mut has_changed = false;
     loop {
@@ -40,9 +42,19 @@ pub(super) async fn watch(file: PathBuf, changed: impl Fn()) {
         }
         if !events.is_empty() {
             // A directory may have been made, or put in the place of another.
-            look_at(&inotify, &directory, &mut complaints);
+            complaints = look_aside(&inotify, &directory, complaints).await;
         }
     }
+}
+
+/// The same as [`look_at`] on a thread that may wait for a disk.
+async fn look_aside(inotify: &Arc<Inotify>, directory: &Path, mut complaints: Vec<PathBuf>) -> Vec<PathBuf> {
+    let (inotify, directory) = (Arc::clone(inotify), directory.to_owned());
+    let looked = spawn_blocking(move || {
+        look_at(&inotify, &directory, &mut complaints);
+        complaints
+    });
+    looked.await.unwrap_or_default()
 }
 
 /// Watches what there is to watch; each thing that cannot be is said once.

@@ -24,6 +24,7 @@ mod visitors;
 pub use manager::{IsStopping, Manager, NoSuchSession};
 pub use reload::ReloadReport;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::pending;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -40,11 +40,14 @@ use tracing::{info, warn};
 
 use crate::config::daemon::DaemonPlan;
 use crate::config::plan::{DestinationPlan, SessionPlan};
+use crate::config::reading::{self, Reading};
 use crate::error::Problems;
 use crate::ledger::Ledger;
 use crate::privilege;
 use crate::privilege::needs::{Needs, largest_receive_buffer};
-use crate::session::control::{ECHO, PATIENCE, REMINDER, Signals};
+use crate::session::control::{ECHO, PATIENCE, REMINDER};
+use crate::session::signals::{Request as Asked, Signals};
+use crate::spool;
 use doors::Doors;
 use manager::Request;
 use opening::{Common, Kept};
@@ -57,12 +60,21 @@ const STATUS_DELAY: Duration = Duration::from_millis(200);
 
 /// What the daemon is to run, and how it comes to know more.
 pub struct Configuration {
-    /// The plan as it is now.
-    pub plan: DaemonPlan,
-    /// Reads it again.
-    pub load: Box<dyn Fn() -> Result<DaemonPlan, Problems> + Send>,
+    /// The configuration as it is now.
+    pub first: Loaded,
+    /// Reads it again. This may take long, or never end: it runs on a thread of its own.
+    pub load: Arc<dyn Fn() -> Result<Loaded, Problems> + Send + Sync>,
     /// The file that it is read from.
     pub file: PathBuf,
+}
+
+/// A configuration that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub plan: DaemonPlan,
+    /// The directories that it was read from, those of symbolic links included.
+    pub directories: BTreeSet<PathBuf>,
 }
 
 /// A session's account, when the daemon has ended.
@@ -92,22 +104,19 @@ pub struct CutShort;
 
 impl crate::error::Explain for CutShort {}
 
-/// Why the daemon cannot start.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen for signals")]
-pub struct NoSignals(#[from] std::io::Error);
-
-impl crate::error::Explain for NoSignals {}
-
-/// Runs every session until SIGINT or SIGTERM, and lets each finish what it has captured. `ready` is called once all of
-/// them have been opened, or tried to be. A second signal ends the daemon with the ledgers as they were last published.
+/// Runs every session until one of `signals` asks for an end, and lets each finish what it has captured. `ready` is called
+/// once all of them have been opened, or tried to be; `show` whenever a signal asks for the ledgers. A second signal ends the
+/// daemon with the ledgers as they were last published.
 ///
 /// # Errors
-/// When the runtime cannot listen for signals.
-pub async fn run(configuration: Configuration, ready: impl FnOnce(&Manager)) -> Result<End, Problems> {
-    let Configuration { plan, load, file } = configuration;
-    let mut signals = Signals::listen().map_err(NoSignals)?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(NoSignals)?;
+/// What keeps the daemon from starting: its listeners cannot be opened, or privileges cannot be given up.
+pub async fn run(
+    configuration: Configuration,
+    signals: &mut Signals,
+    ready: impl FnOnce(&Manager),
+    show: impl Fn(&[LastAccount]),
+) -> Result<End, Problems> {
+    let Configuration { first: Loaded { plan, directories }, load, file } = configuration;
     let (may_start, permission) = watch::channel(false);
     let common = Arc::new(Common::new(permission, plan.limit));
     let (manager, requests) = Manager::new();
@@ -120,32 +129,34 @@ pub async fn run(configuration: Configuration, ready: impl FnOnce(&Manager)) -> 
     let signalled = tokio::select! {
         // What takes its time goes on doing so.
         _ = timeout(START_PATIENCE, opened) => false,
-        () = signals.next() => true,
+        () = signals.end() => true,
     };
     // Everything is open that takes privileges, or has been tried; the threads that come now have what is left.
-    let needs = |plan: &DaemonPlan, file: &Path| Needs::of_daemon(plan, file, largest_receive_buffer());
-    let kept = privilege::drop(&needs(&plan, &file), plan.privileges.sandbox)?;
+    let needs = Needs::of_daemon(&plan, &directories, largest_receive_buffer());
+    let kept = Arc::new(privilege::drop(&needs, plan.privileges.sandbox)?);
+    spool::renew();
     info!("privileges: {kept}");
     may_start.send_replace(true);
     // The first frames wait for next hops that the kernel does not know yet.
     if !signalled {
         let _ = timeout(START_PATIENCE, manager.settled()).await;
     }
-    let read = {
-        let file = file.clone();
-        move || load().and_then(|plan| kept.suffices_for(&needs(&plan, &file)).map(|()| plan))
-    };
+    let read = Arc::new(move || {
+        let Loaded { plan, directories } = load()?;
+        let needs = Needs::of_daemon(&plan, &directories, largest_receive_buffer());
+        kept.suffices_for(&needs).map(|()| plan)
+    });
     let reloader = tokio::spawn(keep_reloading(manager.clone(), common, requests, doors, plan, read, file));
     if !signalled {
         notify::ready(&manager.status());
         ready(&manager);
-        serve(&manager, &mut signals, &mut hang_up).await;
+        serve(&manager, signals, show).await;
     }
 
     notify::stopping();
     // Whatever a reload was opening is let go of.
     reloader.abort();
-    let cut_short = stop(&manager, &mut signals).await.err();
+    let cut_short = stop(&manager, signals).await.err();
     Ok(End { accounts: last_accounts(&manager), cut_short })
 }
 
@@ -163,15 +174,18 @@ fn start_sessions(manager: &Manager, common: &Arc<Common>, plan: &DaemonPlan) ->
 }
 
 /// Does what signals ask for, and tells systemd, until one asks the daemon to end.
-async fn serve(manager: &Manager, signals: &mut Signals, hang_up: &mut tokio::signal::unix::Signal) {
+async fn serve(manager: &Manager, signals: &mut Signals, show: impl Fn(&[LastAccount])) {
     let mut changes = manager.changes();
     let alive_every = notify::watchdog_interval();
     let mut watchdog = interval(alive_every.unwrap_or(Duration::from_secs(1)).max(Duration::from_millis(1)));
     watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = signals.next() => return,
-            _ = hang_up.recv() => manager.ask_for_reload(),
+            request = signals.next() => match request {
+                Asked::End => return,
+                Asked::Reload => manager.ask_for_reload(),
+                Asked::Account => show(&last_accounts(manager)),
+            },
             _ = watchdog.tick(), if alive_every.is_some() => {
                 if manager.is_alive() {
                     notify::alive();
@@ -193,9 +207,10 @@ async fn keep_reloading(
     mut requests: UnboundedReceiver<Request>,
     mut doors: Doors,
     mut plan: DaemonPlan,
-    load: impl Fn() -> Result<DaemonPlan, Problems>,
+    load: Arc<impl Fn() -> Result<DaemonPlan, Problems> + Send + Sync + 'static>,
     file: PathBuf,
 ) {
+    let mut late: Option<Reading<DaemonPlan>> = None;
     let watching = |plan: &DaemonPlan| -> Option<JoinHandle<()>> {
         let (manager, file) = (manager.clone(), file.clone());
         plan.reload.watch.then(|| tokio::spawn(file_watch::watch(file, move || manager.ask_for_reload())))
@@ -203,7 +218,7 @@ async fn keep_reloading(
     let mut watcher = watching(&plan);
     while let Some(request) = requests.recv().await {
         notify::reloading();
-        let loaded = load();
+        let loaded = load_aside(&file, &load, &mut late).await;
         let outcome: Result<_, Problems> = async {
             let new = loaded?;
             let opened = doors.open(&new)?;
@@ -238,6 +253,31 @@ async fn keep_reloading(
     }
 }
 
+/// Reads the configuration on a thread of its own. Of those that take too long there is one at a time.
+async fn load_aside(
+    file: &Path,
+    load: &Arc<impl Fn() -> Result<DaemonPlan, Problems> + Send + Sync + 'static>,
+    late: &mut Option<Reading<DaemonPlan>>,
+) -> Result<DaemonPlan, Problems> {
+    if let Some(before) = late
+        && before.is_under_way()
+    {
+        // What it finds is older than the request.
+        if let Err(problems) = before.ended().await
+            && before.is_under_way()
+        {
+            return Err(problems);
+        }
+    }
+    let load = Arc::clone(load);
+    let reading = late.insert(reading::begin(file, move || load())?);
+    let loaded = reading.ended().await;
+    if !reading.is_under_way() {
+        *late = None;
+    }
+    loaded
+}
+
 /// Ends every session, and waits until each has given its last frames their fates.
 ///
 /// # Errors
@@ -261,7 +301,7 @@ async fn stop(manager: &Manager, signals: &mut Signals) -> Result<(), CutShort> 
     };
     let second_signal = async {
         loop {
-            signals.next().await;
+            signals.end().await;
             // The first one's echo is no second one.
             if since.elapsed() >= ECHO {
                 break;

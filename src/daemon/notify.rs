@@ -1,8 +1,15 @@
 //! What systemd is told (`sd_notify(3)`): nothing at all where nobody listens.
 
+use std::io;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+use crate::spool::{Content, Sink, Spool};
+
+/// The variable that names the service manager's socket.
+const SOCKET: &str = "NOTIFY_SOCKET";
 
 /// Everything runs, or is being tried again.
 pub(super) fn ready(status: &str) {
@@ -38,8 +45,28 @@ pub(super) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|allowed| allowed / 2)
 }
 
+/// Puts a message into the queue of a thread: a service manager that takes nothing must not keep the control plane.
 fn say(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!("systemd cannot be told: {error}");
+    static SPOOL: LazyLock<Option<Spool>> = LazyLock::new(|| {
+        std::env::var_os(SOCKET)?;
+        Some(Spool::start("notify", Content::Notices, ServiceManager))
+    });
+    let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+    if let Some(spool) = &*SPOOL {
+        spool.offer(lines.join("\n").into_bytes());
+    }
+}
+
+/// The socket that `NOTIFY_SOCKET` names.
+struct ServiceManager;
+
+impl Sink for ServiceManager {
+    fn write(&mut self, message: &[u8], _progress: &mut dyn FnMut()) -> io::Result<()> {
+        let message = String::from_utf8_lossy(message);
+        if message.is_empty() {
+            return Ok(());
+        }
+        let told = sd_notify::notify(&[NotifyState::Custom(&message)]);
+        told.inspect_err(|error| tracing::debug!("systemd cannot be told: {error}"))
     }
 }

@@ -93,7 +93,8 @@ pub(super) async fn reload(
             .copied()
             .filter(|holder| coming.iter().filter(|one| is_late(one)).any(|one| one.is_kept_out_by(holder)))
             .collect();
-        join_all(holders.iter().map(|holder| holder.free())).await;
+        // One that is kept from ending holds what it has, and the sessions that need it fail.
+        let _ = timeout(LONGEST_OPENING, join_all(holders.iter().map(|holder| holder.free()))).await;
         open_all(common, coming.iter_mut().filter(|one| is_late(one)).collect()).await;
         if let Err(problems) = give_up_if_any_failed(&coming) {
             // What they have open is what the others need again.

@@ -141,9 +141,24 @@ impl Supervisor {
 
     async fn open(&mut self) -> Next {
         self.shown.set_state(State::Starting);
-        match self.common.open(&self.granted, &self.kept).await {
-            Ok(opened) => Next::Start(opened),
-            Err(problems) => self.fail(problems.iter(), Duration::ZERO),
+        let (common, granted, kept) = (Arc::clone(&self.common), Arc::clone(&self.granted), self.kept.clone());
+        let opening = common.open(&granted, &kept);
+        tokio::pin!(opening);
+        let mut ordered = None;
+        let opened = loop {
+            tokio::select! {
+                opened = &mut opening => break opened,
+                order = self.orders.recv(), if ordered.is_none() => match order {
+                    // What keeps the opening, such as a pipe or a disk, keeps nobody else.
+                    Some(Order::Stop) | None => return Next::End,
+                    Some(order) => ordered = Some(order),
+                },
+            }
+        };
+        match (opened, ordered) {
+            (_, Some(order)) if !matches!(order, Order::Resume) => self.obey(Some(order)),
+            (Ok(opened), _) => Next::Start(opened),
+            (Err(problems), _) => self.fail(problems.iter(), Duration::ZERO),
         }
     }
 

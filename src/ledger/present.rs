@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::escape::in_one_line;
+
 use serde::{Serialize, Serializer};
 
 use super::{
@@ -94,7 +96,7 @@ impl fmt::Display for Table<'_> {
 }
 
 fn destination(f: &mut fmt::Formatter<'_>, account: &DestinationLedger) -> fmt::Result {
-    writeln!(f, "\n{}: {}", account.name, account.to)?;
+    writeln!(f, "\n{}: {}", in_one_line(&account.name), in_one_line(&account.to))?;
     some(f, "split added", account.split_added, "pieces of frames too long for the path")?;
     let volume = match account.datagrams {
         0 => format!("{} bytes", account.bytes),

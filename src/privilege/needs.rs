@@ -136,8 +136,8 @@ impl Needs {
         needs
     }
 
-    /// What the daemon needs whose configuration is `file`: all that its sessions do, and to read that file again.
-    pub fn of_daemon(plan: &DaemonPlan, file: &Path, receive_buffer: u64) -> Self {
+    /// What the daemon needs whose configuration was read from `directories`: all that its sessions do, and to read it again.
+    pub fn of_daemon(plan: &DaemonPlan, directories: &BTreeSet<PathBuf>, receive_buffer: u64) -> Self {
         let mut needs = Self::default();
         for session in &plan.sessions {
             needs.and(Self::of(session, Life::Stays, receive_buffer));
@@ -148,7 +148,7 @@ impl Needs {
                 needs.writes.extend(TAP_PLACES.map(PathBuf::from));
             }
         }
-        needs.reads.insert(directory_of(file));
+        needs.reads.extend(directories.iter().cloned());
         // The socket goes with the daemon, and a reload puts another one in its place.
         let socket = plan.control.socket.as_deref().map(directory_of);
         needs.writes.extend(socket.filter(|directory| plan.control.is_wanted || directory.is_dir()));

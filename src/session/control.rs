@@ -3,9 +3,9 @@
 use std::future::pending;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use super::signals::{Request, Signals};
 use super::{Outcome, Running};
 use crate::ledger::Ledger;
 
@@ -18,40 +18,15 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// So soon after the first, a second signal is the first one's echo: timeout(1) signals the program, then its group.
 pub const ECHO: Duration = Duration::from_millis(100);
 
-/// SIGINT and SIGTERM. From the moment it exists they end nothing but what waits for them.
-#[derive(Debug)]
-pub struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    /// Listens from now on: before anybody is told that the session runs.
-    ///
-    /// # Errors
-    /// When the runtime cannot listen for signals.
-    pub fn listen() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// Waits for the next one.
-    pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => (),
-            _ = self.terminate.recv() => (),
-        }
-    }
-}
-
-/// Waits for the end of a session: its own, after `duration`, or at SIGINT or SIGTERM, each of which lets it finish
+/// Waits for the end of a session: its own, after `duration`, or when a signal asks for it, each of which lets it finish
 /// what it has captured. A second signal, or five seconds without an end, ends it with the ledger as it was last
-/// published. `look`, if anybody
-/// does, sees the ledger several times a second.
+/// published. `look`, if anybody does, sees the ledger several times a second, and `show` whenever a signal asks for it.
 pub async fn until_end(
     mut running: Running,
-    mut signals: Signals,
+    signals: &mut Signals,
     duration: Option<Duration>,
     mut look: Option<impl FnMut(&Ledger)>,
+    show: impl Fn(&Ledger),
 ) -> Outcome {
     let time_is_up = async {
         match duration {
@@ -82,7 +57,10 @@ pub async fn until_end(
             }
             () = &mut limit, if stopping_since.is_some() => return running.abandon(),
             () = &mut time_is_up, if stopping_since.is_none() => (),
-            () = signals.next() => (),
+            request = signals.next() => if request != Request::End {
+                show(&running.ledger());
+                continue;
+            },
         }
         if let Some(since) = stopping_since {
             if since.elapsed() < ECHO {

@@ -11,6 +11,7 @@ mod path;
 pub mod relay_loop;
 mod roster;
 mod running;
+pub mod signals;
 mod stop;
 mod takeover;
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::governor::{self, Governor};
 use super::observe::{Observer, Observing};
 use super::orders::Order;
 use super::worker::Worker;
-use crate::config::plan::{PriorityPlan, Scheduling};
+use crate::config::plan::{PriorityPlan, Scheduling, SessionPlan};
 use crate::destination::Unwritten;
 use crate::error::{Explain, Problems};
 use crate::kernel::link_events::Links;
@@ -58,6 +58,13 @@ pub struct Outcome {
     pub ledger: Ledger,
     /// What went wrong on the way. Frames mirrored before are in the ledger all the same.
     pub failures: Vec<Box<dyn Explain>>,
+}
+
+impl Outcome {
+    /// How a session ends that was asked to before it had begun.
+    pub fn of_nothing(plan: &SessionPlan) -> Self {
+        Self { ledger: super::empty_ledger(plan), failures: Vec::new() }
+    }
 }
 
 /// What a session has beside its workers.

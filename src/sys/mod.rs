@@ -12,6 +12,7 @@ pub mod packet_socket;
 pub mod peer_groups;
 pub mod prefetch;
 pub mod recvmmsg;
+pub mod signal;
 pub mod socket_filter;
 pub mod socket_option;
 pub mod thread;

@@ -86,6 +86,11 @@ impl Farspan {
         self.process.id()
     }
 
+    /// The process, for a test that ends it itself.
+    pub fn into_process(self) -> Process {
+        self.process
+    }
+
     /// What it wrote to standard error so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

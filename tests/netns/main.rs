@@ -13,6 +13,7 @@ mod judge;
 mod lab;
 mod traffic;
 
+mod availability;
 mod bad_input;
 mod bulk;
 mod captures;

@@ -17,7 +17,7 @@ use super::runtime::block_on;
 use crate::daemon::control::Command;
 use crate::daemon::view::{State, View};
 use crate::error::{ExitCode, Explain, Problems};
-use crate::session::control::Signals;
+use crate::session::signals::{Listener, Signals};
 use draw::draw;
 use model::Model;
 
@@ -31,6 +31,9 @@ their way through farspan.";
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long a key may wait for the screen at most.
 const REDRAW: Duration = Duration::from_millis(100);
+
+/// How long the last drawing may take after a signal.
+const LAST_DRAWING: Duration = Duration::from_secs(2);
 
 /// Arguments of `farspan top`.
 #[derive(Debug, Args)]
@@ -92,8 +95,8 @@ fn watch(socket: DaemonSocket) -> Receiver<News> {
     let signalled = send.clone();
     thread::spawn(move || {
         let waited = block_on(async {
-            if let Ok(mut signals) = Signals::listen() {
-                signals.next().await;
+            if let Ok(mut signals) = Signals::listen(Listener::Foreground) {
+                signals.end().await;
             } else {
                 std::future::pending::<()>().await;
             }
@@ -101,6 +104,9 @@ fn watch(socket: DaemonSocket) -> Receiver<News> {
         if waited.is_ok() {
             // Whoever is gone needs no signal.
             let _ = signalled.send(News::End);
+            // A terminal that takes nothing (Ctrl-S) keeps the thread that draws.
+            thread::sleep(LAST_DRAWING);
+            std::process::exit(ExitCode::Done as i32);
         }
     });
     thread::spawn(move || {

@@ -11,6 +11,7 @@ use super::senders::{MOST_SENDERS, Sender, senders};
 use crate::daemon::view::{DestinationView, SessionView, State, View};
 use crate::ledger::{DestinationLedger, DropReason, Drops, Kind as DropKind};
 use crate::session::governor::{GovernorState, GovernorView};
+use crate::spool;
 
 /// What a page is about.
 #[derive(Debug)]
@@ -337,6 +338,13 @@ pub const FAMILIES: &[Family] = &[
         NONE,
         "Resident memory of the process.",
         |scene, samples| samples.add_known([], scene.process.resident),
+    ),
+    family(
+        "farspan_log_lines_dropped",
+        Kind::Counter,
+        NONE,
+        "Log lines that were dropped because nobody read the log in time.",
+        |_, samples| samples.add([], spool::dropped_lines()),
     ),
     family("farspan_process_open_fds", Kind::Gauge, NONE, "Open file descriptors of the process.", |scene, samples| {
         samples.add_known([], scene.process.descriptors);
