@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 
 use crate::flow::FlowHash;
 use crate::ledger::DropReason;
-use crate::quantity::{Direction, Mtu, Timestamp};
+use crate::quantity::{Direction, Ifindex, Mtu, Timestamp};
 use crate::wire::decapsulate::Tunnel;
 use crate::wire::layers::{Ip, Layers};
 
@@ -38,6 +38,20 @@ pub struct Frame<'a> {
 /// Position of an interface in the session's list; a file is interface 0 of its session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct InterfaceId(pub u16);
+
+/// Where a source sees its frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// At an interface of the network namespace that farspan's tunnels leave from.
+    Here(Ifindex),
+    /// At an interface of another network namespace.
+    Elsewhere,
+    /// At all interfaces of a network namespace: `any`.
+    Several,
+    /// Somewhere else, at another time: in a capture file, or inside tunnels that others send.
+    #[default]
+    Recorded,
+}
 
 /// A stream of tunnelled frames: what one sender sends with one id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,6 +43,7 @@ use crate::config::plan::{DestinationPlan, End};
 use crate::error::Explain;
 use crate::frame::{InterfaceId, WireFrame};
 use crate::ledger::{DestinationLedger, DropReason, Ledger};
+use crate::select::account::Account;
 use crate::wire::carrier::OwnTunnel;
 use capture_file::CaptureFile;
 use encapsulate::Encapsulator;
@@ -250,6 +251,15 @@ impl Destinations {
     /// Whether nobody can take another frame: every destination is a pipe whose reader has ended.
     pub fn are_gone(&self) -> bool {
         self.all.iter().all(Destination::is_gone)
+    }
+
+    /// The accounts of the tunnels that [`own_tunnels`](Self::own_tunnels) names, in its order: all workers have the same.
+    pub fn accounts(&self) -> Vec<Option<Account>> {
+        let of = |destination: &Destination| match destination {
+            Destination::Tunnel(tunnel) => tunnel.account(),
+            Destination::Tap(_) | Destination::File(_) => None,
+        };
+        self.all.iter().filter(|destination| destination.own_tunnel().is_some()).map(of).collect()
     }
 
     /// What the session's own datagrams look like on the underlay.

@@ -11,6 +11,7 @@ use super::zero_copy::ZeroCopy;
 use crate::config::local_end::{CaptureFilePlan, TapPlan};
 use crate::config::plan::{DestinationPlan, Encapsulation, End, TransmitPlan};
 use crate::quantity::Mtu;
+use crate::select::account::Sent;
 
 /// What destinations open together. Made once a session; whoever opens a destination, for whichever worker, finds here
 /// what was opened before.
@@ -26,6 +27,8 @@ pub struct Shared {
     mtu: Mtu,
     /// The session's sequence numbers, by destination and what they number; `None` where the encapsulation has none.
     counters: Vec<(String, Encapsulation, Option<Counters>)>,
+    /// How many datagrams each destination has sent in this run, by name.
+    sent: Vec<(String, Sent)>,
     /// What was said about each destination, by name.
     said: Vec<(String, Arc<Mutex<Said>>)>,
     /// The number of the worker that opens destinations now.
@@ -46,8 +49,8 @@ impl Shared {
         let members = ways.filter(|way| way.is_xdp()).count();
         let queues = queues(worker, members, zero_copy.as_ref());
         let mtu = Mtu::ETHERNET;
-        let (files, taps, counters, said) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { files, taps, mtu, counters, said, worker, members, zero_copy, queues }
+        let (files, taps, counters, sent, said) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { files, taps, mtu, counters, sent, said, worker, members, zero_copy, queues }
     }
 
     /// The same for frames of links with this MTU; Ethernet's unless given.
@@ -93,6 +96,16 @@ impl Shared {
         let file = SharedFile::create(plan)?;
         self.files.push((plan.clone(), file.clone()));
         Ok(file)
+    }
+
+    /// How many datagrams all workers send to the destination `name`.
+    pub(super) fn sent(&mut self, name: &str) -> Sent {
+        if let Some((_, sent)) = self.sent.iter().find(|(known, _)| known == name) {
+            return sent.clone();
+        }
+        let sent = Sent::default();
+        self.sent.push((name.to_owned(), sent.clone()));
+        sent
     }
 
     /// What any worker has said about the destination `name`.

@@ -24,6 +24,7 @@ use crate::frame::{InterfaceId, WireFrame};
 use crate::kernel::capabilities::Capability;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason, IcmpReports};
+use crate::select::account::{Account, Sent};
 use crate::wire::carrier::OwnTunnel;
 use crate::wire::pcapng::Interface;
 
@@ -56,6 +57,8 @@ struct Outbox {
     /// When the engine must be asked for fates again.
     unsettled_until: Option<Instant>,
     patience: Patience,
+    /// Counts what is given to the engine, so that nobody else's frames pass for ours.
+    sent: Sent,
 }
 
 impl Tunnel {
@@ -80,7 +83,8 @@ impl Tunnel {
             })
             .map(|(encapsulator, engine)| {
                 let notices = (shared.said(&destination.name), shared.worker > 0);
-                Self::assemble(plan, underlay, encapsulator, engine, patience, notices)
+                let sent = shared.sent(&destination.name);
+                Self::assemble(plan, underlay, encapsulator, engine, (patience, sent), notices)
             })
             .map_err(|error| CannotOpen { destination: destination.place(), error })
     }
@@ -157,6 +161,12 @@ impl Tunnel {
         self.own.as_ref()
     }
 
+    /// How many of them there are, and where they may be seen; `None` for a dry run.
+    pub fn account(&self) -> Option<Account> {
+        let nearby = Arc::clone(self.underlay.nearby());
+        self.own.is_some().then(|| Account { sent: self.outbox.sent.clone(), nearby })
+    }
+
     /// The path MTU may have changed: by an ICMP report, or by the kernel's routes.
     fn refresh_room(&mut self, account: &DestinationLedger) {
         let room = self.outbox.room(&self.fitter, &self.underlay);
@@ -205,6 +215,7 @@ impl Outbox {
         match self.gate.as_mut().map_or(Passage::Open, |gate| gate.ask(now)) {
             Passage::Open => {
                 self.encapsulator.number(&mut *self.engine);
+                self.sent.add(self.engine.waiting());
                 self.engine.send(self.patience, account);
             }
             Passage::Hold => {
@@ -232,7 +243,7 @@ impl Tunnel {
         underlay: &Arc<Underlay>,
         encapsulator: Encapsulator,
         (engine, sources): (Box<dyn Transmit>, Vec<u16>),
-        patience: Patience,
+        (patience, sent): (Patience, Sent),
         (said, is_another_worker): (Arc<Mutex<Said>>, bool),
     ) -> Self {
         let is_live = plan.is_live();
@@ -244,6 +255,7 @@ impl Tunnel {
             gate: is_live.then(|| NextHopGate::new(Arc::clone(underlay), patience)),
             patience,
             encapsulator,
+            sent,
         };
         let carrier = outbox.encapsulator.carrier(sources);
         let fitter = Fitter::new(plan.fit);

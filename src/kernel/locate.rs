@@ -72,6 +72,16 @@ impl Kernel {
         Ok(Self { netlink, links })
     }
 
+    /// The conversation, and the links.
+    pub(super) fn parts(&self) -> (&Netlink, &[Link]) {
+        (&self.netlink, &self.links)
+    }
+
+    /// The links as they were when the conversation began.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
     /// As [`locate`].
     pub async fn locate(
         &self,
@@ -160,6 +170,7 @@ async fn real_way(
     let underlay = Underlay::new(remote, local, Some(route.device), mtu, next_hop);
     let runs_are_cut = netlink.runs_are_cut(route.device).await;
     let underlay = underlay.bound_to(bound).with_mark(tunnel.mark);
+    underlay.look_around(links);
     Ok(underlay.with_ethernet(ethernet).with_own_frames(own_frames).with_runs_cut(runs_are_cut))
 }
 

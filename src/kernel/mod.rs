@@ -11,6 +11,7 @@ pub mod link_events;
 pub mod links;
 pub mod locate;
 pub mod lookup;
+pub mod nearby;
 pub mod neighbours;
 pub mod netlink;
 pub mod netns;

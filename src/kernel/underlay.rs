@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::links::Mac;
+use super::links::{Link, Mac};
+use super::nearby::{Nearby, around};
 use super::segmentation::RunsAreCut;
 use crate::quantity::{Ifindex, Mtu, SocketMark};
 
@@ -40,6 +41,8 @@ pub struct Underlay {
     own_frames: bool,
     /// An [`Ifindex`], or 0 while there is no route.
     device: AtomicU32,
+    /// The interfaces that datagrams may be seen on.
+    nearby: Arc<Nearby>,
     mtu: AtomicU32,
     runs_are_cut: RunsAreCut,
     /// Whether that is no longer so, or no longer known to be.
@@ -72,6 +75,7 @@ impl Underlay {
             ethernet: [EXAMPLE_MACS.0, EXAMPLE_MACS.1].map(|mac| AtomicU64::new(number(mac))),
             own_frames: false,
             device: AtomicU32::new(device.map_or(0, Ifindex::value)),
+            nearby: Arc::default(),
             mtu: AtomicU32::new(mtu.value()),
             runs_are_cut: RunsAreCut::Unknown,
             runs_changed: AtomicBool::new(false),
@@ -155,6 +159,18 @@ impl Underlay {
     /// The interface they leave by, while there is a route.
     pub fn device(&self) -> Option<Ifindex> {
         Ifindex::new(u64::from(self.device.load(Ordering::Relaxed))).ok()
+    }
+
+    /// The interfaces near the route.
+    pub fn nearby(&self) -> &Arc<Nearby> {
+        &self.nearby
+    }
+
+    /// Takes note of which of `links` are near the route.
+    pub fn look_around(&self, links: &[Link]) {
+        if let Some(device) = self.device() {
+            self.nearby.set(around(links, device));
+        }
     }
 
     /// The interface that the operator bound our sockets to.

@@ -92,6 +92,7 @@ async fn watch_all(mut ways: Vec<Way>, more: &mut UnboundedReceiver<Vec<Way>>, c
 async fn follow(ways: &mut Vec<Way>, more: &mut UnboundedReceiver<Vec<Way>>, changes: &Changes) -> io::Result<()> {
     let mut events = Events::subscribe()?;
     let (mut next_look, mut look_at_all) = (Instant::now(), Instant::now());
+    let mut has_changed = true;
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -104,6 +105,7 @@ async fn follow(ways: &mut Vec<Way>, more: &mut UnboundedReceiver<Vec<Way>>, cha
                 Some(Event::Topology) => {
                     changes.topology.send_modify(|changes| *changes += 1);
                     look_at_all = look_at_all.min(Instant::now() + SETTLE);
+                    has_changed = true;
                 }
                 None => return Ok(()),
             },
@@ -117,6 +119,9 @@ async fn follow(ways: &mut Vec<Way>, more: &mut UnboundedReceiver<Vec<Way>>, cha
                 let now = Instant::now();
                 if now >= look_at_all {
                     look(ways.iter_mut(), events.netlink()).await;
+                    if has_changed {
+                        has_changed = !look_around(ways, events.netlink()).await;
+                    }
                     look_at_all = Instant::now() + TICK;
                 } else {
                     let silent: Vec<&mut Way> = ways.iter_mut().filter(|way| !way.is_usable()).collect();
@@ -163,6 +168,15 @@ pub(super) async fn look(ways: impl IntoIterator<Item = &mut Way>, netlink: &Net
             asked.push(way.neighbour);
         }
     }
+}
+
+/// Takes note of the interfaces near every way, and says whether the kernel told them.
+async fn look_around(ways: &[Way], netlink: &Netlink) -> bool {
+    if ways.is_empty() {
+        return true;
+    }
+    let links = in_time(netlink.links()).await;
+    links.map(|links| ways.iter().for_each(|way| way.underlay.look_around(&links))).is_ok()
 }
 
 /// An answer of the kernel, or `TimedOut`: where its queue overflows, as in a storm of changes, an answer may be lost.

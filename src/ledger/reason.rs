@@ -90,6 +90,9 @@ reasons! {
     NestedTooDeep, "nested_too_deep", Loss,
         "there are more tunnels inside each other than are ever taken off",
         "take off fewer: --decap 1; then look at what is inside with tshark";
+    OwnExcess, "own_excess", Loss,
+        "the frame looks like one of farspan's own tunnels, and there are more such frames on its interface than farspan sent",
+        "find out with tcpdump -e who sends them: somebody forges them, or a switch sends the tunnel back";
     Unsegmentable, "unsegmentable", Loss,
         "a super-frame whose wire segments cannot be known",
         "capture with engine = \"ring\", or switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off";

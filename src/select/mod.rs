@@ -3,6 +3,7 @@
 //! Filter and direction are asked in the kernel or in libpcap, before a frame is captured. What comes out of a tunnel
 //! meets the filter in its source, which says so with the frame.
 
+pub mod account;
 pub mod all_tunnels;
 pub mod own_traffic;
 pub mod sample;
@@ -10,10 +11,10 @@ pub mod shed;
 
 use crate::config::plan::SamplePlan;
 use crate::flow::FlowHash;
-use crate::frame::Frame;
+use crate::frame::{Frame, Place};
 use crate::ledger::DropReason;
 use crate::wire::layers::Layers;
-use own_traffic::OwnTraffic;
+use own_traffic::{OwnTraffic, Sighting};
 use sample::Sample;
 use shed::Shed;
 
@@ -30,6 +31,8 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Selector {
     own_traffic: OwnTraffic,
+    /// Where the frames are seen that come now.
+    place: Place,
     /// `None`: every frame.
     sample: Option<Sample>,
     /// `None`: nothing is limited.
@@ -39,7 +42,7 @@ pub struct Selector {
 impl Selector {
     /// A selector that keeps what `sample` says, but never our own tunnels.
     pub fn new(own_traffic: OwnTraffic, sample: SamplePlan) -> Self {
-        Self { own_traffic, sample: Sample::of(sample), shed: None }
+        Self { own_traffic, place: Place::default(), sample: Sample::of(sample), shed: None }
     }
 
     /// Has flows left out from now on when there are too many: claims the memory for it.
@@ -50,6 +53,16 @@ impl Selector {
     /// Which flows are left out, if any ever are.
     pub fn shed_mut(&mut self) -> Option<&mut Shed> {
         self.shed.as_mut()
+    }
+
+    /// Says where the next frames are seen.
+    pub fn look_at(&mut self, place: Place) {
+        self.place = place;
+    }
+
+    /// The recognition of own tunnels.
+    pub fn own_traffic_mut(&mut self) -> &mut OwnTraffic {
+        &mut self.own_traffic
     }
 
     /// Learns what changed around the session since the last turn.
@@ -69,8 +82,9 @@ impl Selector {
         if frame.bytes.len() < crate::wire::ethernet::HEADER_LEN {
             return Verdict::Drop(DropReason::TooShort);
         }
-        if self.own_traffic.is_ours(frame.bytes, layers) {
-            return Verdict::Drop(DropReason::OwnTraffic);
+        let sighting = Sighting { place: self.place, interface: frame.interface, direction: frame.direction };
+        if let Some(reason) = self.own_traffic.judge(frame.bytes, layers, sighting) {
+            return Verdict::Drop(reason);
         }
         let flow = FlowHash::of(frame.bytes, layers);
         if self.sample.as_mut().is_some_and(|sample| !sample.keeps(flow)) {

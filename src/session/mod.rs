@@ -37,8 +37,9 @@ use crate::error::Problems;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Assignment, Ledger};
 use crate::normalise::Normaliser;
-use crate::quantity::Mtu;
+use crate::quantity::{Mtu, Workers};
 use crate::select::Selector;
+use crate::select::account::Sightings;
 use crate::select::all_tunnels::{AllTunnels, Entry};
 use crate::select::own_traffic::OwnTraffic;
 use crate::source::{self, Interface, Progress};
@@ -126,7 +127,9 @@ impl Session {
         let health = Health::new();
         let observer = Observer::open(plan, underlays, health.clone(), around.errors.clone())?;
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
-        let tunnels = around.all_tunnels.enter(own);
+        let accounts = destinations.first().map(Destinations::accounts).unwrap_or_default();
+        let tunnels = around.all_tunnels.enter_with(own.into_iter().zip(accounts).collect());
+        let sightings = Sightings::default();
 
         let failures = Failures::default();
         let (returns, follower) = follower(plan, &opened.interfaces, &failures, around.stays).unzip();
@@ -134,10 +137,11 @@ impl Session {
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let destinations = destinations.spread_by(spread).telling(around.errors.clone());
-            let path = path_to(destinations, plan, &around.all_tunnels);
+            let path = path_to(destinations, plan, &around.all_tunnels, &sightings);
             let contact =
                 Contact::open(path.ledger.clone(), failures.clone(), returns.clone()).map_err(no_resources)?;
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
+            let worker = worker.telling_of_excess(sightings.clone());
             workers.push(Ready { worker, contact, cpu: plan.cpu(number), priority: plan.priority.clone() });
         }
         let underlays: Vec<_> = underlays.iter().flatten().cloned().collect();
@@ -224,10 +228,11 @@ fn patience_of(source: &SourcePlan) -> (Patience, Duration) {
 }
 
 /// The stages of one worker of `plan`, which end at `destinations`.
-fn path_to(destinations: Destinations, plan: &SessionPlan, all_tunnels: &AllTunnels) -> Path {
+fn path_to(destinations: Destinations, plan: &SessionPlan, all_tunnels: &AllTunnels, sightings: &Sightings) -> Path {
     // What files and TAP devices get is sent to nobody: whoever checks a tunnel sees it there.
     let sends = plan.destinations.iter().any(|destination| destination.live_tunnel().is_some());
-    let own = if sends { OwnTraffic::following(all_tunnels) } else { OwnTraffic::default() };
+    let sightings = (plan.workers() > Workers::LEAST).then(|| sightings.clone());
+    let own = if sends { OwnTraffic::following(all_tunnels).sharing(sightings) } else { OwnTraffic::default() };
     Path {
         selector: Selector::new(own, plan.sample),
         normaliser: Normaliser::new(plan.normalise.truncate),

@@ -17,6 +17,7 @@ use crate::error::Explain;
 use crate::frame::Frame;
 use crate::ledger::{DropReason, KernelDrops};
 use crate::quantity::Timestamp;
+use crate::select::account::Sightings;
 use crate::source::{self, Readiness, Source};
 
 /// How long a source that is not wanted any more may have frames, which the kernel may have captured while it was.
@@ -75,6 +76,10 @@ pub(super) struct Worker {
     found_at: Option<Instant>,
     /// For a session with limits.
     governed: Option<Governed>,
+    /// Where the workers of the session say together that more frames look own than were sent.
+    sightings: Sightings,
+    /// How many such frames of this worker were noted there.
+    noted_excess: u64,
 }
 
 /// A source with what the worker remembers about it.
@@ -141,7 +146,14 @@ impl Worker {
             found: 0,
             found_at: None,
             governed: None,
+            sightings: Sightings::default(),
+            noted_excess: 0,
         })
+    }
+
+    /// Has this worker say together with others that more frames look own than were sent.
+    pub(super) fn telling_of_excess(self, sightings: Sightings) -> Self {
+        Self { sightings, ..self }
     }
 
     /// Has this worker keep within what its governor allows.
@@ -177,6 +189,7 @@ impl Worker {
             self.let_go();
             self.path.destinations.flush(now, &mut self.path.ledger);
             self.measure(oldest, self.path.ledger.offered - offered);
+            self.look_after_own(now);
             self.found = self.path.ledger.captured - captured;
             if self.found > 0 {
                 self.found_at = Some(now);
@@ -196,6 +209,7 @@ impl Worker {
         for tap in &mut self.taps {
             let Self { path, count, own_time, .. } = self;
             let recorded = tap.is_recorded();
+            path.selector.look_at(tap.source.place());
             tap.source.finish(&mut |frame| {
                 if path.ledger.captured < *count && is_own(frame, recorded, own_time) {
                     path.take(frame);
@@ -247,6 +261,28 @@ impl Worker {
         let is_behind = self.is_behind();
         if let (Some(governed), Some(shed)) = (&mut self.governed, self.path.selector.shed_mut()) {
             governed.tell(now, is_behind, &self.path.ledger, shed);
+        }
+    }
+
+    /// Says when more frames look like own tunnels than were sent, and has the account of those that were sent forget what
+    /// nobody will see any more.
+    fn look_after_own(&mut self, now: Instant) {
+        let is_behind = self.is_behind();
+        let own = self.path.selector.own_traffic_mut();
+        if !is_behind {
+            own.forget(now);
+        }
+        let all = self.path.ledger.not_selected[DropReason::OwnExcess];
+        let new = all - self.noted_excess;
+        if new == 0 {
+            return;
+        }
+        self.noted_excess = all;
+        if let (Some(frames), Some(excess)) = (self.sightings.note_excess(new, now), own.take_excess()) {
+            tracing::warn!(
+                "{frames} frames look like the tunnel {excess}, which has sent fewer: another program sends them, or they \
+                 come back; they are not mirrored, and counted as own_excess"
+            );
         }
     }
 
@@ -325,6 +361,7 @@ impl Worker {
                 tap.readiness = Readiness::Waiting;
                 continue;
             }
+            path.selector.look_at(tap.source.place());
             let (mut first, mut is_over) = (Timestamp::MAX, false);
             let mut take = |frame: &Frame<'_>| {
                 if is_own(frame, recorded, own_time) {
@@ -393,6 +430,7 @@ impl Worker {
         let Some(returns) = &contact.returns else { return };
         for mut tap in taps.extract_if(.., |tap| tap.readiness == Readiness::Ended) {
             let recorded = tap.is_recorded();
+            path.selector.look_at(tap.source.place());
             tap.source.finish(&mut |frame| {
                 if is_own(frame, recorded, own_time) {
                     path.take(frame);

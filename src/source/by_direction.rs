@@ -16,7 +16,7 @@ use super::link_type::LARGEST_FRAME;
 use super::live::Live;
 use super::{Readiness, Source};
 use crate::error::Explain;
-use crate::frame::Frame;
+use crate::frame::{Frame, Place};
 use crate::ledger::KernelDrops;
 use crate::quantity::Timestamp;
 
@@ -74,6 +74,11 @@ impl Source for ByDirection {
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.either.0.as_fd())
+    }
+
+    fn place(&self) -> Place {
+        let [received, _] = &self.captures;
+        received.place()
     }
 
     fn kernel_drops(&mut self) -> KernelDrops {

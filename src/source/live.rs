@@ -12,11 +12,11 @@ use super::error::SourceError;
 use super::fan_out::FanOut;
 use super::link_type::{LARGEST_FRAME, LinkLayer};
 use super::{Readiness, Source, filter, timestamp};
-use crate::config::plan::{LivePlan, SessionPlan};
+use crate::config::plan::{ANY, LivePlan, SessionPlan};
 use crate::error::Explain;
-use crate::frame::{Frame, InterfaceId, Offload};
+use crate::frame::{Frame, InterfaceId, Offload, Place};
 use crate::ledger::KernelDrops;
-use crate::quantity::{Direction, Directions, Mtu, Timestamp, Workers};
+use crate::quantity::{Direction, Directions, Ifindex, Mtu, Timestamp, Workers};
 use crate::sys;
 
 /// Longer than any frame waits in the ring between the opening of a capture and the first look, in nanoseconds.
@@ -28,6 +28,7 @@ pub(super) struct Live {
     link: LinkLayer,
     name: String,
     interface: InterfaceId,
+    place: Place,
     /// Known when only one direction is captured.
     direction: Option<Direction>,
     mtu: Mtu,
@@ -105,6 +106,7 @@ impl Live {
             link,
             name: name.to_owned(),
             interface,
+            place: place(plan, name),
             direction,
             mtu,
             normalise: session.normalise.enabled,
@@ -184,6 +186,10 @@ impl Source for Live {
         Some(self.capture.as_fd())
     }
 
+    fn place(&self) -> Place {
+        self.place
+    }
+
     /// Asks the kernel, and for the interface's MTU too, which may have changed: a few system calls, for between
     /// turns.
     fn kernel_drops(&mut self) -> KernelDrops {
@@ -194,6 +200,15 @@ impl Source for Live {
         let KernelDrops { buffer_full, interface } = self.drops.totals;
         KernelDrops { buffer_full, interface: if self.tells_interface_drops { interface } else { 0 } }
     }
+}
+
+/// Where a capture on the interface `name` sees its frames.
+fn place(plan: &LivePlan, name: &str) -> Place {
+    if name == ANY {
+        return Place::Several;
+    }
+    let index = nix::net::if_::if_nametoindex(name).ok().and_then(|index| Ifindex::new(index.into()).ok());
+    index.filter(|_| plan.netns.is_none()).map_or(Place::Elsewhere, Place::Here)
 }
 
 /// Opens libpcap's capture on the interface `name` with a ring of `buffer` bytes.

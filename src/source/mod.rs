@@ -34,7 +34,7 @@ use link_type::LinkLayer;
 use crate::config::defaults;
 use crate::config::plan::{Engine, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
 use crate::error::{ExitCode, Explain, Problems};
-use crate::frame::{Frame, InterfaceId};
+use crate::frame::{Frame, InterfaceId, Place};
 use crate::kernel::netns::Namespace;
 use crate::ledger::{KernelDrops, SenderLedger};
 use crate::quantity::{Ifindex, Mtu, Timestamp};
@@ -72,6 +72,11 @@ pub trait Source: Send {
 
     /// The descriptor that becomes readable when frames are ready; none for a file, which is always ready.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Where it sees frames. It stays the same as long as the source lives.
+    fn place(&self) -> Place {
+        Place::Recorded
+    }
 
     /// What the kernel dropped before us since the source was opened: rising totals. Takes a few system calls, in which
     /// a source also notices what changed about its interface: for once a second and for the end, not for every turn.
@@ -133,6 +138,12 @@ pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
 pub fn check_filter(plan: &SessionPlan) -> Result<(), Problems> {
     filter::check_anywhere(&plan.filter)
         .map_err(|problem| Problems::from(Misconfigured(problem)).at(&format!("session.{}.select.filter", plan.name)))
+}
+
+/// Whether the filter `expression` keeps this Ethernet frame; `None` for an expression that is wrong on Ethernet.
+pub fn keeps(expression: &str, frame: &[u8]) -> Option<bool> {
+    let program = filter::of_ethernet(expression).ok()?;
+    Some(program.is_none_or(|program| program.filter(frame)))
 }
 
 /// A mistake in a configuration file that only libpcap finds.

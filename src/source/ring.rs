@@ -16,7 +16,7 @@ use super::fan_out::FanOut;
 use super::{Readiness, Source, filter, live};
 use crate::config::plan::{LivePlan, SessionPlan};
 use crate::error::Explain;
-use crate::frame::{Frame, InterfaceId, Offload};
+use crate::frame::{Frame, InterfaceId, Offload, Place};
 use crate::ledger::KernelDrops;
 use crate::quantity::{Directions, Ifindex, Mtu, Workers};
 use crate::sys::interface;
@@ -54,6 +54,7 @@ pub(super) struct RingCapture {
     speaks: bool,
     /// The interface's number when it was opened: one that is made anew has another.
     index: Ifindex,
+    place: Place,
     link: Link,
 }
 
@@ -123,6 +124,7 @@ impl RingCapture {
             drops: KernelDrops::default(),
             speaks: worker == 0,
             index,
+            place: if plan.netns.is_none() { Place::Here(index) } else { Place::Elsewhere },
             link: Link::Up,
         });
         Ok(Some(captures.collect()))
@@ -287,6 +289,10 @@ impl Source for RingCapture {
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.ring.as_fd())
+    }
+
+    fn place(&self) -> Place {
+        self.place
     }
 
     fn kernel_drops(&mut self) -> KernelDrops {

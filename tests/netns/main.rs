@@ -28,6 +28,7 @@ mod limits;
 mod many_sessions;
 mod marks;
 mod outside;
+mod own_accounts;
 mod own_traffic;
 mod pipes;
 mod privileges;

@@ -80,7 +80,7 @@ fn scripted(fit: Fit, fates: Vec<Option<DropReason>>, next_hop: NextHop) -> (Tun
             &underlay,
             encapsulator,
             (engine, vec![49152, 49153]),
-            Patience::Drop,
+            (Patience::Drop, Sent::default()),
             (Arc::default(), false),
         ),
         underlay,
@@ -214,8 +214,14 @@ fn a_replay_waits_until_the_next_hop_answers() {
     let (_, plan) = plan(vxlan(VXLAN_PORT), underlay.remote(), Fit::Split);
     let encapsulator = Encapsulator::new(&plan.encapsulation, &["file".into()]).unwrap();
     let engine: Box<dyn Transmit> = Box::<Scripted>::default();
-    let mut tunnel =
-        Tunnel::assemble(&plan, &underlay, encapsulator, (engine, vec![]), Patience::Wait, (Arc::default(), false));
+    let mut tunnel = Tunnel::assemble(
+        &plan,
+        &underlay,
+        encapsulator,
+        (engine, vec![]),
+        (Patience::Wait, Sent::default()),
+        (Arc::default(), false),
+    );
     let mut account = DestinationLedger::default();
     tunnel.offer(&frame(&udp_frame(1, 20)), &mut account);
     let answer = std::thread::spawn(move || underlay.set_next_hop(NextHop::Usable));
