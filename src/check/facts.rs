@@ -16,9 +16,10 @@ use crate::config::plan::{SessionPlan, SourcePlan};
 use crate::error::Explain;
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::Link;
-use crate::kernel::locate::locate;
+use crate::kernel::locate::{Kernel, locate};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::netns::Namespace;
+use crate::kernel::stack::Wrapper;
 use crate::kernel::underlay::Underlay;
 use crate::kernel::underlay_error::UnderlayError;
 use crate::sys::ethtool::{self, Offload};
@@ -33,6 +34,8 @@ pub struct Facts {
     pub tapped: Vec<Tapped>,
     /// The way to each destination, in the order of the plan; `None` for files and where there is none.
     pub underlays: Vec<Option<Arc<Underlay>>>,
+    /// The tunnel devices that each of those leads through.
+    pub wrappers: Vec<Vec<Wrapper>>,
     /// What this process may do.
     pub capabilities: Capabilities,
     /// Whose virtual machine this is.
@@ -69,11 +72,17 @@ impl Facts {
                 (Vec::new(), Vec::new())
             }
         };
+        let wrappers = match Kernel::ask().await {
+            Ok(kernel) => kernel.wrappers(underlays.iter().map(Option::as_deref)).await,
+            Err(_) => Vec::new(),
+        };
         let capabilities = Capabilities::of_this_process().unwrap_or(Capabilities::NONE);
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         let has_tap_devices = Path::new(tun::CLONE_DEVICE).exists();
         let joining = if gro::receives_gre(plan) { joining(&links) } else { Vec::new() };
-        (Self { links, tapped, underlays, capabilities, cloud: cloud(), cpus, has_tap_devices, joining }, problems)
+        let cloud = cloud();
+        let facts = Self { links, tapped, underlays, wrappers, capabilities, cloud, cpus, has_tap_devices, joining };
+        (facts, problems)
     }
 }
 

@@ -17,6 +17,7 @@ pub mod mtu;
 pub mod network;
 pub mod permissions;
 pub mod report;
+pub mod stacked;
 #[cfg(test)]
 mod testing;
 pub mod timers;
@@ -83,13 +84,14 @@ fn unwritable_files(plan: &SessionPlan) -> Vec<Box<dyn Explain>> {
 
 /// What there is to say about `plan` on a host with these facts.
 fn judge(plan: &SessionPlan, facts: &Facts) -> Report {
-    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 11] = [
+    let rules: [fn(&SessionPlan, &Facts) -> Vec<Finding>; 12] = [
         capture::findings,
         gro::findings,
         workers::findings,
         limits::findings,
         mtu::findings,
         network::findings,
+        |plan, facts| stacked::findings(plan, &facts.links, &facts.wrappers),
         gso::findings,
         xdp::findings,
         permissions::findings,

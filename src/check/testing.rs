@@ -90,6 +90,7 @@ pub fn facts(path: Mtu) -> Facts {
         links: vec![eth0.clone()],
         tapped: vec![tapped(eth0)],
         underlays: vec![Some(Arc::new(underlay))],
+        wrappers: vec![Vec::new()],
         capabilities: Capabilities::ALL,
         cloud: None,
         cpus: 4,

@@ -11,11 +11,12 @@ use tracing::warn;
 use super::output;
 use super::progress::Progress;
 use super::runtime::{RuntimeError, block_on};
+use crate::check::stacked;
 use crate::config::plan::{DestinationPlan, Engine, SessionPlan, SourcePlan};
 use crate::config::privileges::Sandbox;
 use crate::error::Problems;
 use crate::escape::in_one_line;
-use crate::kernel::locate::resolve;
+use crate::kernel::locate::{Kernel, resolve};
 use crate::kernel::lookup::{Moved, moved};
 use crate::kernel::underlay::Underlay;
 use crate::kernel::watch::watch;
@@ -101,6 +102,10 @@ async fn run_session(
 /// Opens the session on a thread of its own: a pipe or a disk may keep it, and signals are heard meanwhile.
 async fn open(plan: &SessionPlan) -> Result<(Session, Vec<Option<Arc<Underlay>>>), Problems> {
     let underlays = resolve(&plan.destinations).await?;
+    if let Ok(kernel) = Kernel::ask().await {
+        let ways = underlays.iter().map(Option::as_deref);
+        stacked::at_start(&kernel, plan, ways).await.iter().for_each(stacked::say);
+    }
     let (send, receive) = oneshot::channel();
     let work = {
         let (plan, underlays) = (plan.clone(), underlays.clone());

@@ -3,6 +3,7 @@
 //! To open and close a capture takes the kernel some milliseconds, in which it waits for its own processors (RCU). On
 //! threads, two hundred sessions wait for the same moment.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
+use crate::check::stacked;
 use crate::config::daemon::TotalLimitPlan;
 use crate::config::plan::{DestinationPlan, SessionPlan, SourcePlan};
 use crate::destination::Shared;
@@ -50,6 +52,8 @@ pub(super) struct Common {
     totals: Arc<Totals>,
     /// Whether workers may start: everything that takes privileges has been tried once, and they have been given up.
     may_start: watch::Receiver<bool>,
+    /// What was said about routes: a session that is tried again says nothing new.
+    said: Mutex<HashSet<String>>,
 }
 
 /// What a session has beyond its runs.
@@ -87,6 +91,7 @@ impl Common {
             openings: Semaphore::new(AT_A_TIME),
             totals: Arc::new(Totals::new(limit)),
             may_start,
+            said: Mutex::default(),
         }
     }
 
@@ -112,6 +117,7 @@ impl Common {
     /// Everything that is in the way.
     pub(super) async fn open(&self, plan: &Arc<SessionPlan>, kept: &Kept) -> Result<Opened, Problems> {
         let ways = self.locate(plan).await.map_err(|problems| problems.at(&format!("session.{}", plan.name)))?;
+        self.say_stacked(plan, &ways).await;
         let live = plan.destinations.iter().zip(&ways).filter(|(destination, _)| destination.live_tunnel().is_some());
         self.watcher.add(live.filter_map(|(_, way)| way.clone()));
 
@@ -153,6 +159,22 @@ impl Common {
         let kernel = self.kernel().await.map_err(UnderlayError::Netlink)?;
         let (ways, problems) = kernel.locate(&plan.destinations).await;
         Problems::unless_empty(problems).map(|()| ways)
+    }
+
+    /// Says which routes go through tunnels whose packets the session would mirror: each thing once.
+    async fn say_stacked(&self, plan: &SessionPlan, ways: &[Option<Arc<Underlay>>]) {
+        const MOST: usize = 1024;
+        let Ok(kernel) = self.kernel().await else { return };
+        let findings = stacked::at_start(&kernel, plan, ways.iter().map(Option::as_deref)).await;
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() > MOST {
+            said.clear();
+        }
+        for finding in findings {
+            if said.insert(format!("{} {}", plan.name, finding.what)) {
+                stacked::say(&finding);
+            }
+        }
     }
 
     /// A conversation with the kernel that knows the links as they are: one for all who come at the same moment.

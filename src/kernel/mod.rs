@@ -19,6 +19,7 @@ pub mod netns_error;
 pub mod path_mtu;
 pub mod routes;
 pub mod segmentation;
+pub mod stack;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod underlay;

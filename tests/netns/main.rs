@@ -37,6 +37,7 @@ mod recording;
 mod resources;
 mod settings;
 mod spread;
+mod stacked_routes;
 mod status;
 mod tap;
 mod workers;
