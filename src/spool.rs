@@ -25,6 +25,9 @@ const MOST_ENTRIES: usize = 8192;
 /// Most bytes of one write: a pipe takes `PIPE_BUF` bytes as a whole (pipe(7)), and a reader's progress shows in between.
 const CHUNK: usize = 4096;
 
+/// How long somebody who waits for a reader sleeps at most before looking at the time.
+const NAP: Duration = Duration::from_millis(20);
+
 /// Log lines that were dropped because nobody took them in time.
 static DROPPED_LINES: AtomicU64 = AtomicU64::new(0);
 static STANDARD_ERROR: OnceLock<Spool> = OnceLock::new();
@@ -65,8 +68,26 @@ pub fn renew() {
 
 /// Waits until everything is written that was put into any spool, as long as `patience` lets it. Whether it is.
 pub fn settle(patience: Patience) -> bool {
+    /// How often it is looked at.
+    const LOOK: Duration = Duration::from_millis(5);
     let spools = all().clone();
-    spools.iter().filter(|spool| !spool.drain(patience)).count() == 0
+    let begun = Instant::now();
+    let (mut seen, mut since) = (0, begun);
+    loop {
+        let waiting: Vec<&Spool> = spools.iter().filter(|spool| !spool.is_drained()).collect();
+        if waiting.is_empty() {
+            return true;
+        }
+        waiting.iter().for_each(|spool| spool.write_without_thread());
+        let progress = spools.iter().map(Spool::progress).fold(0, u64::wrapping_add);
+        if progress != seen {
+            (seen, since) = (progress, Instant::now());
+        }
+        if patience.is_over(begun, since) {
+            return false;
+        }
+        thread::sleep(LOOK);
+    }
 }
 
 fn all() -> MutexGuard<'static, Vec<Spool>> {
@@ -81,6 +102,16 @@ pub enum Patience {
     Endless,
     /// For as long as the reader takes something within this time, and for ten times of it at most.
     Stalled(Duration),
+}
+
+impl Patience {
+    /// Whether somebody who has waited since `begun` gives up, when the reader took something `since`.
+    fn is_over(self, begun: Instant, since: Instant) -> bool {
+        match self {
+            Self::Endless => false,
+            Self::Stalled(stall) => since.elapsed() >= stall || begun.elapsed() >= stall.saturating_mul(10),
+        }
+    }
 }
 
 /// What a spool holds.
@@ -220,10 +251,7 @@ impl Spool {
         if self.is_drained() {
             return true;
         }
-        if self.run().is_err() {
-            // The kernel gives no thread: this one may as well block.
-            self.shared.write_here();
-        }
+        self.write_without_thread();
         let begun = Instant::now();
         let (mut seen, mut since) = (self.progress(), begun);
         loop {
@@ -234,19 +262,18 @@ impl Spool {
             if state.progress != seen {
                 (seen, since) = (state.progress, Instant::now());
             }
-            let nap = match patience {
-                Patience::Endless => Duration::from_secs(1),
-                Patience::Stalled(stall) => {
-                    let left = stall.saturating_sub(since.elapsed());
-                    let left = left.min(stall.saturating_mul(10).saturating_sub(begun.elapsed()));
-                    if left.is_zero() {
-                        return false;
-                    }
-                    left
-                }
-            };
+            if patience.is_over(begun, since) {
+                return false;
+            }
             // Whoever panicked with the lock left it whole.
-            drop(self.shared.taken.wait_timeout(state, nap));
+            drop(self.shared.taken.wait_timeout(state, NAP));
+        }
+    }
+
+    /// Starts the thread if it does not run. Where the kernel gives none, this one writes: it may as well block.
+    fn write_without_thread(&self) {
+        if self.run().is_err() {
+            self.shared.write_here();
         }
     }
 

@@ -19,6 +19,9 @@ fn run(target: &str, bytes: &[u8]) {
         "tunnel" => inputs::tunnel(bytes),
         "capture_file" => inputs::capture_file(bytes),
         "compare" => inputs::compare(bytes),
+        "http" => inputs::http(bytes),
+        "control" => inputs::control(bytes),
+        "netlink" => inputs::netlink(bytes),
         unknown => panic!("no target {unknown}"),
     }
 }

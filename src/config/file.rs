@@ -133,6 +133,11 @@ impl Explain for FileError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                "farspan's user must be able to read it; a running daemon reads the directories that its configuration was \
+                 read from at the start: restart it for others"
+                    .to_owned()
+            }
             Self::Unreadable { .. } => "`farspan generate config` prints a commented file to start from".to_owned(),
             Self::NoFile { .. } => "name a file; its drop-ins are conf.d/*.toml beside it".to_owned(),
             Self::TooLarge { .. } => "split it into conf.d/*.toml beside it".to_owned(),

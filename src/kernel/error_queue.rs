@@ -87,7 +87,7 @@ fn report_of(control: &ControlMessageOwned) -> Option<Report> {
 
 impl Report {
     /// Reads the kernel's description; `None` for what concerns neither reachability nor size, such as timestamps.
-    fn read(error: &libc::sock_extended_err) -> Option<Self> {
+    pub(super) fn read(error: &libc::sock_extended_err) -> Option<Self> {
         let mtu = Mtu::new(u64::from(error.ee_info)).ok();
         // Anybody can send an ICMP error that names a tiny MTU, and the queue has it as it came.
         let not_under = |least| Mtu::new(u64::from(error.ee_info).max(least)).ok();

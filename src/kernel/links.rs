@@ -78,7 +78,7 @@ impl Netlink {
 }
 
 impl Link {
-    fn read(message: &LinkMessage) -> Option<Self> {
+    pub(super) fn read(message: &LinkMessage) -> Option<Self> {
         const NO_NEIGHBOUR: LinkFlags = LinkFlags::Loopback.union(LinkFlags::Pointopoint).union(LinkFlags::Noarp);
 
         let flags = message.header.flags;

@@ -136,7 +136,7 @@ impl Drop for Events {
 }
 
 impl Event {
-    fn read(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Self> {
+    pub(super) fn read(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Self> {
         let NetlinkPayload::InnerMessage(message) = message.payload else { return None };
         match message {
             RouteNetlinkMessage::NewNeighbour(neighbour) => Neighbour::read(&neighbour).map(Self::Neighbour),

@@ -79,7 +79,7 @@ impl Route {
         self.unicast && link.is_none_or(|link| link.needs_neighbour)
     }
 
-    fn read(message: &RouteMessage) -> io::Result<Self> {
+    pub(super) fn read(message: &RouteMessage) -> io::Result<Self> {
         let (mut device, mut gateway, mut source) = (None, None, None);
         for attribute in &message.attributes {
             match attribute {

@@ -14,9 +14,13 @@ use farspan::config::plan::{
     NormalisePlan, OuterPackets, Pace, PriorityPlan, Probe, SamplePlan, SessionPlan, SourcePlan, Spread, Tag,
     TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
 };
+use farspan::daemon::control::{self, Answer, Command, Line};
+use farspan::daemon::http::{Request, Response, Status, exchange};
 use farspan::error::Explain;
 use farspan::flow::FlowHash;
 use farspan::frame::{Frame, InterfaceId, Offload};
+use farspan::kernel;
+use farspan::kernel::error_queue::Report;
 use farspan::kernel::underlay::{NextHop, Underlay};
 use farspan::ledger::{KernelDrops, Rewritten};
 use farspan::normalise::Normaliser;
@@ -26,6 +30,51 @@ use farspan::source::{self, Readiness, Source};
 use farspan::wire::decapsulate::{DecapsulateError, Decapsulated, Rules};
 use farspan::wire::layers::{GRE, Layers, UDP};
 use farspan::wire::reassembly::Reassembly;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// What a client sends to the page of metrics: it is answered in HTTP, or not at all while its head is not whole.
+pub fn http(bytes: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let answer = runtime.block_on(async {
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        client.write_all(bytes).await.unwrap();
+        client.shutdown().await.unwrap();
+        let page = |request: &Request| {
+            assert!(request.path.len() <= bytes.len());
+            Response::text(Status::Ok, "page\n")
+        };
+        // A connection that the client has closed is an error that nobody is told of.
+        let _ = exchange(server, page).await;
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        answer
+    });
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 "), "{answer:?}");
+    let head = bytes.windows(4).any(|end| end == b"\r\n\r\n");
+    assert!(head || answer.is_empty() || !answer.starts_with(b"HTTP/1.1 200") || bytes.contains(&b'\n'));
+}
+
+/// A line of the control protocol, as either end reads it: what is understood means the same when it is written again.
+pub fn control(bytes: &[u8]) {
+    if let Ok(command) = control::read::<Command>(bytes) {
+        assert_eq!(control::read::<Command>(&Line::of(&command)).unwrap(), command);
+    }
+    if let Ok(answer) = control::read::<Answer>(bytes) {
+        let line = Line::of(&answer);
+        let again = control::read::<Answer>(&line).unwrap();
+        assert_eq!(Line::of(&again), line);
+    }
+}
+
+/// What the kernel tells of links, neighbours and routes, and of datagrams that went wrong.
+pub fn netlink(bytes: &[u8]) {
+    let _ = kernel::reads_netlink(bytes);
+    for entry in bytes.as_chunks().0 {
+        if let Some(Report::TooBig(Some(mtu))) = kernel::reads_error(entry) {
+            assert!(mtu.value() >= 552, "no ICMP error asks for less than the kernel's own least MTU");
+        }
+    }
+}
 
 /// A block of a packet ring; its frames are made wire-true with what it says of their offloads.
 pub fn ring_block(bytes: &[u8]) {

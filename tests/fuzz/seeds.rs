@@ -24,7 +24,53 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("receive", received(&tunnels)),
         ("capture_file", vec![pcap(&frames, true), pcap(&frames, false), pcapng(&frames)]),
         ("compare", captures),
+        ("http", http()),
+        ("control", control()),
+        ("netlink", netlink()),
     ]
+}
+
+/// Requests for pages.
+fn http() -> Vec<Vec<u8>> {
+    let requests = [
+        "GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: application/openmetrics-text;version=1.0.0,text/plain\r\n\r\n",
+        "HEAD http://host:9469/readyz?x=1 HTTP/1.0\r\n\r\n",
+        "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
+    ];
+    requests.map(|request| request.as_bytes().to_vec()).into()
+}
+
+/// Lines of the control protocol, in both directions.
+fn control() -> Vec<Vec<u8>> {
+    let lines = [
+        r#"{"version":1,"command":"status"}"#,
+        r#"{"version":1,"command":"pause","session":"dmz"}"#,
+        r#"{"version":1,"done":"paused"}"#,
+        r#"{"version":1,"reloaded":{"kept":["dmz"],"changed":[],"added":[],"removed":[],"not_open":[["a","b"]]}}"#,
+        r#"{"version":1,"problems":[{"what":"there is no session","hint":"one of a","exit_code":1}]}"#,
+    ];
+    lines.map(|line| [line, "\n"].concat().into_bytes()).into()
+}
+
+/// RTM_NEWLINK of an interface `eth0` and RTM_NEWNEIGH of 192.0.2.1 (rtnetlink(7)), and two entries of an error queue: "packet
+/// too big" over IPv4 with MTU 1400, "port unreachable" over IPv6.
+fn netlink() -> Vec<Vec<u8>> {
+    let message = |kind: u16, body: &[u8]| {
+        let length = u32::try_from(16 + body.len()).unwrap();
+        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10], body].concat()
+    };
+    let attribute = |kind: u16, value: &[u8]| {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let padding = vec![0; value.len().next_multiple_of(4) - value.len()];
+        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value, &padding].concat()
+    };
+    let link = [&[0, 0, 1, 0][..], &[7, 0, 0, 0], &[0x43, 0x10, 1, 0], &[0xff; 4]].concat();
+    let name = [attribute(3, b"eth0\0"), attribute(4, &1500_u32.to_ne_bytes()), attribute(1, &[2; 6])].concat();
+    let neighbour = [&[2, 0, 0, 0][..], &[7, 0, 0, 0], &[2, 0, 0, 1]].concat();
+    let address = [attribute(1, &[192, 0, 2, 1]), attribute(2, &[2; 6])].concat();
+    let too_big = [&90_u32.to_ne_bytes()[..], &[2, 3, 4, 0], &1400_u32.to_ne_bytes(), &[0; 4]].concat();
+    let port = [&111_u32.to_ne_bytes()[..], &[3, 1, 4, 0], &[0; 8]].concat();
+    vec![message(16, &[link, name].concat()), message(28, &[neighbour, address].concat()), [too_big, port].concat()]
 }
 
 /// `virtio_net_hdr` (`linux/virtio_net.h`): TCP over IPv4 in segments of 100 bytes, its checksum partial.

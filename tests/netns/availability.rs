@@ -463,3 +463,57 @@ fn a20_an_environment_that_nests_tables_deeply_is_refused() {
         assert!(said.contains("is no key of the configuration") && said.len() < 2000, "{said}");
     }
 }
+
+/// A program that is asked for every opening of a file (fanotify(7), `FAN_OPEN_PERM`) and never answers: to whoever opens it,
+/// the file is on a disk that hangs.
+const HANGING_DISK: &str = r#"
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+FAN_CLASS_CONTENT, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD = 4, 1, 0x10000, -100
+group = libc.fanotify_init(FAN_CLASS_CONTENT, os.O_RDONLY)
+marked = libc.fanotify_mark(group, FAN_MARK_ADD, ctypes.c_uint64(FAN_OPEN_PERM), AT_FDCWD, sys.argv[1].encode())
+assert group >= 0 and marked == 0, os.strerror(ctypes.get_errno())
+print("hangs", flush=True)
+time.sleep(120)
+"#;
+
+/// A10: the file itself does not answer.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a10_a_configuration_on_a_disk_that_hangs_keeps_neither_status_nor_the_end() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", TUNNEL);
+    let daemon = Quiet::start(&lab, &[&session("dmz", "h0", VXLAN), ONLY_OURS].concat(), Stdio::null());
+    let said = lab.path("disk.log");
+    let mut disk = Command::new("python3");
+    disk.args(["-c", HANGING_DISK]).arg(lab.path("farspan.toml"));
+    let _disk = Process::start({
+        disk.stdout(File::create(&said).expect("the folder is writable"));
+        disk
+    });
+    await_that("the disk to hang", || fs::read_to_string(&said).is_ok_and(|said| said.contains("hangs")));
+    let mut reload = Command::new(binary());
+    reload.args(["reload", "--socket"]).arg(&daemon.socket).stdin(Stdio::null());
+    let reload = reload.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("farspan can be run");
+    // More requests come than are carried out.
+    (0..20).for_each(|_| signal(daemon.process.id(), "HUP"));
+    traffic::send(&lab, &frames(0..500), "--pps=2000");
+    arriving.await_frames(500);
+    for _ in 0..5 {
+        let mut status = Command::new("timeout");
+        let status = run(status.arg("5").arg(binary()).arg("status").arg("--socket").arg(&daemon.socket));
+        assert!(status.status.success(), "status answers while the disk hangs");
+    }
+    let reload = reload.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&reload.stderr);
+    assert_eq!(reload.status.code(), Some(78), "{said}");
+    assert!(said.contains("could not be read within 10 s"), "{said}");
+    let threads = fs::read_dir(format!("/proc/{}/task", daemon.process.id())).expect("the daemon runs").flatten();
+    let names = threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+    let reading = names.filter(|name| name.trim() == "configuration").count();
+    assert!(reading <= 1, "{reading} threads wait for the disk");
+    let (status, ledger) = daemon.stop("dmz");
+    assert!(status.success(), "{status}");
+    ledger.assert_lossless();
+    assert_eq!(ledger.captured, 500);
+}
