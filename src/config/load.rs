@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_nested_deeply_or_strangely_is_refused() {
+    fn a20_a_variable_that_is_nested_deeply_or_strangely_is_refused() {
         let deep = format!("farspan_{}", vec!["A"; 100_000].join("__"));
         for name in [deep.as_str(), "FARSPAN_A__B.C.D", "FARSPAN_A__B[0][99999999999]"] {
             let problems = Layers::of(Vec::new(), [(name.to_owned(), "1".to_owned())].into_iter()).unwrap_err();

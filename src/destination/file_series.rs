@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_the_largest_number_does_not_end_the_series() {
+    fn a22_a_file_with_the_largest_number_does_not_end_the_series() {
         let directory = tempfile::tempdir().unwrap();
         for number in ["18446744073709551615", "1000000000000001", "000007"] {
             fs::write(directory.path().join(format!("m-{number}.pcap")), "").unwrap();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_before_1970_or_beyond_the_year_9999_gives_the_nearest_time() {
+    fn a19_a_clock_before_1970_or_beyond_the_year_9999_gives_the_nearest_time() {
         let series = FileSeries::new(Path::new("x-{time}.pcap"), &Rotation::default());
         for (time, expected) in [
             (UNIX_EPOCH - Duration::from_secs(220_000_000), "x-19700101T000000.000Z.pcap"),

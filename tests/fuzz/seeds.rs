@@ -52,8 +52,8 @@ fn control() -> Vec<Vec<u8>> {
     lines.map(|line| [line, "\n"].concat().into_bytes()).into()
 }
 
-/// RTM_NEWLINK of an interface `eth0` and RTM_NEWNEIGH of 192.0.2.1 (rtnetlink(7)), and two entries of an error queue: "packet
-/// too big" over IPv4 with MTU 1400, "port unreachable" over IPv6.
+/// `RTM_NEWLINK` of an interface `eth0` and `RTM_NEWNEIGH` of 192.0.2.1 (rtnetlink(7)), and two entries of an error queue:
+/// "packet too big" over IPv4 with MTU 1400, "port unreachable" over IPv6.
 fn netlink() -> Vec<Vec<u8>> {
     let message = |kind: u16, body: &[u8]| {
         let length = u32::try_from(16 + body.len()).unwrap();

@@ -452,6 +452,22 @@ fn a15_a21_strange_interface_names_are_escaped_and_keep_no_other_from_being_mirr
     daemon.stop();
 }
 
+/// A22: the number behind the largest one. The judge is the folder, and tshark.
+#[test]
+fn a22_a_file_with_the_largest_number_does_not_make_a_series_begin_again_at_zero() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let capture = folder.path().join("one.pcap");
+    fs::write(&capture, traffic::capture_file(&frames(0..7))).expect("the folder is writable");
+    for number in ["18446744073709551615", "000003"] {
+        fs::write(folder.path().join(format!("m-{number}.pcap")), "").expect("the folder is writable");
+    }
+    let to = format!("pcap:{}?rotate_size=64KiB", folder.path().join("m-{number}.pcap").display());
+    let mirror = run(Command::new(binary()).args(["mirror", "-r"]).arg(&capture).args(["--to", &to]));
+    assert!(mirror.status.success(), "{}", String::from_utf8_lossy(&mirror.stderr));
+    assert_eq!(tshark::count(&folder.path().join("m-000004.pcap"), "udp"), 7);
+    assert!(!folder.path().join("m-000000.pcap").exists());
+}
+
 /// A20: the `config` crate descends a level for each part of a variable's name.
 #[test]
 fn a20_an_environment_that_nests_tables_deeply_is_refused() {
