@@ -204,7 +204,10 @@ fn linux_device(encapsulation: &Encapsulation) -> Vec<String> {
         }
     };
     let create = device.map(|device| format!("ip link add mirror0 type {device}"));
-    create.into_iter().chain(["ip link set mirror0 arp off up".to_owned()]).collect()
+    // GRO merges TCP segments, in the tunnel and behind it, and leaves their checksums unfinished. IF receives the mirror.
+    let settings = ["ethtool -K IF gro off", "ethtool -K mirror0 gro off", "ip link set mirror0 arp off up"];
+    let settings = settings.map(str::to_owned);
+    create.into_iter().chain(settings).collect()
 }
 
 /// Protocol, usual port and this port, where the port is not the usual one.
@@ -301,6 +304,7 @@ mod tests {
         assert_eq!(lines(seen_by(Snort, on_port(8472))), ["udp = { vxlan_ports = '4789 8472' }"]);
         let linux = lines(seen_by(Linux, on_port(8472)));
         assert_eq!(linux[0], "ip link add mirror0 type vxlan id 42 dstport 8472 nolearning udp6zerocsumrx");
+        assert_eq!(linux[1..3], ["ethtool -K IF gro off", "ethtool -K mirror0 gro off"]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What the kernel joins before a GRE endpoint receives it.
 //!
 //! GRO looks into GRE packets without sequence numbers and makes one packet of several whose inner TCP segments follow
-//! each other (`net/ipv4/gre_offload.c`); a raw socket gets that one. It does not look into ERSPAN, and into UDP tunnels
-//! only for the kernel's own devices.
+//! each other (`net/ipv4/gre_offload.c`); a raw socket gets that one, and the source cuts it back. It does not look into
+//! ERSPAN, and into UDP tunnels only for the kernel's own devices.
 
 use super::facts::Facts;
 use super::finding::Finding;
@@ -22,12 +22,12 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     }
     let all = facts.joining.join(", ");
-    let finding = Finding::warning(format!("TCP inside GRE may be joined before it is received, on {all}"))
+    let finding = Finding::note(format!("the kernel merges TCP segments inside GRE on {all}"))
         .because(
-            "Receive offload (GRO) is on there: segments that follow each other come as one frame, unless the sender \
-             numbers its packets.",
+            "Receive offload (GRO) is on there. farspan cuts what was merged back into the frames that were sent; a filter \
+             expression that asks for lengths sees the merged frames.",
         )
-        .cure(format!("on the interface that the mirror comes in by: ethtool -K {} gro off", facts.joining[0]));
+        .cure(format!("to have no segments merged: ethtool -K {} gro off", facts.joining[0]));
     vec![finding]
 }
 
@@ -55,8 +55,8 @@ mod tests {
             findings(&plan, &Facts { joining, ..facts(mtu(1500)) })
         };
         let told = heard("gre://0.0.0.0", &["eth0", "eth1"]);
-        assert_eq!(told[0].what, "TCP inside GRE may be joined before it is received, on eth0, eth1");
-        assert_eq!(told[0].remedy, ["on the interface that the mirror comes in by: ethtool -K eth0 gro off"]);
+        assert_eq!(told[0].what, "the kernel merges TCP segments inside GRE on eth0, eth1");
+        assert_eq!(told[0].remedy, ["to have no segments merged: ethtool -K eth0 gro off"]);
         for (from, joining) in
             [("gre://[::]", &[][..]), ("erspan://0.0.0.0", &["eth0"]), ("vxlan://0.0.0.0", &["eth0"])]
         {

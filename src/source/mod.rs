@@ -6,6 +6,7 @@
 mod block;
 mod by_direction;
 mod captures;
+mod classic_bpf;
 mod error;
 mod fan_out;
 mod file;

@@ -100,10 +100,14 @@ impl PacketSocket {
     /// # Errors
     /// `ENODEV` when there is no such interface, `ENETDOWN` when it is down.
     pub fn bind(&self, interface: Ifindex) -> io::Result<()> {
+        self.bind_to(short(libc::ETH_P_ALL), index(interface))
+    }
+
+    fn bind_to(&self, ethertype: u16, interface: c_int) -> io::Result<()> {
         let address = libc::sockaddr_ll {
             sll_family: short(libc::AF_PACKET),
-            sll_protocol: short(libc::ETH_P_ALL).to_be(),
-            sll_ifindex: index(interface),
+            sll_protocol: ethertype.to_be(),
+            sll_ifindex: interface,
             sll_hatype: 0,
             sll_pkttype: 0,
             sll_halen: 0,
@@ -115,6 +119,32 @@ impl PacketSocket {
             libc::bind(self.0.as_raw_fd(), (&raw const address).cast(), length_of::<libc::sockaddr_ll>())
         })?;
         Ok(())
+    }
+
+    /// Has a `virtio_net_hdr` of ten bytes precede each frame that [`receive`](Self::receive) gives, in the machine's byte
+    /// order.
+    ///
+    /// # Errors
+    /// `EBUSY` when a ring is mapped.
+    pub fn precede_by_offloads(&self) -> io::Result<()> {
+        self.set(libc::PACKET_VNET_HDR, &1)
+    }
+
+    /// Starts capturing the packets of one network protocol on every interface: what the protocol itself receives there,
+    /// each once.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn bind_to_protocol(&self, ethertype: u16) -> io::Result<()> {
+        self.bind_to(ethertype, 0)
+    }
+
+    /// The oldest frame that waits, cut to the length of `buffer`; returns how many bytes. For a socket without ring.
+    ///
+    /// # Errors
+    /// `WouldBlock` when none waits.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(nix::sys::socket::recv(self.0.as_raw_fd(), buffer, nix::sys::socket::MsgFlags::MSG_DONTWAIT)?)
     }
 
     /// What was counted since the last call.

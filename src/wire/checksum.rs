@@ -7,7 +7,7 @@
 //! Sums are kept in 64 bits: 65,535 divides 2^64 - 1, so that the ones' complement sum of 64-bit words is also that of the
 //! 16-bit words in them, and moving every byte by one place is a rotation.
 
-use super::layers::{Ip, IpVersion};
+use super::layers::{Fragment, Ip, IpVersion, TCP, u16_at};
 
 /// A ones' complement sum of bytes that follow each other, in pieces of any length.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,6 +89,19 @@ impl ChecksumError {
     pub fn put_on(self, right: u16) -> u16 {
         if self == Self::NONE { right } else { Sum { words: u64::from(right) + u64::from(self.0), odd: false }.fold() }
     }
+}
+
+/// Whether the TCP or UDP checksum of `packet`, which stands in `bytes`, is partial (`CHECKSUM_PARTIAL` of Linux): the field
+/// holds the sum of the pseudo header. One right checksum in 65,536 looks like it.
+pub fn is_partial(bytes: &[u8], packet: &Ip) -> bool {
+    let field = if packet.protocol == TCP { 16 } else { 6 };
+    // Only TCP and UDP have a payload that is known.
+    packet.payload.is_some()
+        && packet.fragment == Fragment::Whole
+        && packet.end <= bytes.len()
+        && u16_at(bytes, packet.transport + field).is_some_and(|checksum| {
+            checksum == Sum::pseudo_header(packet, bytes, packet.protocol, packet.end - packet.transport).fold()
+        })
 }
 
 /// The checksum after a 16-bit word of what it covers went from `old` to `new`: RFC 1624 section 3, equation 3,

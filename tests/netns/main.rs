@@ -27,6 +27,7 @@ mod law;
 mod limits;
 mod many_sessions;
 mod marks;
+mod merging;
 mod outside;
 mod own_accounts;
 mod own_traffic;

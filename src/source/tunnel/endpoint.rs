@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::super::{Readiness, Source};
 use super::error::TunnelError;
+use super::merged::MergeWatch;
 use super::receiver::{Begins, OuterPacket, Receiver};
 use super::reorder::Reorder;
 use crate::config::plan::{EndpointPlan, OuterPackets, Takes, TunnelsPlan};
@@ -25,7 +26,7 @@ use crate::quantity::Timestamp;
 use crate::sys::recvmmsg::{self, Datagrams};
 use crate::sys::socket_option::{self, IntOption};
 use crate::wire::decapsulate::Tunnel;
-use crate::wire::layers::{self, Ip};
+use crate::wire::layers::{self, Ip, IpVersion};
 
 /// How long datagrams that come fast are let come together. The default buffer holds what comes at 10 Gbit/s in forty
 /// times as long; even one of 1 MiB holds it.
@@ -75,13 +76,17 @@ impl Endpoint {
             OuterPackets::Sockets { buffer } => buffer / u64::try_from(tunnels.sockets().len().max(1)).unwrap_or(1),
             OuterPackets::File(_) => 0,
         };
+        // Before the socket: what that one gives has been told of.
+        let version = if plan.address.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
+        let is_gre = matches!(carries, Carries::GreInIpv4 | Carries::Gre);
+        let merges = is_gre.then(|| MergeWatch::open(version));
         let socket = open_socket(plan, carries, buffer)?;
         Ok(Self {
             socket,
             written: plan.written.clone(),
             carries,
             datagrams: Datagrams::new(),
-            receiver,
+            receiver: receiver.unmerging(merges),
             reorder: Reorder::new(tunnels.reorder),
             last: None,
             dropped: (0, 0),

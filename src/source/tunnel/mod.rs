@@ -8,6 +8,8 @@
 
 mod endpoint;
 mod error;
+mod merge_program;
+mod merged;
 mod outer_file;
 mod receiver;
 mod reorder;

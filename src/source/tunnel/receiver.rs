@@ -6,10 +6,11 @@ use pcap::BpfProgram;
 
 use super::super::error::SourceError;
 use super::super::filter;
+use super::merged::MergeWatch;
 use super::senders::SenderTable;
 use crate::config::defaults::MOST_TUNNELS;
 use crate::config::plan::{Decap, EndpointPlan, SessionPlan, Tag, Takes, TunnelsPlan};
-use crate::frame::{Frame, InterfaceId, Offload};
+use crate::frame::{Frame, InterfaceId, Offload, Unfinished};
 use crate::ledger::{DropReason, SenderLedger};
 use crate::quantity::{Prefix, Timestamp};
 use crate::wire::decapsulate::{DecapsulateError, Decapsulated, Rules, Tunnel};
@@ -33,6 +34,8 @@ pub struct Receiver {
     offload: Offload,
     interface: InterfaceId,
     senders: SenderTable,
+    /// Tells what GRO merged; none where it merges nothing, and for a capture file.
+    merges: Option<MergeWatch>,
     /// Where frames are put together that do not stand in the packet as they go on; claimed at start.
     scratch: Vec<u8>,
 }
@@ -108,8 +111,15 @@ impl Receiver {
             offload,
             interface,
             senders: SenderTable::new(interface),
+            merges: None,
             scratch: Vec::with_capacity(LONGEST),
         })
+    }
+
+    /// Cuts back what the kernel has merged on the way to a socket.
+    #[must_use]
+    pub fn unmerging(self, merges: Option<MergeWatch>) -> Self {
+        Self { merges, ..self }
     }
 
     /// The endpoints that it receives for.
@@ -163,6 +173,10 @@ impl Receiver {
         if self.filter.as_ref().is_some_and(|filter| !filter.filter(bytes)) {
             return Err(DropReason::Filtered);
         }
+        let offload = match &mut self.merges {
+            Some(merges) => merged(merges, &mut self.senders, row, bytes).unwrap_or(self.offload),
+            None => self.offload,
+        };
         let frame = Frame {
             bytes,
             wire_len: wire_len(bytes, inner.missing, outermost.truncated),
@@ -170,7 +184,7 @@ impl Receiver {
             direction: outermost.direction,
             interface: self.interface,
             origin: row.and_then(|row| self.senders.origin(row)),
-            offload: self.offload,
+            offload,
             has_restored_tag: inner.removed_tag.is_some(),
             refused: None,
         };
@@ -250,6 +264,22 @@ fn put_together<'a>(scratch: &'a mut Vec<u8>, inner: &Decapsulated<'a>, tag: Tag
         }
     }
     scratch
+}
+
+/// What GRO did to a frame, if it did. The senders' accounts count what was merged.
+fn merged(merges: &mut MergeWatch, senders: &mut SenderTable, row: Option<usize>, frame: &[u8]) -> Option<Offload> {
+    let packet = Layers::parse(frame).ip?;
+    let offload = merges.offload_of(frame, &packet, senders.full_size(row));
+    let payload = packet.payload.map_or(0, |payload| packet.end.saturating_sub(payload));
+    match offload {
+        None => senders.note_size(row, packet.end - packet.start),
+        Some(Offload::Exact(Unfinished { segment: Some(size), .. })) => {
+            let more = payload.div_ceil(usize::from(size.get())).saturating_sub(1);
+            senders.count_merged(row, more as u64);
+        }
+        Some(_) => {}
+    }
+    offload
 }
 
 /// How long the frame was. A sender that cut it does not say, but the IP packet inside does.

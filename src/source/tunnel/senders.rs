@@ -12,6 +12,9 @@ use crate::wire::sequence::Stream;
 /// rows would let whoever forges addresses erase the account of everybody else.
 pub const MOST: usize = 1024;
 
+/// What a stream's full-size packets have at least, in bytes: the MTU of Ethernet.
+const ETHERNET_MTU: u16 = 1500;
+
 /// What one sender numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -26,6 +29,8 @@ struct Row {
     origin: Origin,
     received: u64,
     reserved_bits: u64,
+    /// The longest packet that came unmerged, in bytes.
+    full_size: u16,
     /// Whether its datagrams have sequence numbers.
     is_numbered: bool,
     stream: Stream,
@@ -84,6 +89,26 @@ impl SenderTable {
         Some(number)
     }
 
+    /// The length of the longest packet that a row's stream has sent unmerged, in bytes, IP header included.
+    pub fn full_size(&self, row: Option<usize>) -> u16 {
+        row.and_then(|row| self.rows.get(row)).map_or(ETHERNET_MTU, |row| row.full_size)
+    }
+
+    /// Takes note of an unmerged packet of so many bytes.
+    pub fn note_size(&mut self, row: Option<usize>, length: usize) {
+        if let Some(row) = row.and_then(|row| self.rows.get_mut(row)) {
+            row.full_size = row.full_size.max(u16::try_from(length).unwrap_or(u16::MAX));
+        }
+    }
+
+    /// Counts so many more datagrams of a row: GRO has merged them with one that was counted.
+    pub fn count_merged(&mut self, row: Option<usize>, datagrams: u64) {
+        match row.and_then(|row| self.rows.get_mut(row)) {
+            Some(row) => row.received += datagrams,
+            None => self.others += datagrams,
+        }
+    }
+
     /// Whose frames a row counts.
     pub fn origin(&self, row: usize) -> Option<&Origin> {
         self.rows.get(row).map(|row| &row.origin)
@@ -103,7 +128,14 @@ impl SenderTable {
         let Key { from, tunnel, id } = key;
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         let origin = Origin { number, sender: from, encapsulation: tunnel, id };
-        let row = Row { origin, received: 0, reserved_bits: 0, is_numbered: false, stream: Stream::default() };
+        let row = Row {
+            origin,
+            received: 0,
+            reserved_bits: 0,
+            full_size: ETHERNET_MTU,
+            is_numbered: false,
+            stream: Stream::default(),
+        };
         self.rows.push(row);
         self.by_key.insert(key, self.rows.len() - 1);
         Some(self.rows.len() - 1)
