@@ -10,6 +10,7 @@ use crate::compare::{Comparing, Kind, Order, Plan, compare};
 use crate::config::plan::FilePath;
 use crate::error::{ExitCode, Problems};
 use crate::quantity::Snaplen;
+use crate::wire::decapsulate::Tunnel;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -31,7 +32,8 @@ pub struct CompareArguments {
     /// What came out of it: another capture file
     #[arg(value_name = "B", value_parser = file, value_hint = ValueHint::FilePath)]
     b: FilePath,
-    /// Take the outermost tunnel off each packet of one side or of both: VXLAN, Geneve, GRE, ERSPAN
+    /// Take the outermost tunnel off each packet of one side or of both: VXLAN, Geneve, GRE, ERSPAN, TZSP, HP ERM,
+    /// Jmirror
     #[arg(long, value_name = "SIDE", help_heading = "Reading")]
     decap: Option<Decap>,
     /// With --decap: another UDP port of VXLAN, beside 4789, 4790 and 8472 (repeatable)
@@ -109,7 +111,8 @@ impl CompareArguments {
             ignored: self.ignore.clone(),
             ..Comparing::default()
         };
-        rules.tunnels.vxlan_ports.extend(&self.vxlan_port);
+        let vxlan = self.vxlan_port.iter().map(|&port| (port, Tunnel::Vxlan));
+        rules.tunnels.ports.splice(..0, vxlan);
         Plan { files: [self.a.clone(), self.b.clone()], rules }
     }
 }

@@ -9,6 +9,7 @@ use super::mistake::closest;
 use super::plan::{EndpointPlan, Host, Takes};
 use crate::quantity::whole_number;
 use crate::wire::decapsulate::Tunnel;
+use crate::wire::{hp_erm, jmirror, tzsp};
 
 /// Why a text is no endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +48,7 @@ pub enum EndpointError {
 }
 
 /// The encapsulations that endpoints have, with what selects inside them.
-const SCHEMES: [(&str, Takes, Option<&str>, u32); 7] = [
+const SCHEMES: [(&str, Takes, Option<&str>, u32); 10] = [
     ("vxlan", Takes::Only(Tunnel::Vxlan), Some("vni"), 0xff_ffff),
     ("geneve", Takes::Only(Tunnel::Geneve), Some("vni"), 0xff_ffff),
     ("gre", Takes::Only(Tunnel::Gre), Some("key"), u32::MAX),
@@ -55,6 +56,9 @@ const SCHEMES: [(&str, Takes, Option<&str>, u32); 7] = [
     ("erspan1", Takes::Only(Tunnel::Erspan1), None, 0),
     ("erspan2", Takes::Only(Tunnel::Erspan2), Some("session"), 1023),
     ("erspan3", Takes::Only(Tunnel::Erspan3), Some("session"), 1023),
+    ("tzsp", Takes::Only(Tunnel::Tzsp), None, 0),
+    ("hperm", Takes::Only(Tunnel::HpErm), None, 0),
+    ("jmirror", Takes::Only(Tunnel::Jmirror), Some("mirror"), u32::MAX),
 ];
 
 /// Reads one endpoint.
@@ -79,6 +83,9 @@ pub fn read(text: &str) -> Result<EndpointPlan, EndpointError> {
     let standard = match takes {
         Takes::Only(Tunnel::Vxlan) => Some(defaults::VXLAN_PORT),
         Takes::Only(Tunnel::Geneve) => Some(defaults::GENEVE_PORT),
+        Takes::Only(Tunnel::Tzsp) => Some(tzsp::PORT),
+        Takes::Only(Tunnel::HpErm) => Some(hp_erm::PORT),
+        Takes::Only(Tunnel::Jmirror) => Some(jmirror::PORT),
         Takes::Only(_) | Takes::AnyErspan => None,
     };
     let port = udp_port(name, standard, port)?;

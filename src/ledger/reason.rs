@@ -79,7 +79,7 @@ reasons! {
         "no endpoint takes this encapsulation with this VNI, key or session id",
         "if it is wanted, add it to the endpoint: vxlan://0.0.0.0?vni=42,43";
     NoTunnel, "no_tunnel", Policy,
-        "the packet of the capture file carries no VXLAN, Geneve, GRE or ERSPAN",
+        "the packet of the capture file carries no VXLAN, Geneve, GRE, ERSPAN, TZSP, HP ERM or Jmirror",
         "none needed; if it is VXLAN on another port, name it: --from vxlan://0.0.0.0:PORT";
     TooShort, "too_short", Loss,
         "the frame is shorter than an Ethernet header",

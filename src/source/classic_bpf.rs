@@ -40,6 +40,7 @@ pub const SHIFT_RIGHT: u32 = 0x74;
 pub const JUMP: u32 = 0x05;
 pub const EQUAL: u32 = 0x15;
 pub const EQUAL_X: u32 = 0x1d;
+pub const ABOVE: u32 = 0x25;
 pub const ANY_BIT: u32 = 0x45;
 pub const RETURN: u32 = 0x06;
 pub const RETURN_A: u32 = 0x16;
@@ -81,4 +82,29 @@ pub fn assembled<Place: Copy + Eq + Hash>(steps: &[Step<Place>]) -> Vec<sock_fil
         });
     }
     program
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A conditional jump has one byte for its distance.
+    #[test]
+    fn every_conditional_jump_reaches_its_place() {
+        let far = |count| {
+            let mut steps = vec![If(EQUAL, 1, ())];
+            steps.extend(vec![Do(RETURN, 0); count]);
+            steps.push(Here(()));
+            assembled(&steps)[0].jt
+        };
+        assert_eq!((far(3), far(254), far(255)), (3, 254, 255));
+        for (name, program) in [
+            ("flows", super::super::flow_program::program()),
+            ("merges", super::super::tunnel::merge_program_of_ipv4()),
+        ] {
+            // 255 is what a jump gets that is too far.
+            assert!(program.iter().all(|step| step.jt < 255), "{name}");
+            assert!(program.len() < 4096, "{name}: BPF_MAXINSNS");
+        }
+    }
 }

@@ -4,40 +4,48 @@
 //! ```text
 //! +----------+-------------+------+----------------------------+-----------------+
 //! | Ethernet | IPv4 / IPv6 | UDP  | VXLAN · VXLAN-GPE · Geneve | mirrored frame  |
-//! | + VLANs  | extensions  |------+----------------------------| or IP packet,   |
-//! |          |             | GRE · GRE + ERSPAN I, II, III     | whole or cut    |
+//! | + VLANs  | extensions  |      | TZSP · HP ERM · Jmirror    | or IP packet,   |
+//! |          |             |------+----------------------------| whole or cut    |
+//! |          |             | GRE · GRE + ERSPAN I, II, III     |                 |
 //! +----------+-------------+-----------------------------------+-----------------+
 //! ```
 //!
 //! Other people's senders are read generously: reserved bits, options, keys and sub-headers are accepted and noted,
-//! unless [`Rules::strict`] is set. What cannot be a frame is refused with the field that says so. Nothing is copied.
+//! unless [`Rules::strict`] is set. What cannot be a frame is refused with the field that says so. Whether a frame or a bare
+//! packet stands behind the header, one rule decides for all of them: [`inner`](super::inner). Nothing is copied.
 
 use super::erspan;
 use super::ethernet::{self, HEADER_LEN};
 use super::geneve::{self, Geneve};
 use super::gre::{self, ERSPAN, ERSPAN_III, TRANSPARENT_ETHERNET};
-use super::layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, GRE, Ip, Layers, UDP, u16_at};
+use super::inner::{self, Says};
+use super::layers::{Fragment, GRE, Ip, Layers, UDP, u16_at};
 use super::vxlan::{self, Vxlan};
-use super::{ParseError, reassembly};
+use super::{ParseError, hp_erm, jmirror, reassembly, tzsp};
 use crate::quantity::{Direction, GreKey};
 
 /// What counts as a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// UDP destination ports of VXLAN.
-    pub vxlan_ports: Vec<u16>,
-    /// UDP destination ports of Geneve.
-    pub geneve_ports: Vec<u16>,
+    /// UDP destination ports, each with what is sent there.
+    pub ports: Vec<(u16, Tunnel)>,
     /// Refuses headers in which reserved bits are set.
     pub strict: bool,
 }
 
 impl Default for Rules {
-    /// The ports of IANA, and the one that Linux has used since before there was one.
+    /// The ports of IANA, the one that Linux has used since before there was one, and those that vendors chose.
     fn default() -> Self {
         Self {
-            vxlan_ports: vec![Vxlan::PORT, Vxlan::LINUX_PORT, Vxlan::GENERIC_PROTOCOL_PORT],
-            geneve_ports: vec![Geneve::PORT],
+            ports: vec![
+                (Vxlan::PORT, Tunnel::Vxlan),
+                (Geneve::PORT, Tunnel::Geneve),
+                (Vxlan::LINUX_PORT, Tunnel::Vxlan),
+                (Vxlan::GENERIC_PROTOCOL_PORT, Tunnel::Vxlan),
+                (tzsp::PORT, Tunnel::Tzsp),
+                (hp_erm::PORT, Tunnel::HpErm),
+                (jmirror::PORT, Tunnel::Jmirror),
+            ],
             strict: false,
         }
     }
@@ -48,7 +56,7 @@ impl Default for Rules {
 pub struct Decapsulated<'a> {
     /// The tunnel that it came in.
     pub tunnel: Tunnel,
-    /// VNI, GRE key or ERSPAN session id; GRE may have none, ERSPAN I has none.
+    /// VNI, GRE key, ERSPAN session id or Jmirror's mirror identifier; GRE may have none, ERSPAN I, TZSP and HP ERM have none.
     pub id: Option<u32>,
     /// GRE's sequence number.
     pub sequence: Option<u32>,
@@ -60,7 +68,7 @@ pub struct Decapsulated<'a> {
     pub removed_tag: Option<u16>,
     /// What else there is to know.
     pub notes: Notes,
-    /// `EtherType` of an IP packet that came without Ethernet header; `None` when `bytes` is an Ethernet frame.
+    /// `EtherType` of an IP or MPLS packet that came without Ethernet header; `None` when `bytes` is an Ethernet frame.
     pub bare: Option<u16>,
     /// The mirrored frame, or the IP packet.
     pub bytes: &'a [u8],
@@ -83,6 +91,12 @@ pub enum Tunnel {
     Erspan2,
     /// The same, section 4.3.
     Erspan3,
+    /// `TaZmen` Sniffer Protocol, of `MikroTik` routers.
+    Tzsp,
+    /// HP encapsulated remote mirroring, of `ProCurve` and Aruba switches.
+    HpErm,
+    /// Juniper packet mirroring.
+    Jmirror,
 }
 
 /// What a header has that ours do not have.
@@ -100,7 +114,7 @@ pub struct Notes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecapsulateError {
     /// The packet is no tunnel's: another protocol, another port, no IP.
-    #[error("this is no VXLAN, Geneve, GRE or ERSPAN packet")]
+    #[error("this is no VXLAN, Geneve, GRE, ERSPAN, TZSP, HP ERM or Jmirror packet")]
     NoTunnel,
     /// The packet is a fragment, which has to be reassembled first.
     #[error("the outer packet is a fragment")]
@@ -108,8 +122,8 @@ pub enum DecapsulateError {
     /// A header is cut, or says that no frame follows.
     #[error(transparent)]
     Header(#[from] ParseError),
-    /// A Geneve packet for the tunnel's other end (O).
-    #[error("a Geneve control packet carries no frame")]
+    /// A Geneve packet for the tunnel's other end (O), or a TZSP message to its sensor.
+    #[error("a control packet carries no frame")]
     ControlPacket,
     /// GRE's checksum is there, and wrong.
     #[error("the GRE checksum is wrong")]
@@ -121,7 +135,17 @@ pub enum DecapsulateError {
 
 impl Tunnel {
     /// Every encapsulation.
-    pub const ALL: [Self; 6] = [Self::Vxlan, Self::Geneve, Self::Gre, Self::Erspan1, Self::Erspan2, Self::Erspan3];
+    pub const ALL: [Self; 9] = [
+        Self::Vxlan,
+        Self::Geneve,
+        Self::Gre,
+        Self::Erspan1,
+        Self::Erspan2,
+        Self::Erspan3,
+        Self::Tzsp,
+        Self::HpErm,
+        Self::Jmirror,
+    ];
 
     /// Its name in URLs, JSON and metrics.
     pub const fn label(self) -> &'static str {
@@ -132,6 +156,9 @@ impl Tunnel {
             Self::Erspan1 => "erspan1",
             Self::Erspan2 => "erspan2",
             Self::Erspan3 => "erspan3",
+            Self::Tzsp => "tzsp",
+            Self::HpErm => "hperm",
+            Self::Jmirror => "jmirror",
         }
     }
 
@@ -140,7 +167,8 @@ impl Tunnel {
         match self {
             Self::Vxlan | Self::Geneve => "VNI",
             Self::Gre => "key",
-            Self::Erspan1 | Self::Erspan2 | Self::Erspan3 => "session",
+            Self::Erspan1 | Self::Erspan2 | Self::Erspan3 | Self::Tzsp | Self::HpErm => "session",
+            Self::Jmirror => "mirror",
         }
     }
 }
@@ -212,12 +240,38 @@ impl Rules {
         };
         let datagram = payload.get(..length).unwrap_or(payload);
         let missing = length - datagram.len();
-        if self.vxlan_ports.contains(&port) {
-            self.take_from_vxlan(datagram, missing)
-        } else if self.geneve_ports.contains(&port) {
-            self.take_from_geneve(datagram, missing)
-        } else {
-            Err(DecapsulateError::NoTunnel)
+        let tunnel = self.ports.iter().find(|(at, _)| *at == port).ok_or(DecapsulateError::NoTunnel)?.1;
+        self.take_from_datagram(tunnel, datagram, missing)
+    }
+
+    /// Takes a tunnel of this kind off a UDP datagram. `missing` bytes at its end were cut.
+    ///
+    /// # Errors
+    /// When the header is cut or broken, or is followed by something else than a frame or packet.
+    pub fn take_from_datagram<'a>(
+        &self,
+        tunnel: Tunnel,
+        datagram: &'a [u8],
+        missing: usize,
+    ) -> Result<Decapsulated<'a>, DecapsulateError> {
+        match tunnel {
+            Tunnel::Vxlan => self.take_from_vxlan(datagram, missing),
+            Tunnel::Geneve => self.take_from_geneve(datagram, missing),
+            Tunnel::Tzsp => take_from_tzsp(datagram, missing),
+            Tunnel::HpErm => {
+                let frame = hp_erm::frame(datagram)?;
+                // Nothing else tells a mirror from other datagrams to the port.
+                if !inner::can_be_ethernet(frame, missing) {
+                    return Err(DecapsulateError::NoTunnel);
+                }
+                Decapsulated::plain(tunnel, frame, missing).followed_by("HP ERM", Says::Ethernet)
+            }
+            Tunnel::Jmirror => {
+                let (mirror, packet) = jmirror::parse(datagram)?;
+                let taken = Decapsulated { id: Some(mirror), ..Decapsulated::plain(tunnel, packet, missing) };
+                taken.followed_by("Jmirror", Says::Ip)
+            }
+            Tunnel::Gre | Tunnel::Erspan1 | Tunnel::Erspan2 | Tunnel::Erspan3 => Err(DecapsulateError::NoTunnel),
         }
     }
 
@@ -234,7 +288,8 @@ impl Rules {
         let reserved_bits = self.tolerate(vxlan.reserved_bits)?;
         let notes = Notes { reserved_bits, generic_protocol: vxlan.generic, ..Notes::default() };
         let id = Some(vxlan.header.vni.value());
-        Ok(Decapsulated { id, notes, bare: vxlan.bare, ..Decapsulated::plain(Tunnel::Vxlan, bytes, missing) })
+        let says = if vxlan.bare.is_some() { Says::Ip } else { Says::Ethernet };
+        Decapsulated { id, notes, ..Decapsulated::plain(Tunnel::Vxlan, bytes, missing) }.followed_by("VXLAN", says)
     }
 
     /// Takes Geneve off a UDP datagram, with its options. `missing` bytes at its end were cut.
@@ -246,14 +301,14 @@ impl Rules {
         datagram: &'a [u8],
         missing: usize,
     ) -> Result<Decapsulated<'a>, DecapsulateError> {
-        let (geneve, bytes) = Geneve::parse(datagram)?;
-        let (is_control, reserved_bits) = geneve::control_and_reserved(datagram);
-        if is_control {
+        let (geneve, bytes) = geneve::Received::parse(datagram)?;
+        if geneve.is_control {
             return Err(DecapsulateError::ControlPacket);
         }
-        let notes = Notes { reserved_bits: self.tolerate(reserved_bits)?, ..Notes::default() };
-        let id = Some(geneve.vni.value());
-        Ok(Decapsulated { id, notes, ..Decapsulated::plain(Tunnel::Geneve, bytes, missing) })
+        let says = Says::of_ethertype(geneve.protocol).ok_or_else(|| unexpected_protocol("Geneve", geneve.protocol))?;
+        let notes = Notes { reserved_bits: self.tolerate(geneve.reserved_bits)?, ..Notes::default() };
+        let id = Some(geneve.header.vni.value());
+        Decapsulated { id, notes, ..Decapsulated::plain(Tunnel::Geneve, bytes, missing) }.followed_by("Geneve", says)
     }
 
     /// Takes GRE, and ERSPAN inside it, off the payload of an IP packet. `missing` bytes at its end were cut; then its
@@ -271,11 +326,8 @@ impl Rules {
         let plain =
             |tunnel, bytes| Decapsulated { sequence: header.sequence, ..Decapsulated::plain(tunnel, bytes, missing) };
         let key = header.key.map(GreKey::value);
+        let mut says = Says::Ethernet;
         let (taken, reserved_bits) = match (header.protocol, header.sequence) {
-            (TRANSPARENT_ETHERNET, _) => (Decapsulated { id: key, ..plain(Tunnel::Gre, bytes) }, false),
-            (ETHERTYPE_IPV4 | ETHERTYPE_IPV6, _) => {
-                (Decapsulated { id: key, bare: Some(header.protocol), ..plain(Tunnel::Gre, bytes) }, false)
-            }
             // Only the sequence number tells type II from type I.
             (ERSPAN, None) => (plain(Tunnel::Erspan1, bytes), false),
             (ERSPAN, Some(_)) => {
@@ -284,15 +336,17 @@ impl Rules {
             }
             (ERSPAN_III, _) => {
                 let (erspan, bytes) = erspan::Received::parse_iii(bytes)?;
+                says = if erspan.bare { Says::Ip } else { Says::Ethernet };
                 (plain(Tunnel::Erspan3, bytes).of_erspan(erspan), erspan.reserved_bits)
             }
-            (other, _) => {
-                let (needed, had) = (TRANSPARENT_ETHERNET.into(), other.into());
-                return Err(ParseError::Unexpected { header: "GRE", field: "protocol type", needed, had }.into());
+            (protocol, _) => {
+                says = Says::of_ethertype(protocol).ok_or_else(|| unexpected_protocol("GRE", protocol))?;
+                (Decapsulated { id: key, ..plain(Tunnel::Gre, bytes) }, false)
             }
         };
         let reserved_bits = self.tolerate(gre.reserved_bits || reserved_bits)?;
-        Ok(Decapsulated { notes: Notes { reserved_bits, checksum_verified, ..Notes::default() }, ..taken })
+        let notes = Notes { reserved_bits, checksum_verified, ..Notes::default() };
+        Decapsulated { notes, ..taken }.followed_by("GRE", says)
     }
 
     /// Whether reserved bits are set, if that may be.
@@ -301,7 +355,28 @@ impl Rules {
     }
 }
 
+/// Takes TZSP off a UDP datagram.
+fn take_from_tzsp(datagram: &[u8], missing: usize) -> Result<Decapsulated<'_>, DecapsulateError> {
+    let (tzsp, frame) = tzsp::Received::parse(datagram)?;
+    if tzsp.is_control {
+        return Err(DecapsulateError::ControlPacket);
+    }
+    let cut = tzsp.original_length.map_or(0, |length| usize::from(length).saturating_sub(frame.len()));
+    Decapsulated::plain(Tunnel::Tzsp, frame, missing.max(cut)).followed_by("TZSP", Says::Ethernet)
+}
+
+fn unexpected_protocol(header: &'static str, had: u16) -> ParseError {
+    let (needed, had) = (TRANSPARENT_ETHERNET.into(), had.into());
+    ParseError::Unexpected { header, field: "protocol type", needed, had }
+}
+
 impl<'a> Decapsulated<'a> {
+    /// The same, of which `header` says what follows.
+    fn followed_by(self, header: &'static str, says: Says) -> Result<Self, DecapsulateError> {
+        let bare = inner::ethertype_of(header, says, self.bytes, self.missing)?;
+        Ok(Self { bare, ..self })
+    }
+
     /// An Ethernet frame of which nothing more is known.
     fn plain(tunnel: Tunnel, bytes: &'a [u8], missing: usize) -> Self {
         Self {
@@ -320,16 +395,11 @@ impl<'a> Decapsulated<'a> {
 
     /// The same with what an ERSPAN header says.
     fn of_erspan(self, erspan: erspan::Received) -> Self {
-        let bare = erspan.bare.then(|| match self.bytes.first() {
-            Some(first) if first >> 4 == 6 => ETHERTYPE_IPV6,
-            _ => ETHERTYPE_IPV4,
-        });
         Self {
             id: Some(erspan.session.value().into()),
             direction: erspan.direction,
             truncated: erspan.truncated,
             removed_tag: erspan.removed_tag,
-            bare,
             ..self
         }
     }

@@ -44,32 +44,53 @@ impl Geneve {
     /// # Errors
     /// When the header or its options are cut, the version is not 0, or no Ethernet frame follows.
     pub fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), ParseError> {
-        let ([first, _flags, protocol @ .., v0, v1, v2, _reserved], rest) =
-            split_header::<{ Self::LEN }>("Geneve", bytes)?;
-        let unexpected = |field, needed: u16, had: u16| {
-            Err(ParseError::Unexpected { header: "Geneve", field, needed: needed.into(), had: had.into() })
-        };
-        let (version, options_len) = (first >> 6, usize::from(first & 0x3f) * 4);
-        if version != 0 {
-            return unexpected("version", 0, version.into());
+        let (received, frame) = Received::parse(bytes)?;
+        match received.protocol {
+            gre::TRANSPARENT_ETHERNET => Ok((received.header, frame)),
+            other => Err(unexpected("protocol type", gre::TRANSPARENT_ETHERNET, other)),
         }
-        let protocol = u16::from_be_bytes(*protocol);
-        if protocol != gre::TRANSPARENT_ETHERNET {
-            return unexpected("protocol type", gre::TRANSPARENT_ETHERNET, protocol);
-        }
-        let too_short = ParseError::TooShort { header: "Geneve", needed: Self::LEN + options_len, had: bytes.len() };
-        let frame = rest.get(options_len..).ok_or(too_short)?;
-        Ok((Self { vni: vni_of([*v0, *v1, *v2]) }, frame))
     }
 }
 
-/// Whether a header that [`Geneve::parse`] understands carries something else than a frame (O: a control packet, for
-/// the tunnel's other end), and whether bits are set that have no meaning.
-pub(super) fn control_and_reserved(header: &[u8]) -> (bool, bool) {
-    const CONTROL: u8 = 0x80;
-    const RESERVED: u8 = 0x3f;
-    let byte = |at| header.get(at).copied().unwrap_or_default();
-    (byte(1) & CONTROL != 0, byte(1) & RESERVED != 0 || byte(7) != 0)
+/// A Geneve header as others send it, options skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// What we send too.
+    pub header: Geneve,
+    /// Protocol type: the `EtherType` of what follows.
+    pub protocol: u16,
+    /// Whether it carries something else than traffic (O: a control packet, for the tunnel's other end).
+    pub is_control: bool,
+    /// Whether bits are set that have no meaning.
+    pub reserved_bits: bool,
+}
+
+impl Received {
+    /// Reads a header, skips its options and returns what follows, whatever that is.
+    ///
+    /// # Errors
+    /// When the header or its options are cut, or the version is not 0.
+    pub fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), ParseError> {
+        const CONTROL: u8 = 0x80;
+        const RESERVED: u8 = 0x3f;
+        let ([first, flags, protocol @ .., v0, v1, v2, last], rest) = split_header::<{ Geneve::LEN }>("Geneve", bytes)?;
+        let (version, options_len) = (first >> 6, usize::from(first & 0x3f) * 4);
+        if version != 0 {
+            return Err(unexpected("version", 0, version.into()));
+        }
+        let too_short = ParseError::TooShort { header: "Geneve", needed: Geneve::LEN + options_len, had: bytes.len() };
+        let received = Self {
+            header: Geneve { vni: vni_of([*v0, *v1, *v2]) },
+            protocol: u16::from_be_bytes(*protocol),
+            is_control: flags & CONTROL != 0,
+            reserved_bits: flags & RESERVED != 0 || *last != 0,
+        };
+        Ok((received, rest.get(options_len..).ok_or(too_short)?))
+    }
+}
+
+fn unexpected(field: &'static str, needed: u16, had: u16) -> ParseError {
+    ParseError::Unexpected { header: "Geneve", field, needed: needed.into(), had: had.into() }
 }
 
 #[cfg(test)]

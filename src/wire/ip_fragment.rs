@@ -4,6 +4,7 @@
 use super::checksum::Sum;
 use super::edit::{HeaderBuffer, put, replace_in_ipv4, saturated, write_length};
 use super::layers::{DESTINATION_OPTIONS, FRAGMENT, Fragment, HOP_BY_HOP, Ip, IpVersion, ROUTING, u16_at};
+use super::shim::Lengths;
 
 /// An IP packet that can be cut into fragments.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Fragmenter<'s, 'a> {
     /// Offset of the first data byte in the original packet, in bytes.
     offset: usize,
     more_follow: bool,
+    /// Length fields between Ethernet and the packet.
+    lengths: Lengths,
 }
 
 /// Of the IPv4 header. DF beside it is cleared: a fragment exists, so nothing may forbid it.
@@ -69,7 +72,8 @@ impl<'s, 'a> Fragmenter<'s, 'a> {
         let offset = usize::from(flags & IPV4_OFFSET) * UNIT;
         let more_follow = flags & IPV4_MORE_FRAGMENTS != 0;
         let next = packet.transport;
-        Some(Self { buffer, first, next, data_in_head, data, packet, field, offset, more_follow })
+        let lengths = Lengths::of(headers, packet.start, packet.end);
+        Some(Self { buffer, first, next, data_in_head, data, packet, field, offset, more_follow, lengths })
     }
 
     fn v6(buffer: &'s mut HeaderBuffer, head: &[u8], body: &'a [u8], packet: Ip, identification: u32) -> Option<Self> {
@@ -92,7 +96,8 @@ impl<'s, 'a> Fragmenter<'s, 'a> {
             (0, false)
         };
         let (next, field) = (header.end, header.start + 2);
-        Some(Self { buffer, first, next, data_in_head, data, packet, field, offset, more_follow })
+        let lengths = Lengths::of(headers, packet.start, packet.end);
+        Some(Self { buffer, first, next, data_in_head, data, packet, field, offset, more_follow, lengths })
     }
 
     /// Cuts the packet so that no piece has more than `limit` bytes from the frame's first byte on. Gives headers,
@@ -128,6 +133,7 @@ impl<'s, 'a> Fragmenter<'s, 'a> {
     /// Writes length, offset and flag, and says where the piece's headers are.
     fn write(&mut self, end: usize, offset: usize, more_follow: bool) -> Ip {
         write_length(self.buffer, &self.packet, end);
+        self.lengths.write(self.buffer, end);
         let offset_field = saturated(offset);
         match self.packet.version {
             IpVersion::V4 => {

@@ -2,7 +2,7 @@
 //!
 //! Written by hand because every frame pays for it: a few nanoseconds. etherparse is its oracle in the tests.
 
-use super::ethernet;
+use super::{ethernet, shim};
 
 /// `EtherType` of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -36,9 +36,9 @@ pub(super) const DESTINATION_OPTIONS: u8 = 60;
 pub struct Layers {
     /// `EtherType` behind all VLAN tags; 0 when the frame is too short to have one.
     pub ethertype: u16,
-    /// Where the bytes behind Ethernet header and VLAN tags begin: 14 without tags.
+    /// Where the bytes behind Ethernet header and VLAN tags begin: 14 without tags. IP begins there, or behind more headers.
     pub network: usize,
-    /// The IP header, when there is a complete one.
+    /// The IP header, when there is a complete one, also behind MPLS, `PPPoE` and what else [`shim`] knows.
     pub ip: Option<Ip>,
 }
 
@@ -97,8 +97,18 @@ impl Layers {
         match ethertype {
             ETHERTYPE_IPV4 => Self { ethertype, network, ip: Ip::parse_v4(frame, network) },
             ETHERTYPE_IPV6 => Self { ethertype, network, ip: Ip::parse_v6(frame, network) },
-            _ => Self { ethertype, network, ip: None },
+            _ => Self { ethertype, network, ip: behind_shims(frame, ethertype, network) },
         }
+    }
+}
+
+/// The IP packet behind the headers that may stand between Ethernet and IP.
+#[cold]
+#[inline(never)]
+fn behind_shims(frame: &[u8], ethertype: u16, network: usize) -> Option<Ip> {
+    match shim::to_ip(frame, ethertype, network)? {
+        (ETHERTYPE_IPV4, start) => Ip::parse_v4(frame, start),
+        (_, start) => Ip::parse_v6(frame, start),
     }
 }
 

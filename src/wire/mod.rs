@@ -3,7 +3,7 @@
 //! What we build (`vxlan`, `geneve`, `gre`, `erspan`) is a plain struct of typed fields with `LEN` or `header_len()`, a
 //! `write` that cannot fail, and a `parse`; [`outer`] and [`outer_template`] write what the kernel writes on sockets. What
 //! we edit in place is [`edit`], with [`segment`] and [`ip_fragment`] on top. What we only read is [`layers`], and other
-//! people's tunnels: [`decapsulate`], with [`reassembly`] before it. How our own tunnels are recognised on the underlay is
+//! people's tunnels: [`decapsulate`], with [`reassembly`] before it and [`inner`] behind it. How our own tunnels are recognised on the underlay is
 //! [`carrier`].
 
 pub mod carrier;
@@ -14,7 +14,10 @@ pub mod erspan;
 pub mod ethernet;
 pub mod geneve;
 pub mod gre;
+pub mod hp_erm;
+pub mod inner;
 pub mod ip_fragment;
+pub mod jmirror;
 pub mod layers;
 pub mod nested;
 #[cfg(test)]
@@ -26,6 +29,8 @@ pub mod pcapng;
 pub mod reassembly;
 pub mod segment;
 pub mod sequence;
+pub mod shim;
+pub mod tzsp;
 pub mod vxlan;
 
 /// Why bytes are not the header they should be.

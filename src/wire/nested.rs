@@ -8,6 +8,7 @@ use super::ethernet::HEADER_LEN;
 use super::geneve::Geneve;
 use super::gre::{self, TRANSPARENT_ETHERNET};
 use super::layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, GRE, Ip, Layers, UDP, u16_at};
+use super::shim::Lengths;
 use super::vxlan::Vxlan;
 
 /// How many IP headers are followed: pod network, tenant network, provider network and one more.
@@ -109,6 +110,10 @@ fn behind_gre(bytes: &[u8], start: usize) -> Option<Ip> {
 fn in_ethernet(bytes: &[u8], start: usize) -> Option<Ip> {
     let frame = bytes.get(start..).filter(|frame| frame.len() > HEADER_LEN)?;
     let packet = Layers::parse(frame).ip?;
+    // Only the outermost frame's length fields are rewritten.
+    if !Lengths::of(frame, packet.start, packet.end).is_empty() {
+        return None;
+    }
     Some(Ip {
         start: packet.start + start,
         end: packet.end + start,

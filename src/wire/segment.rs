@@ -11,6 +11,7 @@ use super::edit::{HeaderBuffer, as_sent, checksum_field, put, replace_in_ipv4, s
 use super::gre;
 use super::layers::{Fragment, GRE, Ip, IpVersion, TCP, UDP, u16_at};
 use super::nested::{MOST_NESTED, Nested};
+use super::shim::Lengths;
 
 /// What a checksum field that holds the sum of the pseudo header means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Segmenter<'s, 'a> {
     headers: &'s mut [u8],
     /// Where they lie in `headers`.
     nested: Nested,
+    /// Length fields between Ethernet and the outermost packet.
+    lengths: Lengths,
     /// How wrong the transport checksum of each level is; `None`: it has none.
     errors: [Option<ChecksumError>; MOST_NESTED],
     /// The packet that has the payload.
@@ -65,11 +68,13 @@ impl<'s, 'a> Segmenter<'s, 'a> {
             *error = transport_error(headers, packet, payload, partial);
         }
         let length = headers.len();
+        let outermost = nested.packets().first()?;
+        let lengths = Lengths::of(headers, outermost.start, outermost.end);
         let buffer = buffer.get_mut(..length)?;
         buffer.copy_from_slice(headers);
         let (headers, nested) = remove_jumbo_option(buffer, nested);
         let innermost = *nested.packets().last()?;
-        Some(Self { headers, nested, errors, innermost, payload })
+        Some(Self { headers, nested, lengths, errors, innermost, payload })
     }
 
     /// Cuts the packet so that no piece has more than `limit` bytes from the frame's first byte to the end of the
@@ -133,6 +138,7 @@ impl<'s, 'a> Segmenter<'s, 'a> {
     /// one.
     fn write_around(&mut self, piece: &[u8], is_next: bool) {
         let (end, sum) = (self.headers.len() + piece.len(), Sum::of(piece));
+        self.lengths.write(self.headers, end);
         for (packet, error) in self.nested.packets().iter().zip(self.errors).rev() {
             write_length(self.headers, packet, end);
             if is_next {

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use farspan::compare::{Comparing, Comparison, Kind, Plan, compare};
 use farspan::config::plan::FilePath;
+use farspan::wire::decapsulate::Tunnel;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
@@ -83,7 +84,7 @@ fn only_ports_of_vxlan_are_taken_off() {
     let mut rules = Comparing { decapsulate: [false, true], ..Comparing::default() };
     let comparison = of_files([&file, &outer], rules.clone());
     assert_eq!((comparison.identical, comparison.tallies[1].no_tunnel), (0, frames.len() as u64));
-    rules.tunnels.vxlan_ports.push(14_789);
+    rules.tunnels.ports.push((14_789, Tunnel::Vxlan));
     assert!(of_files([&file, &outer], rules).is_same());
 }
 

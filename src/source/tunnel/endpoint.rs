@@ -1,4 +1,4 @@
-//! One socket: a UDP port of VXLAN or Geneve, or IP protocol 47 with GRE and ERSPAN.
+//! One socket: a UDP port of VXLAN, Geneve, TZSP, HP ERM or Jmirror, or IP protocol 47 with GRE and ERSPAN.
 //!
 //! Because somebody listens, the kernel answers the sender with no ICMP error; and it reassembles fragments and drops
 //! wrong UDP checksums before the socket sees a datagram. UDP GRO is left off: it joins datagrams only where they are
@@ -50,8 +50,8 @@ pub struct Endpoint {
 /// What a datagram of the socket begins with.
 #[derive(Clone, Copy, Debug)]
 enum Carries {
-    Vxlan,
-    Geneve,
+    /// The header of a tunnel in UDP.
+    Datagram(Tunnel),
     /// An IPv4 header, then GRE.
     GreInIpv4,
     Gre,
@@ -67,8 +67,7 @@ impl Endpoint {
             return Err(TunnelError::of("", 0, "choose", io::ErrorKind::InvalidInput.into()));
         };
         let carries = match (plan.takes, plan.address) {
-            (Takes::Only(Tunnel::Vxlan), _) => Carries::Vxlan,
-            (Takes::Only(Tunnel::Geneve), _) => Carries::Geneve,
+            (Takes::Only(tunnel), _) if plan.port != 0 => Carries::Datagram(tunnel),
             (_, IpAddr::V4(_)) => Carries::GreInIpv4,
             (_, IpAddr::V6(_)) => Carries::Gre,
         };
@@ -112,8 +111,7 @@ impl Endpoint {
             // A socket of IP always says; what did not say could not be allowed by any address.
             let from = datagram.from.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
             let begins = match carries {
-                Carries::Vxlan => Begins::Vxlan,
-                Carries::Geneve => Begins::Geneve,
+                Carries::Datagram(tunnel) => Begins::Datagram(*tunnel),
                 Carries::Gre => Begins::Gre,
                 // The kernel has read the header before: it is right.
                 Carries::GreInIpv4 => match Ip::parse(datagram.bytes, 0) {
@@ -185,7 +183,7 @@ fn open_socket(plan: &EndpointPlan, carries: Carries, buffer: u64) -> Result<Soc
     let refused = |what| move |cause: io::Error| TunnelError::of(&plan.written, plan.port, what, cause);
     let domain = Domain::for_address(SocketAddr::new(plan.address, 0));
     let (kind, protocol) = match carries {
-        Carries::Vxlan | Carries::Geneve => (Type::DGRAM, Protocol::UDP),
+        Carries::Datagram(_) => (Type::DGRAM, Protocol::UDP),
         Carries::GreInIpv4 | Carries::Gre => (Type::RAW, Protocol::from(i32::from(layers::GRE))),
     };
     let socket = Socket::new(domain, kind, Some(protocol)).map_err(refused("open"))?;

@@ -45,7 +45,7 @@ const MEMORY: usize = 1 << 20;
 pub struct MergeWatch {
     socket: Option<PacketSocket>,
     /// What was told and not met yet; a place is used again when its turn comes.
-    told: Box<[Told; WAITING]>,
+    told: Vec<Told>,
     next: usize,
     /// The socket's drops that are known.
     missed: u32,
@@ -100,7 +100,7 @@ impl MergeWatch {
         let socket = open(version)
             .inspect_err(|error| tracing::debug!(%error, "segment sizes of merged packets are not told"))
             .ok();
-        Self { socket, told: Box::new([Told::NOTHING; WAITING]), next: 0, missed: 0, said: false }
+        Self { socket, told: vec![Told::NOTHING; WAITING], next: 0, missed: 0, said: false }
     }
 
     /// What GRO did to an inner frame, in whose `bytes` stands `packet`. `full_size` is the length of the longest packet that its stream
@@ -152,7 +152,9 @@ impl MergeWatch {
             match socket.receive(&mut received) {
                 Ok(length) => {
                     if let Some(told) = received.get(..length).and_then(Told::parse) {
-                        self.told[self.next] = told;
+                        if let Some(place) = self.told.get_mut(self.next) {
+                            *place = told;
+                        }
                         self.next = (self.next + 1) % WAITING;
                     }
                 }

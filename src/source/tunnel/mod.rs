@@ -56,3 +56,9 @@ pub(super) fn open(tunnels: &TunnelsPlan, plan: &SessionPlan) -> Result<Opened, 
     Problems::unless_empty(problems)?;
     Ok(Opened { shares: vec![sources], interfaces, progress: None })
 }
+
+/// The program of a watch, for a test of its jumps.
+#[cfg(test)]
+pub(super) fn merge_program_of_ipv4() -> Vec<libc::sock_filter> {
+    merge_program::program(crate::wire::layers::IpVersion::V4, 0)
+}

@@ -15,6 +15,7 @@ use crate::ledger::{DropReason, SenderLedger};
 use crate::quantity::{Prefix, Timestamp};
 use crate::wire::decapsulate::{DecapsulateError, Decapsulated, Rules, Tunnel};
 use crate::wire::ethernet::VLAN_TAG_LEN;
+use crate::wire::inner::{ETHERTYPE_MPLS, ETHERTYPE_MPLS_UPSTREAM};
 use crate::wire::layers::{Ip, Layers};
 
 /// TPID of an 802.1Q tag.
@@ -56,10 +57,8 @@ pub struct OuterPacket<'a> {
 /// What the bytes of an outer packet begin with.
 #[derive(Clone, Copy, Debug)]
 pub enum Begins {
-    /// A VXLAN header: the payload of a UDP socket.
-    Vxlan,
-    /// A Geneve header: the payload of a UDP socket.
-    Geneve,
+    /// The header of this tunnel: the payload of a UDP socket.
+    Datagram(Tunnel),
     /// A GRE header: what a raw IPv6 socket gives.
     Gre,
     /// Somewhere in them is this IP packet: what a raw IPv4 socket gives, or a capture file.
@@ -89,16 +88,12 @@ impl Receiver {
         /// The longest frame that libpcap hands over, with a header and two tags in front.
         const LONGEST: usize = super::super::link_type::LARGEST_FRAME + 32;
 
-        let ports = |tunnel| {
-            let own = endpoints.iter().filter(|endpoint| endpoint.takes == Takes::Only(tunnel));
-            own.map(|endpoint| endpoint.port).collect::<Vec<u16>>()
-        };
+        let ports = endpoints.iter().filter_map(|endpoint| match endpoint.takes {
+            Takes::Only(tunnel) if endpoint.port != 0 => Some((endpoint.port, tunnel)),
+            Takes::Only(_) | Takes::AnyErspan => None,
+        });
         let standard = Rules { strict: tunnels.strict, ..Rules::default() };
-        let rules = if endpoints.is_empty() {
-            standard
-        } else {
-            Rules { vxlan_ports: ports(Tunnel::Vxlan), geneve_ports: ports(Tunnel::Geneve), ..standard }
-        };
+        let rules = if endpoints.is_empty() { standard } else { Rules { ports: ports.collect(), ..standard } };
         let offload =
             if plan.normalise.enabled { Offload::Unknown { mtu: plan.normalise.mtu } } else { Offload::Whole };
         Ok(Self {
@@ -193,8 +188,7 @@ impl Receiver {
 
     fn outermost<'a>(&self, outer: &OuterPacket<'a>) -> Result<Decapsulated<'a>, DecapsulateError> {
         match &outer.begins {
-            Begins::Vxlan => self.rules.take_from_vxlan(outer.bytes, 0),
-            Begins::Geneve => self.rules.take_from_geneve(outer.bytes, 0),
+            Begins::Datagram(tunnel) => self.rules.take_from_datagram(*tunnel, outer.bytes, 0),
             Begins::Gre => self.rules.take_from_gre(outer.bytes, 0),
             Begins::Ip(packet) => self.rules.take_from_packet(outer.bytes, packet),
         }
@@ -208,7 +202,7 @@ impl Receiver {
                 let port = packet.ports(outer.bytes).map_or(0, |(_, destination)| destination);
                 address(packet.addresses(outer.bytes).1).map(|address| (address, port))
             }
-            Begins::Vxlan | Begins::Geneve | Begins::Gre => None,
+            Begins::Datagram(_) | Begins::Gre => None,
         };
         self.endpoints.is_empty()
             || self.endpoints.iter().any(|endpoint| {
@@ -236,6 +230,7 @@ impl Receiver {
 fn inside<'a>(rules: &Rules, taken: &Decapsulated<'a>) -> Option<Decapsulated<'a>> {
     let inner = match taken.bare {
         None => rules.take_from_frame(taken.bytes).ok().map(|(_, inner)| inner),
+        Some(ETHERTYPE_MPLS | ETHERTYPE_MPLS_UPSTREAM) => None,
         Some(_) => Ip::parse(taken.bytes, 0).and_then(|packet| rules.take_from_packet(taken.bytes, &packet).ok()),
     };
     // What the outer packet lacks, the inner one lacks too.
