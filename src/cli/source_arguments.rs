@@ -54,7 +54,7 @@ pub struct CaptureArguments {
 #[command(next_help_heading = "Source")]
 pub struct TunnelArguments {
     /// Endpoint to receive at: vxlan://0.0.0.0, geneve://[::]:6081, gre://0.0.0.0, erspan://0.0.0.0 (any type), erspan1://,
-    /// erspan2://, erspan3://; ?vni=, ?key= or ?session=7,10-19 selects. Or file:FILE: outer packets of a capture file
+    /// erspan2://, erspan3://, tzsp://, hperm://, jmirror://; ?vni=, ?key= or ?session=7,10-19 selects. Or file:FILE: outer packets of a capture file
     /// (repeatable)
     #[arg(long, value_name = "ENDPOINT")]
     from: Vec<String>,
