@@ -106,6 +106,8 @@ mod captures {
             Tunnel::Erspan1 => "ERSPAN I",
             Tunnel::Erspan2 => "ERSPAN II",
             Tunnel::Erspan3 => "ERSPAN III",
+            // The vectors have none of these.
+            Tunnel::Tzsp | Tunnel::HpErm | Tunnel::Jmirror => taken.tunnel.label(),
         };
         name.to_owned()
     }

@@ -407,6 +407,7 @@ impl<'a> Decapsulated<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
     use super::*;
     use proptest::prelude::*;
 

@@ -54,6 +54,8 @@ for p in (p4(), p6()):
     if t == 0x0800: case(30030, struct.pack('>II', 0xabc, 8) + b'\xff\x03\x00\x21' + p, p, synthetic(p))
     case(4790, struct.pack('>II', 0x0c000000 | (1 if t == 0x0800 else 2), 42 << 8) + p, p, synthetic(p))
     case(4790, struct.pack('>II', 0x0c000003, 42 << 8) + eth(p), p, eth(p))
+    # Without the P bit, as in a capture of Arkime's: the next protocol is named all the same.
+    case(4790, struct.pack('>II', 0x08000000 | (1 if t == 0x0800 else 2), 42 << 8) + p, p, synthetic(p))
     case(None, struct.pack('>HH', 0, t) + p, p, synthetic(p))
     case(None, struct.pack('>HH', 0, 0x88be) + eth(p), p, eth(p))
     # NVGRE: key with the virtual subnet and a flow number.
