@@ -131,11 +131,11 @@ fn r08_routers_and_switches_are_received_at_their_ports() {
     let to = format!("pcap:{}", received.display());
     let endpoints =
         ["--from", "tzsp://0.0.0.0", "--from", "hperm://0.0.0.0:7932", "--from", "jmirror://0.0.0.0?mirror=0xabc"];
-    let receiver = Farspan::receive(&lab, &lab.analyzer, &[&endpoints[..], &["--to", &to]].concat());
+    let farspan = Farspan::receive(&lab, &lab.analyzer, &[&endpoints[..], &["--to", &to]].concat());
     lab.host.run(&format!("python3 {} - {} {ANALYZER}", script.display(), inner.display()));
     let sent = frames_of(&inner);
     await_that("every frame", || frames_of(&received).len() >= sent.len());
-    let ledger = receiver.stop();
+    let ledger = farspan.stop();
     ledger.assert_lossless();
     let sorted = |mut frames: Vec<Vec<u8>>| {
         frames.sort();

@@ -34,7 +34,7 @@ fn download(lab: &Lab, encapsulation: &Encapsulation, underlay: Underlay, outer:
     let received = lab.path("received.pcap");
     let to = format!("pcap:{}", received.display());
     let from = encapsulation.endpoint(underlay);
-    let receiver = Farspan::receive(lab, &lab.analyzer, &["--from", &from, "--to", &to]);
+    let farspan = Farspan::receive(lab, &lab.analyzer, &["--from", &from, "--to", &to]);
     let sender = Capture::start(lab, &lab.host, "u0", underlay.tunnel_filter());
     let mirror = Farspan::mirror(lab, &["-i", "h0", "--to", &encapsulation.url(underlay), "tcp"]);
     lab.client.run(&format!("curl -sS -o /dev/null http://{HOST}/bulk"));
@@ -45,7 +45,7 @@ fn download(lab: &Lab, encapsulation: &Encapsulation, underlay: Underlay, outer:
     let sent = inside(frames_of(&sender.stop()), outer);
     assert_eq!(sent.len(), frames);
     await_that("every frame", || frames_of(&received).len() >= frames);
-    let ledger = receiver.stop();
+    let ledger = farspan.stop();
     ledger.assert_lossless();
     assert!(sorted(frames_of(&received)) == sent, "the frames that were sent, byte for byte");
     assert_eq!(ledger.captured + ledger.segments_added, frames as u64);
@@ -134,13 +134,13 @@ fn gro_of_segments_of_any_size_is_cut_back() {
     let (received, sent) = (lab.path("received.pcap"), lab.path("sent.pcap"));
     let script = lab.write("sender.py", SENDER);
     let to = format!("pcap:{}", received.display());
-    let receiver = Farspan::receive(&lab, &lab.analyzer, &["--from", "gre://0.0.0.0", "--to", &to]);
+    let farspan = Farspan::receive(&lab, &lab.analyzer, &["--from", "gre://0.0.0.0", "--to", &to]);
     lab.host.run(&format!("python3 {} {ANALYZER} {}", script.display(), sent.display()));
     // A bare packet has another pair of addresses in its Ethernet header.
     let behind_macs = |file| inside(frames_of(file), 12);
     let sent = behind_macs(&sent);
     await_that("every frame", || frames_of(&received).len() >= sent.len());
-    let ledger = receiver.stop();
+    let ledger = farspan.stop();
     ledger.assert_lossless();
     assert!(ledger.rewritten.super_frames > 50, "GRO merges: {ledger:#?}");
     assert!(behind_macs(&received) == sent, "the frames that were sent, byte for byte");
