@@ -110,7 +110,7 @@ fn is_ipv6(bytes: &[u8], missing: usize) -> bool {
 mod tests {
     use super::*;
 
-    const HEADER_SUM_RIGHT: [u8; 20] = [0x45, 0, 0, 20, 0, 0, 0x40, 0, 64, 59, 0x39, 0xa4, 192, 0, 2, 1, 192, 0, 2, 2];
+    const HEADER_SUM_RIGHT: [u8; 20] = [0x45, 0, 0, 20, 0, 0, 0x40, 0, 64, 59, 0xb6, 0xab, 192, 0, 2, 1, 192, 0, 2, 2];
 
     fn verdict(says: Says, bytes: &[u8]) -> Result<Option<u16>, ParseError> {
         ethertype_of("VXLAN", says, bytes, 0)
