@@ -24,7 +24,7 @@ mod visitors;
 pub use manager::{IsStopping, Manager, NoSuchSession};
 pub use reload::ReloadReport;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::future::pending;
 use std::path::{Path, PathBuf};
@@ -216,7 +216,8 @@ async fn keep_reloading(
         plan.reload.watch.then(|| tokio::spawn(file_watch::watch(file, move || manager.ask_for_reload())))
     };
     let mut watcher = watching(&plan);
-    while let Some(request) = requests.recv().await {
+    let mut waiting = VecDeque::new();
+    while let Some(request) = next_request(&mut requests, &mut waiting).await {
         notify::reloading();
         let loaded = load_aside(&file, &load, &mut late).await;
         let outcome: Result<_, Problems> = async {
@@ -251,6 +252,20 @@ async fn keep_reloading(
             let _ = answer.send(outcome);
         }
     }
+}
+
+/// Waits for the next request. Those for which nobody waits, such as signals, are one: a reload that takes long must not be
+/// followed by one for each signal that came meanwhile.
+async fn next_request(requests: &mut UnboundedReceiver<Request>, waiting: &mut VecDeque<Request>) -> Option<Request> {
+    if waiting.is_empty() {
+        waiting.push_back(requests.recv().await?);
+    }
+    while let Ok(request) = requests.try_recv() {
+        if request.is_some() || waiting.iter().all(Option::is_some) {
+            waiting.push_back(request);
+        }
+    }
+    waiting.pop_front()
 }
 
 /// Reads the configuration on a thread of its own. Of those that take too long there is one at a time.
