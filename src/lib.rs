@@ -23,13 +23,14 @@
 //! [`daemon`] keeps many sessions running, [`privilege`] takes what they do not need away, [`cli`] is the command line.
 //! Below all of it: [`quantity`] has numbers that cannot hold nonsense, [`error`] says what an operator reads when something
 //! fails, [`repeated`] keeps what happens again and again from being said each time, [`flow`] tells which frames belong
-//! together, [`let_go`] has patience with what somebody else still holds, [`spool`] writes what may block,
-//! [`escape`] shows text that others choose.
+//! together, [`installation`] stores the key of that, [`let_go`] has patience with what somebody else still holds,
+//! [`spool`] writes what may block, [`escape`] shows text that others choose.
 
 pub mod error;
 pub mod escape;
 pub mod flow;
 pub mod frame;
+pub mod installation;
 pub mod let_go;
 pub mod quantity;
 pub mod repeated;

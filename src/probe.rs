@@ -12,7 +12,7 @@ use std::time::Instant;
 use etherparse::PacketBuilder;
 
 use crate::destination::Destinations;
-use crate::flow::FlowHash;
+use crate::flow::FlowKey;
 use crate::frame::{InterfaceId, WireFrame};
 use crate::kernel::underlay::EXAMPLE_MACS;
 use crate::ledger::Ledger;
@@ -84,7 +84,7 @@ pub fn send(token: &Token, destinations: &mut Destinations, ledger: &mut Ledger)
             head: &[],
             body: &bytes,
             wire_len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-            flow: FlowHash::of(&bytes, &layers),
+            flow: FlowKey::PUBLIC.flow(&bytes, &layers),
             layers,
             timestamp: Timestamp::now(),
             direction: None,
@@ -311,8 +311,8 @@ mod tests {
 
     #[test]
     fn both_directions_of_each_exchange_are_one_flow() {
-        let hashes: Vec<FlowHash> =
-            exchange(&TOKEN).iter().map(|frame| FlowHash::of(frame, &Layers::parse(frame))).collect();
+        let hashes: Vec<crate::flow::FlowHash> =
+            exchange(&TOKEN).iter().map(|frame| FlowKey::PUBLIC.flow(frame, &Layers::parse(frame))).collect();
         let (http, dns) = hashes.split_at(10);
         assert_eq!(http.iter().collect::<HashSet<_>>().len(), 1);
         assert_eq!(dns.iter().collect::<HashSet<_>>().len(), 1);

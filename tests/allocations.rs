@@ -18,7 +18,7 @@ use farspan::config::plan::{
 use farspan::destination::capture_file::CaptureFile;
 use farspan::destination::tunnel::Tunnel;
 use farspan::destination::{Destination, Destinations, Patience, Shared};
-use farspan::flow::FlowHash;
+use farspan::flow::FlowKey;
 use farspan::frame::{InterfaceId, WireFrame};
 use farspan::kernel::underlay::{NextHop, Underlay};
 use farspan::ledger::{Ledger, Published};
@@ -102,7 +102,7 @@ fn run(destinations: &mut Destinations, ledger: &mut Ledger, frames: &[Vec<u8>],
             body: bytes,
             wire_len: u32::try_from(bytes.len()).unwrap(),
             layers,
-            flow: FlowHash::of(bytes, &layers),
+            flow: FlowKey::PUBLIC.flow(bytes, &layers),
             timestamp: Timestamp::default(),
             direction: None,
             interface: InterfaceId::default(),
@@ -172,6 +172,7 @@ fn endpoint(port: u16) -> Box<dyn Source> {
         sample: SamplePlan::default(),
         normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
         spread: Spread::Replicate,
+        seed: None,
         destinations: Vec::new(),
         limit: LimitPlan::default(),
         priority: PriorityPlan::default(),

@@ -44,6 +44,7 @@ fn plan(path: &Path) -> SessionPlan {
         source: SourcePlan::File(file),
         filter: String::new(),
         sample: SamplePlan::default(),
+        seed: None,
         normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
         spread: Spread::Replicate,
         destinations: Vec::new(),

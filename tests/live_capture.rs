@@ -74,6 +74,7 @@ fn plan(live: LivePlan, filter: &str) -> SessionPlan {
         source: SourcePlan::Live(live),
         filter: filter.into(),
         sample: SamplePlan::default(),
+        seed: None,
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
         spread: Spread::Replicate,
         destinations: Vec::new(),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::num::NonZero;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep};
@@ -14,6 +14,8 @@ use super::traffic::{self, Traffic};
 use crate::config;
 use crate::config::plan::{SessionPlan, SourcePlan};
 use crate::error::Explain;
+use crate::flow::FlowKey;
+use crate::installation;
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::Link;
 use crate::kernel::locate::{Kernel, locate};
@@ -46,6 +48,8 @@ pub struct Facts {
     pub has_tap_devices: bool,
     /// The interfaces on which the kernel joins what it receives (GRO), where that may concern the session.
     pub joining: Vec<String>,
+    /// The seed that is stored, and where it is or would be; or why there is none.
+    pub seed: Result<(Option<FlowKey>, PathBuf), String>,
 }
 
 /// An interface that the session captures on.
@@ -81,7 +85,9 @@ impl Facts {
         let has_tap_devices = Path::new(tun::CLONE_DEVICE).exists();
         let joining = if gro::receives_gre(plan) { joining(&links) } else { Vec::new() };
         let cloud = cloud();
-        let facts = Self { links, tapped, underlays, wrappers, capabilities, cloud, cpus, has_tap_devices, joining };
+        let seed = installation::look();
+        let facts =
+            Self { links, tapped, underlays, wrappers, capabilities, cloud, cpus, has_tap_devices, joining, seed };
         (facts, problems)
     }
 }

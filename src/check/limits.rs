@@ -28,6 +28,18 @@ pub fn in_words(plan: &SessionPlan) -> Vec<Statement> {
     said.into_iter().filter_map(|(about, text)| Some(Statement::new(about, text?))).collect()
 }
 
+/// Which key the flow hash has, where that decides what is seen or somebody gave one. The seed itself is a secret.
+pub fn seed_in_words(plan: &SessionPlan, facts: &Facts) -> Option<Statement> {
+    let text = match (plan.seed, &facts.seed) {
+        (Some(key), _) => format!("fingerprint {}, from select.seed", key.fingerprint()),
+        (None, _) if !plan.chooses_flows() => return None,
+        (None, Ok((Some(key), path))) => format!("fingerprint {}, of {}", key.fingerprint(), path.display()),
+        (None, Ok((None, path))) => format!("none yet: the first start stores one in {}", path.display()),
+        (None, Err(why)) => format!("a new one with every start, unless one can be stored: {why}"),
+    };
+    Some(Statement::new("seed", text))
+}
+
 /// How the workers stand back behind other programs, if they do.
 fn priority(PriorityPlan { nice, scheduling, cpus }: &PriorityPlan) -> Option<String> {
     let scheduling = match scheduling {
@@ -57,7 +69,10 @@ pub fn findings(plan: &SessionPlan, _: &Facts) -> Vec<Finding> {
 mod tests {
     use super::super::testing::{facts, mtu, plan, tunnel, vxlan};
     use super::*;
+    use std::path::PathBuf;
+
     use crate::config::plan::{Analyzer, TunnelPlan};
+    use crate::flow::FlowKey;
 
     #[test]
     fn samples_and_limits_are_told() {
@@ -74,6 +89,24 @@ mod tests {
                 Statement::new("priority", "only when no other program wants the CPU (SCHED_IDLE), on CPU 2, 3"),
             ]
         );
+    }
+
+    #[test]
+    fn a06_the_seed_is_told_by_its_fingerprint_where_it_decides() {
+        let said = |plan: &SessionPlan, seed| seed_in_words(plan, &Facts { seed, ..facts(mtu(1500)) });
+        let mut plan = plan(tunnel(vxlan()));
+        let digits = "000102030405060708090a0b0c0d0e0f";
+        let key: FlowKey = digits.parse().unwrap();
+        let path = || PathBuf::from("/var/lib/farspan/seed");
+        assert_eq!(said(&plan, Ok((Some(key), path()))), None);
+        plan.sample.rate = "1/10".parse().unwrap();
+        let fingerprint = format!("fingerprint {}, of /var/lib/farspan/seed", key.fingerprint());
+        assert_eq!(said(&plan, Ok((Some(key), path()))), Some(Statement::new("seed", fingerprint)));
+        let none = "none yet: the first start stores one in /var/lib/farspan/seed";
+        assert_eq!(said(&plan, Ok((None, path()))), Some(Statement::new("seed", none)));
+        (plan.sample.rate, plan.seed) = (crate::quantity::SampleRate::ALL, Some(key));
+        let given = format!("fingerprint {}, from select.seed", key.fingerprint());
+        assert_eq!(said(&plan, Ok((None, path()))), Some(Statement::new("seed", given)));
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
         }),
         filter: String::new(),
         sample: SamplePlan::default(),
+        seed: None,
         normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
         spread: Spread::Replicate,
         destinations: vec![DestinationPlan {
@@ -96,5 +97,6 @@ pub fn facts(path: Mtu) -> Facts {
         cpus: 4,
         has_tap_devices: true,
         joining: Vec::new(),
+        seed: Ok((None, "/var/lib/farspan/seed".into())),
     }
 }

@@ -31,6 +31,7 @@ pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
         said.push(Statement::new("filter", plan.filter.as_str()));
     }
     said.extend(limits::in_words(plan));
+    said.extend(limits::seed_in_words(plan, facts));
     said.extend(
         plan.normalise
             .truncate

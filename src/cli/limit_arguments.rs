@@ -4,7 +4,7 @@
 
 use clap::Args;
 
-use crate::config::written::{Table, set_flag};
+use crate::config::written::{Table, Written, set, set_flag};
 
 /// Which part of the traffic.
 #[derive(Debug, Args)]
@@ -16,6 +16,10 @@ pub struct SampleArguments {
     /// What a sample counts: flow, or frame for single frames [default: flow]
     #[arg(long, value_name = "WHAT")]
     sample_by: Option<String>,
+    /// Key of the flow hash, 32 hexadecimal digits: hosts with the same seed sample and balance alike [default: random,
+    /// stored with this installation]
+    #[arg(long, value_name = "HEX")]
+    seed: Option<String>,
 }
 
 /// What the session may take from its host.
@@ -71,5 +75,9 @@ impl SampleArguments {
     pub fn write_over(&self, keys: &mut Table) {
         set_flag(keys, &["select", "sample"], "--sample", self.sample.as_deref());
         set_flag(keys, &["select", "sample_by"], "--sample-by", self.sample_by.as_deref());
+        // Its origin does not show the secret.
+        if let Some(seed) = &self.seed {
+            set(keys, &["select", "seed"], Written::bare_flag("--seed", seed));
+        }
     }
 }

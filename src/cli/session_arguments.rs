@@ -241,6 +241,7 @@ mod tests {
                 sample: SamplePlan::default(),
                 normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
                 spread: Spread::Replicate,
+                seed: None,
                 destinations: vec![DestinationPlan {
                     name: "1".into(),
                     to: to.into(),
@@ -260,7 +261,7 @@ mod tests {
     #[test]
     fn every_flag_of_a_session_reaches_the_plan() {
         let plan = plan(
-            "-i eth0 -i veth* -Q in -p --engine pcap -B 8MiB --delay 5ms --workers 3 --pin 0 --sample 1/10 --sample-by frame --limit-bandwidth 500Mbit/s --limit-rate 20kpps --limit-cpu 20% --limit-memory 4MiB \
+            "-i eth0 -i veth* -Q in -p --engine pcap -B 8MiB --delay 5ms --workers 3 --pin 0 --sample 1/10 --sample-by frame --seed 000102030405060708090a0b0c0d0e0f --limit-bandwidth 500Mbit/s --limit-rate 20kpps --limit-cpu 20% --limit-memory 4MiB \
              --limit-underlay 90% --limit-pressure 20% --nice 7 --scheduling idle -s 128 --for 60s --to gre://ids.example.net --key 7 \
              --seq on --fit drop --analyzer zeek --transmit pcap:out.pcap --source 192.0.2.1 --device eth1 --dscp 8 --ttl 3",
         );
@@ -292,6 +293,7 @@ mod tests {
         assert_eq!(plan.sample, SamplePlan { rate: "1/10".parse().unwrap(), by: SampleBy::Frame });
         assert_eq!(plan.normalise.truncate, Some(Snaplen::new(128).unwrap()));
         assert_eq!(plan.end, EndPlan { count: None, duration: Some(Duration::from_mins(1)) });
+        assert_eq!(plan.seed, "000102030405060708090a0b0c0d0e0f".parse().ok());
         let key = Some(Ids::all(GreKey::new(7).unwrap()));
         let expected = TunnelPlan {
             fit: Fit::Drop,

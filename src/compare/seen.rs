@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use crate::flow::FlowHash;
+use crate::flow::FlowKey;
 use crate::quantity::Timestamp;
 use crate::wire::layers::Layers;
 
@@ -35,7 +35,7 @@ pub(super) struct Seen {
 
 /// Frames of one group are to keep their order: those of one flow, or all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Group(u32);
+pub(super) struct Group(u64);
 
 impl Group {
     /// The group of all frames.
@@ -43,7 +43,7 @@ impl Group {
 
     /// The group of a frame's flow.
     pub fn of_flow(frame: &[u8]) -> Self {
-        Self(FlowHash::of(frame, &Layers::parse(frame)).0)
+        Self(FlowKey::PUBLIC.flow(frame, &Layers::parse(frame)).0)
     }
 }
 

@@ -247,6 +247,7 @@ mod tests {
         const LIVE_ONLY: &[&str] = &["interface", "direction", "promiscuous", "engine", "buffer", "delay", "workers"];
         const WITHOUT_DEFAULT: &[&str] = &[
             "rate",
+            "seed",
             "pin",
             "netns",
             "bandwidth",

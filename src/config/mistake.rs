@@ -9,6 +9,7 @@ use super::destination_url::{Kind, UrlError};
 use super::endpoint::EndpointError;
 use super::written::{Origin, Place};
 use crate::error::{ExitCode, Explain};
+use crate::flow::InvalidKey;
 use crate::quantity::{QuantityError, Workers};
 
 /// The shape of a key that holds other keys.
@@ -257,6 +258,9 @@ pub enum What {
         "the destinations of a session have transmit=xdp or transmit=xdp-zerocopy, not some the one and some the other"
     )]
     XdpInBothModes,
+    /// A seed that is none.
+    #[error(transparent)]
+    Seed(#[from] InvalidKey),
     /// A way to sample, and no sample.
     #[error("`sample_by` says what a sample counts, and there is no `sample`")]
     SampleOfWhat,
@@ -379,6 +383,9 @@ impl Explain for Mistake {
             What::XdpWithFragments => Some("choose another `fit`, or transmit=socket".to_owned()),
             What::XdpInBothModes => Some("they share the queues of their interfaces: choose one for all".to_owned()),
             What::XdpWithGso => Some("leave `gso` out, or choose transmit=socket".to_owned()),
+            What::Seed(_) => {
+                Some("`openssl rand -hex 16` prints one; hosts that must choose alike get the same".to_owned())
+            }
             What::SampleOfWhat => Some("add `sample`, for example 1/10, or leave `sample_by` out".to_owned()),
             What::LimitOfFile => Some("pace the file with `rate`, for example 20kpps or 500Mbit/s".to_owned()),
             What::CpusAndPin => {
@@ -482,6 +489,7 @@ fn example(key: &str, place: &Place) -> String {
         ("filter", "not port 22", ""),
         ("sample", "1/10", ", or 1/1 for everything"),
         ("sample_by", "flow", ", or frame"),
+        ("seed", "000102030405060708090a0b0c0d0e0f", ", but random"),
         ("bandwidth", "500 Mbit/s", ""),
         ("cpu", "20% of a core", ""),
         ("underlay", "90%", ", of its link's speed"),

@@ -15,8 +15,9 @@ use std::time::Duration;
 use super::defaults::LEAST_BUFFER;
 use super::local_end::{CaptureFilePlan, TapPlan};
 use super::netns::Netns;
+use crate::flow::FlowKey;
 use crate::quantity::{
-    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, Snaplen, SocketMark, Ttl,
+    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, SampleRate, Snaplen, SocketMark, Ttl,
     Vni, Weight, Workers,
 };
 
@@ -31,6 +32,8 @@ pub struct SessionPlan {
     pub filter: String,
     /// Which of them.
     pub sample: SamplePlan,
+    /// The key of the flow hash, which decides what is sampled, shed and balanced; `None` is this installation's.
+    pub seed: Option<FlowKey>,
     /// How frames are made wire-true.
     pub normalise: NormalisePlan,
     /// Which of the destinations get a frame.
@@ -59,6 +62,12 @@ impl SessionPlan {
     /// them, and are left out. `None` where no datagram leaves this host, or tunnels are not marked.
     pub fn mark(&self) -> Option<SocketMark> {
         self.destinations.iter().find_map(|destination| destination.live_tunnel()?.mark)
+    }
+
+    /// Whether the flow hash decides what is seen of this session's frames, or by whom.
+    pub fn chooses_flows(&self) -> bool {
+        let samples = self.sample.rate != SampleRate::ALL && self.sample.by == SampleBy::Flow;
+        samples || self.limit.is_any() || self.spread == Spread::Balance
     }
 
     /// The CPU of worker `number`, counted from 0, if it is to have one.

@@ -35,9 +35,10 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
     let limit = limits::limit(&keys, source.as_mut(), &mut mistakes);
     let priority = limits::priority(&keys, source.as_ref(), &mut mistakes);
     let select = keys.table("select", &mut mistakes);
-    select.only(&["filter", "sample", "sample_by"], &mut mistakes);
+    select.only(&["filter", "sample", "sample_by", "seed"], &mut mistakes);
     let filter = select.word("filter", &mut mistakes).unwrap_or_default().trim().to_owned();
     let sample = limits::sample(&select, &mut mistakes);
+    let seed = select.read("seed", &mut mistakes, str::parse);
     let normalise = normalise(&keys, source.as_ref(), &mut mistakes);
     let spread = keys.read("spread", &mut mistakes, words::spread).unwrap_or_default();
     let destinations = all_destinations(&keys, written, source.as_ref(), &mut mistakes);
@@ -50,6 +51,7 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
             source,
             filter,
             sample,
+            seed,
             normalise,
             spread,
             destinations,

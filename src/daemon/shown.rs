@@ -277,6 +277,7 @@ mod tests {
             source: SourcePlan::File(FilePlan { file: file(), pace: Pace::Unpaced }),
             filter: String::new(),
             sample: SamplePlan::default(),
+            seed: None,
             normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
             destinations: vec![DestinationPlan {
                 name: "1".into(),

@@ -136,7 +136,7 @@ fn group_by_length(datagrams: &mut [Datagram]) {
         // bits of the hash are free, as buckets use the high ones.
         let mut passed = 0_u64;
         for position in 1..rest.len() {
-            let flow = 1 << (rest[position].flow.0 % u64::BITS);
+            let flow = 1 << (rest[position].flow.0 % u64::from(u64::BITS));
             if rest[position].len == len && passed & flow == 0 {
                 rest[grouped..=position].rotate_right(1);
                 grouped += 1;
@@ -193,7 +193,7 @@ mod tests {
                 let [high, low] = number.to_be_bytes();
                 let bytes = &[high, low, 0, 0][..len];
                 // Flows 3 and 67 share a bit.
-                let flow = FlowHash(if flow == 4 { 67 } else { flow });
+                let flow = FlowHash(if flow == 4 { 67 } else { flow.into() });
                 batch.push(0, &WireFrame { flow, ..frame(bytes) }, bucket, false).unwrap();
             }
             batch.group_by_bucket();

@@ -385,7 +385,7 @@ mod tests {
         for (number, &(bucket, len)) in datagrams.iter().enumerate() {
             let mut bytes = vec![0; len];
             bytes[..2].copy_from_slice(&u16::try_from(number).unwrap().to_be_bytes());
-            let flow = FlowHash(u32::try_from(number % FLOWS).unwrap());
+            let flow = FlowHash(u64::try_from(number % FLOWS).unwrap());
             batch.push(0, &WireFrame { flow, ..frame(&bytes) }, bucket, false).unwrap();
         }
         let in_flight = datagrams.len() as u64;

@@ -7,7 +7,7 @@
 
 use super::health::{Health, Healthy, MOST};
 use crate::config::plan::{self, DestinationPlan};
-use crate::flow::FlowHash;
+use crate::flow::{FlowHash, Purpose};
 
 /// Buckets of flows, a power of two: with three destinations their shares differ by about one in a hundred.
 const BUCKETS_LOG2: u32 = 14;
@@ -138,7 +138,7 @@ impl Bidder {
 
 /// Other bits of the hash than those that choose a tunnel's source port: else each analyzer would see some ports only.
 fn bucket(flow: FlowHash) -> usize {
-    (flow.0.wrapping_mul(0x9e37_79b1) >> (u32::BITS - BUCKETS_LOG2)) as usize
+    (flow.decision(Purpose::Balance) >> (u32::BITS - BUCKETS_LOG2)) as usize
 }
 
 /// The finaliser of `MurmurHash3` (Appleby).
@@ -170,7 +170,7 @@ mod tests {
 
     /// Hashes as those of flows are: any.
     fn flows() -> impl Iterator<Item = FlowHash> {
-        (0..10_000_u64).map(|number| FlowHash((mix(number + 1) >> 32) as u32))
+        (0..10_000_u64).map(|number| FlowHash(mix(number + 1)))
     }
 
     fn shares(spread: &Spread, count: usize) -> Vec<usize> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::defaults::{GENEVE_PORT, VXLAN_PORT};
 use crate::config::plan::{DestinationPlan, Encapsulation, End, Fit, Host, Ids, TunnelPlan};
-use crate::flow::FlowHash;
+use crate::flow::FlowKey;
 use crate::frame::{InterfaceId, WireFrame};
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::ledger::Ledger;
@@ -20,7 +20,7 @@ pub fn frame(bytes: &[u8]) -> WireFrame<'_> {
         body: bytes,
         wire_len: u32::try_from(bytes.len()).unwrap(),
         layers,
-        flow: FlowHash::of(bytes, &layers),
+        flow: FlowKey::PUBLIC.flow(bytes, &layers),
         timestamp: Timestamp::from_nanos(1_700_000_000_123_456_789),
         direction: None,
         interface: InterfaceId(0),

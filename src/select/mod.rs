@@ -10,7 +10,7 @@ pub mod sample;
 pub mod shed;
 
 use crate::config::plan::SamplePlan;
-use crate::flow::FlowHash;
+use crate::flow::{FlowHash, FlowKey};
 use crate::frame::{Frame, Place};
 use crate::ledger::DropReason;
 use crate::wire::layers::Layers;
@@ -33,6 +33,8 @@ pub struct Selector {
     own_traffic: OwnTraffic,
     /// Where the frames are seen that come now.
     place: Place,
+    /// Decides, as the hash of each flow, what is sampled, shed and balanced.
+    key: FlowKey,
     /// `None`: every frame.
     sample: Option<Sample>,
     /// `None`: nothing is limited.
@@ -40,9 +42,9 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// A selector that keeps what `sample` says, but never our own tunnels.
-    pub fn new(own_traffic: OwnTraffic, sample: SamplePlan) -> Self {
-        Self { own_traffic, place: Place::default(), sample: Sample::of(sample), shed: None }
+    /// A selector that keeps what `sample` says, but never our own tunnels. `key` is the key of the flow hash.
+    pub fn new(own_traffic: OwnTraffic, key: FlowKey, sample: SamplePlan) -> Self {
+        Self { own_traffic, place: Place::default(), key, sample: Sample::of(sample), shed: None }
     }
 
     /// Has flows left out from now on when there are too many: claims the memory for it.
@@ -86,7 +88,7 @@ impl Selector {
         if let Some(reason) = self.own_traffic.judge(frame.bytes, layers, sighting) {
             return Verdict::Drop(reason);
         }
-        let flow = FlowHash::of(frame.bytes, layers);
+        let flow = self.key.flow(frame.bytes, layers);
         if self.sample.as_mut().is_some_and(|sample| !sample.keeps(flow)) {
             return Verdict::Drop(DropReason::SampledOut);
         }

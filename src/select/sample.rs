@@ -31,7 +31,7 @@ impl Sample {
     /// Whether a frame of this flow is in the sample. Asked once for each frame.
     pub fn keeps(&mut self, flow: FlowHash) -> bool {
         match self {
-            Self::Flows(one_in) => flow.mixed_for(Purpose::Sample).bucket(*one_in) == 0,
+            Self::Flows(one_in) => flow.part(Purpose::Sample, *one_in) == 0,
             Self::Frames { one_in, left_out } => {
                 let kept = *left_out == 0;
                 *left_out = if kept { *one_in - 1 } else { *left_out - 1 };
@@ -54,7 +54,7 @@ mod tests {
 
     /// Hashes as those of many flows.
     fn flows(count: u32) -> impl Iterator<Item = FlowHash> {
-        (0..count).map(|number| FlowHash(number.wrapping_mul(0x9e37_79b9)).mixed_for(Purpose::Shed))
+        (0..u64::from(count)).map(|number| FlowHash(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
     #[test]
@@ -84,7 +84,7 @@ mod tests {
         }
 
         #[test]
-        fn a_flow_is_whole_whoever_looks_at_it(flow: u32, one_in in 2..1000_u32) {
+        fn a_flow_is_whole_whoever_looks_at_it(flow: u64, one_in in 2..1000_u32) {
             let mut one = sample(one_in, SampleBy::Flow).unwrap();
             let mut other = sample(one_in, SampleBy::Flow).unwrap();
             let first = one.keeps(FlowHash(flow));

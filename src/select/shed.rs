@@ -194,7 +194,7 @@ impl Shed {
 
     /// Whether a frame of this flow is admitted. Asked once for each frame, in the order of capture.
     pub fn admits(&mut self, flow: FlowHash, frame: &[u8], layers: &Layers) -> bool {
-        let place = flow.mixed_for(Purpose::Shed).0 >> 16;
+        let place = flow.decision(Purpose::Shed) >> 16;
         if place < self.window.settled {
             return true;
         }
@@ -253,7 +253,7 @@ mod tests {
 
     /// A hash whose place is `place`: found by trying, because mixing has no simple way back.
     fn at(place: u32) -> FlowHash {
-        (0..1 << 22).map(FlowHash).find(|flow| flow.mixed_for(Purpose::Shed).0 >> 16 == place).unwrap()
+        (0..1 << 22).map(FlowHash).find(|flow| flow.decision(Purpose::Shed) >> 16 == place).unwrap()
     }
 
     /// TCP with these flags.

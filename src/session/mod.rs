@@ -19,6 +19,7 @@ mod testing;
 mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::unbounded_channel;
@@ -34,6 +35,8 @@ use crate::destination::tap::Tap;
 use crate::destination::tunnel::Tunnel;
 use crate::destination::{Destination, Destinations, Patience, Shared, missing_ids};
 use crate::error::Problems;
+use crate::flow::FlowKey;
+use crate::installation;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Assignment, Ledger};
 use crate::normalise::Normaliser;
@@ -227,6 +230,24 @@ fn patience_of(source: &SourcePlan) -> (Patience, Duration) {
     }
 }
 
+/// The key of the flow hash of `plan`. A seed that does not outlast this process is told once.
+fn flow_key(plan: &SessionPlan) -> FlowKey {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if let Some(key) = plan.seed {
+        return key;
+    }
+    let seed = installation::seed();
+    if let Err(why) = &seed.stored
+        && plan.chooses_flows()
+        && !TOLD.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(
+            "no seed is stored ({why}): which flows are chosen changes with every start; `select.seed` sets one"
+        );
+    }
+    seed.key
+}
+
 /// The stages of one worker of `plan`, which end at `destinations`.
 fn path_to(destinations: Destinations, plan: &SessionPlan, all_tunnels: &AllTunnels, sightings: &Sightings) -> Path {
     // What files and TAP devices get is sent to nobody: whoever checks a tunnel sees it there.
@@ -234,7 +255,7 @@ fn path_to(destinations: Destinations, plan: &SessionPlan, all_tunnels: &AllTunn
     let sightings = (plan.workers() > Workers::LEAST).then(|| sightings.clone());
     let own = if sends { OwnTraffic::following(all_tunnels).sharing(sightings) } else { OwnTraffic::default() };
     Path {
-        selector: Selector::new(own, plan.sample),
+        selector: Selector::new(own, flow_key(plan), plan.sample),
         normaliser: Normaliser::new(plan.normalise.truncate),
         destinations,
         ledger: empty_ledger(plan),

@@ -58,6 +58,7 @@ mod tests {
     };
     use crate::destination::Patience;
     use crate::destination::Shared;
+    use crate::flow::FlowKey;
     use crate::frame::{At, InterfaceId, Offload, Unfinished};
     use crate::kernel::underlay::{NextHop, Underlay};
     use crate::ledger::DropReason;
@@ -160,7 +161,7 @@ mod tests {
             let destinations =
                 open_destinations(&plans, &ways, &["eth0".into()], Patience::Drop, &mut shared).unwrap();
             let mut path = Path {
-                selector: Selector::new(OwnTraffic::new(destinations.own_tunnels()), sample),
+                selector: Selector::new(OwnTraffic::new(destinations.own_tunnels()), FlowKey::PUBLIC, sample),
                 normaliser: Normaliser::new(truncate.map(|length| Snaplen::new(length).unwrap())),
                 destinations,
                 ledger: Ledger::new(plans.iter().map(|plan| (plan.name.as_str(), plan.to.as_str()))),

@@ -17,7 +17,7 @@ use farspan::config::plan::{
 use farspan::daemon::control::{self, Answer, Command, Line};
 use farspan::daemon::http::{Request, Response, Status, exchange};
 use farspan::error::Explain;
-use farspan::flow::FlowHash;
+use farspan::flow::FlowKey;
 use farspan::frame::{Frame, InterfaceId, Offload};
 use farspan::kernel;
 use farspan::kernel::error_queue::Report;
@@ -98,7 +98,7 @@ pub fn wire(bytes: &[u8]) {
 
 fn normalise(frame: &Frame<'_>) {
     let layers = Layers::parse(frame.bytes);
-    let flow = FlowHash::of(frame.bytes, &layers);
+    let flow = FlowKey::PUBLIC.flow(frame.bytes, &layers);
     let (mut out, mut pieces) = (vec![0; 1 << 18], 0);
     let given = Normaliser::new(None).apply(frame, &layers, flow, &mut Rewritten::default(), |wire| {
         pieces += 1;
@@ -213,6 +213,7 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
         sample: SamplePlan::default(),
         normalise: NormalisePlan {
             enabled: asks(6),
+        seed: None,
             mtu: Mtu::ETHERNET,
             truncate: asks(7).then(|| Snaplen::new(96).unwrap()),
         },
