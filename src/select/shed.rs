@@ -17,9 +17,12 @@
 //!
 //! The marks only ever move along the scale, so windows are nested: of two that are equally wide, neither has a flow that
 //! the other has not. Both directions, all fragments between two addresses and all workers agree.
+//!
+//! The scale also has 128 bins of 512 buckets each. What comes in each is counted, because the load need not be even, and
+//! the governor closes bins that carry far more than their part ([`Closed`]): to new flows, or to all.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::flow::{FlowHash, Purpose};
 use crate::wire::layers::{Fragment, Layers, TCP};
@@ -28,6 +31,43 @@ use crate::wire::layers::{Fragment, Layers, TCP};
 pub const BUCKETS: u32 = 1 << 16;
 /// How long a bucket must have been silent for a packet in it to be a new flow, when it is none of TCP: in seconds.
 const SILENCE: u8 = 10;
+
+/// Parts of the scale whose load is measured, and which can be closed.
+pub const BINS: u32 = 128;
+/// The same, as a length.
+pub const BINS_USIZE: usize = BINS as usize;
+/// Buckets of a bin.
+const BIN: u32 = BUCKETS / BINS;
+
+/// What came in one bin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Frames, where each 2 KiB of one count: a super-frame becomes as many.
+    pub frames: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+/// What came in each bin, admitted or not, and, last, all control frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loads(pub [Load; BINS_USIZE + 1]);
+
+impl Default for Loads {
+    fn default() -> Self {
+        Self([Load::default(); BINS_USIZE + 1])
+    }
+}
+
+/// Bins, a bit each, that are not open as far as the marks say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// No new flow is admitted there.
+    pub to_new: u128,
+    /// No frame is. All of them are closed to new flows too.
+    pub to_all: u128,
+    /// They are open, but were closed lately: what is under way is not settled, whatever the mark says.
+    pub unsettled: u128,
+}
 
 /// The three marks. `settled` ≤ `open` ≤ `established` ≤ [`BUCKETS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,60 +78,123 @@ pub struct Window {
     pub open: u32,
     /// Below, flows are that were admitted before.
     pub established: u32,
-    /// Whether control frames are: ARP, LACP, STP, LLDP and whatever else is neither IP nor carries other traffic.
+    /// Below, established flows are for now: what lies beyond is not cut short, but waits for a decision about that.
+    pub gate: u32,
+    /// Whether control frames are, wherever they are on the scale: ARP, LACP, STP, LLDP and whatever else is neither IP nor
+    /// carries other traffic. If not, they are treated as all others.
     pub control_frames: bool,
     /// Whether frames are to be taken in larger portions, because it is CPU time that is short: to be woken costs some.
     pub in_portions: bool,
+    /// What is closed whatever the marks say.
+    pub closed: Closed,
 }
 
 impl Window {
     /// Everything.
-    pub const FULL: Self =
-        Self { settled: BUCKETS, open: BUCKETS, established: BUCKETS, control_frames: true, in_portions: false };
+    pub const FULL: Self = Self {
+        settled: BUCKETS,
+        open: BUCKETS,
+        established: BUCKETS,
+        gate: BUCKETS,
+        control_frames: true,
+        in_portions: false,
+        closed: Closed { to_new: 0, to_all: 0, unsettled: 0 },
+    };
 
-    /// In one word, with a number that tells one edition from the next.
+    /// The marks in one bin.
+    fn marks(&self, bin: u32) -> Marks {
+        let Self { settled, open, established, closed: Closed { to_new, to_all, unsettled }, .. } = *self;
+        let is_in = |bins: u128| bins >> bin & 1 == 1;
+        if is_in(to_all) {
+            Marks { settled: 0, open: 0, established: 0 }
+        } else if is_in(to_new) {
+            Marks { settled: 0, open: 0, established }
+        } else {
+            Marks { settled: if is_in(unsettled) { 0 } else { settled }, open, established }
+        }
+    }
+
+    /// The part of new flows that is admitted, 0 to 1.
+    pub fn admitted(&self) -> f64 {
+        let places: u32 = (0..BINS).map(|bin| self.marks(bin).open.saturating_sub(bin * BIN).min(BIN)).sum();
+        f64::from(places) / f64::from(BUCKETS)
+    }
+
+    /// In one word but for the gate and what is closed, with a number that tells one edition from the next.
     fn packed(self, edition: u8) -> u64 {
         let [control_frames, in_portions] = [self.control_frames, self.in_portions].map(u32::from);
         let parts = [self.settled, self.open, self.established, control_frames, in_portions, u32::from(edition)];
         parts.into_iter().zip([0, 17, 34, 51, 52, 53]).fold(0, |word, (mark, at)| word | u64::from(mark) << at)
     }
 
-    fn unpacked(word: u64) -> Self {
+    fn unpacked(word: u64, gate: u32, closed: Closed) -> Self {
         let mark = |at: u32| u32::try_from(word >> at & 0x1_ffff).unwrap_or(BUCKETS);
         let switch = |at: u32| word >> at & 1 == 1;
         Self {
             settled: mark(0),
             open: mark(17),
             established: mark(34),
+            gate,
             control_frames: switch(51),
             in_portions: switch(52),
+            closed,
         }
     }
 }
 
+/// The marks in one bin, on the whole scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Marks {
+    settled: u32,
+    open: u32,
+    established: u32,
+}
+
 /// The window as the control plane sets it and workers read it, once a turn.
 #[derive(Debug)]
-pub struct Admission(AtomicU64);
+pub struct Admission {
+    /// The window but for what is closed, with its edition: written last.
+    word: AtomicU64,
+    /// The sets of what is closed, in two halves each. Bins are independent: a reader between two editions takes some bins
+    /// from the one and some from the other, until its next turn.
+    closed: [AtomicU64; 6],
+    gate: AtomicU32,
+}
 
 impl Default for Admission {
     /// Everything is admitted.
     fn default() -> Self {
-        Self(AtomicU64::new(Window::FULL.packed(0)))
+        Self { word: AtomicU64::new(Window::FULL.packed(0)), closed: Default::default(), gate: AtomicU32::new(BUCKETS) }
     }
 }
 
 impl Admission {
     /// Sets the window. Whoever reads it knows that it was set, even to what it was.
     pub fn set(&self, window: Window) {
-        let edition = u8::try_from(self.0.load(Ordering::Relaxed) >> 53 & 0xff).unwrap_or(0).wrapping_add(1);
-        // One word that stands for itself: nothing else is published by it.
-        self.0.store(window.packed(edition), Ordering::Relaxed);
+        let edition = u8::try_from(self.word.load(Ordering::Relaxed) >> 53 & 0xff).unwrap_or(0).wrapping_add(1);
+        let Closed { to_new, to_all, unsettled } = window.closed;
+        let halves = [to_new, to_all, unsettled].into_iter().flat_map(halves);
+        self.closed.iter().zip(halves).for_each(|(word, half)| word.store(half, Ordering::Relaxed));
+        self.gate.store(window.gate, Ordering::Relaxed);
+        // Whoever reads this edition also sees what is closed in it: pairs with `Acquire` in `word`.
+        self.word.store(window.packed(edition), Ordering::Release);
     }
 
     /// What was set last, with its edition.
     fn word(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.word.load(Ordering::Acquire)
     }
+
+    fn closed(&self) -> Closed {
+        let half = |at: usize| u128::from(self.closed[at].load(Ordering::Relaxed));
+        let [to_new, to_all, unsettled] = [0, 2, 4].map(|at| half(at) | half(at + 1) << 64);
+        Closed { to_new, to_all, unsettled }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "halves are meant")]
+fn halves(set: u128) -> [u64; 2] {
+    [set as u64, (set >> 64) as u64]
 }
 
 /// One worker's memory of which flows it admitted.
@@ -103,6 +206,10 @@ pub struct Shed {
     /// Of each bucket: whether it is admitted, and in the low 7 bits the second in which it was last seen. Only what lies
     /// between `settled` and `established` is kept up to date.
     buckets: Box<[Bucket]>,
+    /// What `window` means in each bin.
+    marks: [Marks; BINS_USIZE],
+    /// What came in each since it was taken last.
+    loads: Box<Loads>,
     /// The second that it is now, modulo 128.
     second: u8,
 }
@@ -146,7 +253,8 @@ enum Kind {
 impl Default for Shed {
     fn default() -> Self {
         let buckets = vec![Bucket::new(true, 0); BUCKETS as usize].into_boxed_slice();
-        Self { window: Window::FULL, word: Window::FULL.packed(0), buckets, second: 0 }
+        let (window, loads) = (Window::FULL, Box::default());
+        Self { window, word: window.packed(0), buckets, marks: [window.marks(0); BINS_USIZE], loads, second: 0 }
     }
 }
 
@@ -159,7 +267,7 @@ impl Shed {
         let is_new = word != self.word;
         if is_new {
             self.word = word;
-            self.move_to(Window::unpacked(word));
+            self.move_to(Window::unpacked(word, admission.gate.load(Ordering::Relaxed), admission.closed()));
         }
         is_new
     }
@@ -170,19 +278,32 @@ impl Shed {
     }
 
     /// Narrows the window by itself, until the governor sets another: what is open ends at `open` at most, and what is
-    /// established at `established`.
+    /// established at `established`. Whether established flows are cut short for good, the governor decides.
     pub fn narrow(&mut self, open: u32, established: u32) {
         let window = self.window;
-        let established = window.established.min(established);
-        let open = window.open.min(open).min(established);
-        self.move_to(Window { settled: window.settled.min(open), open, established, ..window });
+        let gate = window.gate.min(established);
+        let open = window.open.min(open).min(gate);
+        self.move_to(Window { settled: window.settled.min(open), open, gate, ..window });
     }
 
     fn move_to(&mut self, window: Window) {
-        let before = std::mem::replace(&mut self.window, window);
-        // What leaves the settled part was admitted until now; what is beyond all marks is not admitted any more.
-        self.fill(window.settled..before.settled, true);
-        self.fill(window.established..BUCKETS, false);
+        self.window = window;
+        for bin in 0..BINS {
+            let Some(marks) = self.marks.get_mut(bin as usize) else { continue };
+            let after = window.marks(bin);
+            let before = std::mem::replace(marks, after);
+            if before != after {
+                let (start, end) = (bin * BIN, (bin + 1) * BIN);
+                // What leaves the settled part was admitted until now; what is beyond all marks is not admitted.
+                self.fill(after.settled.max(start)..before.settled.min(end), true);
+                self.fill(after.established.max(start)..end, false);
+            }
+        }
+    }
+
+    /// What came in each bin since this was asked last.
+    pub fn take_loads(&mut self) -> Loads {
+        std::mem::take(&mut *self.loads)
     }
 
     fn fill(&mut self, buckets: Range<u32>, is_admitted: bool) {
@@ -195,25 +316,39 @@ impl Shed {
     /// Whether a frame of this flow is admitted. Asked once for each frame, in the order of capture.
     pub fn admits(&mut self, flow: FlowHash, frame: &[u8], layers: &Layers) -> bool {
         let place = flow.decision(Purpose::Shed) >> 16;
-        if place < self.window.settled {
+        let bin = (place / BIN) as usize;
+        let kind = kind(frame, layers);
+        if kind == Kind::Control {
+            self.note(BINS_USIZE, frame);
+            if self.window.control_frames {
+                return true;
+            }
+        }
+        self.note(bin, frame);
+        let Some(&marks) = self.marks.get(bin) else { return false };
+        if place < marks.settled {
             return true;
         }
-        match kind(frame, layers) {
-            Kind::Control => self.window.control_frames,
-            _ if place >= self.window.established => false,
-            kind => self.admits_at(place, kind),
+        place < marks.established && self.admits_at(place, marks.open, kind) && place < self.window.gate
+    }
+
+    fn note(&mut self, bin: usize, frame: &[u8]) {
+        if let Some(load) = self.loads.0.get_mut(bin) {
+            let bytes = frame.len() as u64;
+            load.frames += 1 + (bytes >> 11);
+            load.bytes += bytes;
         }
     }
 
-    /// The same between `settled` and `established`, where memory decides.
-    fn admits_at(&mut self, place: u32, kind: Kind) -> bool {
+    /// Whether it is admitted between `settled` and `established`, where memory decides.
+    fn admits_at(&mut self, place: u32, open: u32, kind: Kind) -> bool {
         let Some(bucket) = self.buckets.get_mut(place as usize) else { return false };
         let is_new = match kind {
             Kind::Opening => true,
-            Kind::Connection | Kind::Control => false,
-            Kind::Other => bucket.is_silent(self.second),
+            Kind::Connection => false,
+            Kind::Other | Kind::Control => bucket.is_silent(self.second),
         };
-        let is_admitted = if is_new { place < self.window.open } else { bucket.is_admitted() };
+        let is_admitted = if is_new { place < open } else { bucket.is_admitted() };
         *bucket = Bucket::new(is_admitted, self.second);
         is_admitted
     }
@@ -356,9 +491,44 @@ mod tests {
         for kind in [[0x88, 0x47], [0x88, 0x64]] {
             assert!(!tried.admits(500, &frame(kind)), "{kind:x?}");
         }
-        tried.admission.set(Window { settled: 0, open: 0, established: 0, control_frames: false, in_portions: false });
+        tried.admission.set(Window { settled: 0, open: 0, established: 0, control_frames: false, ..Window::FULL });
         tried.wait(0);
         assert!(!tried.admits(500, &frame([0x08, 0x06])));
+    }
+
+    #[test]
+    fn a07_a_bin_that_is_closed_lets_nothing_new_in_and_is_not_settled_when_it_opens() {
+        let mut tried = Tried::new();
+        let set = |tried: &mut Tried, to_new, to_all, unsettled| {
+            tried.admission.set(Window { closed: Closed { to_new, to_all, unsettled }, ..Window::FULL });
+            tried.wait(0);
+        };
+        let second_bin = 2;
+        set(&mut tried, second_bin, 0, 0);
+        assert!(tried.admits(600, &tcp(ACK)), "it was under way");
+        assert!(!tried.admits(601, &tcp(SYN)) && !tried.admits(601, &tcp(ACK)));
+        assert!(tried.admits(500, &tcp(SYN)) && tried.admits(1024, &tcp(SYN)), "its neighbours are open");
+        set(&mut tried, second_bin, second_bin, 0);
+        assert!(!tried.admits(600, &tcp(ACK)));
+        set(&mut tried, 0, 0, second_bin);
+        assert!(!tried.admits(600, &tcp(ACK)), "it was left out and has no beginning");
+        assert!(tried.admits(600, &tcp(SYN)));
+        set(&mut tried, 0, 0, 0);
+        assert!(tried.admits(601, &tcp(ACK)), "after so long everything goes on");
+    }
+
+    #[test]
+    fn what_comes_is_counted_by_bin_admitted_or_not() {
+        let mut tried = Tried::new();
+        tried.set(0, 0, 0);
+        let frame = udp();
+        (0..3).for_each(|_| assert!(!tried.admits(600, &frame)));
+        let arp = [&[2; 12][..], &[8, 6], &[0; 46]].concat();
+        assert!(tried.admits(600, &arp));
+        let loads = tried.shed.take_loads();
+        assert_eq!(loads.0[1], Load { frames: 3, bytes: 3 * frame.len() as u64 });
+        assert_eq!(loads.0[BINS_USIZE], Load { frames: 1, bytes: 60 });
+        assert_eq!(tried.shed.take_loads(), Loads::default());
     }
 
     /// Frames of some places and windows that move, in any order.
@@ -403,12 +573,13 @@ mod tests {
                         if flags == SYN {
                             admitted[number] = place < window.open;
                         }
-                        let expected = place < window.settled || admitted[number];
+                        let expected = place < window.settled || (admitted[number] && place < window.gate);
                         let frame = tcp(flags);
                         prop_assert_eq!(shed.admits(flows[number], &frame, &Layers::parse(&frame)), expected);
                     }
                 }
-                let window = shed.window();
+                // What a worker narrows cuts nobody short for good.
+                let window = shed.window;
                 for (number, admitted) in admitted.iter_mut().enumerate() {
                     let place = u32::try_from(number).unwrap() * 8191;
                     *admitted = (*admitted || place < window.settled) && place < window.established;
@@ -419,8 +590,13 @@ mod tests {
         #[test]
         fn a_window_is_read_as_it_was_set(marks in any::<[u16; 3]>(), control_frames: bool, in_portions: bool, edition: u8) {
             let [settled, open, established] = marks.map(|mark| u32::from(mark) + 1);
-            let window = Window { settled, open, established, control_frames, in_portions };
-            prop_assert_eq!(Window::unpacked(window.packed(edition)), window);
+            let closed = Closed { to_new: 5 << 100, to_all: 1 << 100, unsettled: 2 };
+            let window = Window { settled, open, established, gate: open, control_frames, in_portions, closed };
+            prop_assert_eq!(Window::unpacked(window.packed(edition), open, closed), window);
+            let (admission, mut shed) = (Admission::default(), Shed::default());
+            admission.set(window);
+            prop_assert!(shed.follow(&admission, 0));
+            prop_assert_eq!(shed.window(), window);
         }
     }
 }

@@ -8,7 +8,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::regulator::{BURST, Braked, FLOOD, TICK};
 use crate::ledger::{DropReason, Ledger};
-use crate::select::shed::{Admission, BUCKETS, Shed};
+use crate::select::shed::{Admission, BINS_USIZE, BUCKETS, Load, Loads, Shed};
 
 /// How much of the time that it lost a worker that catches up counts at most.
 const MOST_BEHIND: Duration = Duration::from_millis(500);
@@ -75,11 +75,47 @@ impl Meters {
     }
 }
 
+/// How often a worker adds what came in each bin to what all of them tell: two additions for each bin.
+const LOADS_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What came in each part of the scale, of all workers together.
+#[derive(Debug)]
+pub(super) struct LoadMeters(Box<[[AtomicU64; 2]]>);
+
+impl Default for LoadMeters {
+    fn default() -> Self {
+        Self((0..=BINS_USIZE).map(|_| [AtomicU64::new(0), AtomicU64::new(0)]).collect())
+    }
+}
+
+impl LoadMeters {
+    fn add(&self, loads: &Loads) {
+        for ([frames, bytes], load) in self.0.iter().zip(&loads.0) {
+            if load.frames > 0 {
+                // Counts stand for themselves; nothing else is published by them.
+                frames.fetch_add(load.frames, Ordering::Relaxed);
+                bytes.fetch_add(load.bytes, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What came since this was asked last.
+    pub(super) fn take(&self) -> Loads {
+        let mut loads = Loads::default();
+        for ([frames, bytes], load) in self.0.iter().zip(&mut loads.0) {
+            *load = Load { frames: frames.swap(0, Ordering::Relaxed), bytes: bytes.swap(0, Ordering::Relaxed) };
+        }
+        loads
+    }
+}
+
 /// What the workers of one session and its governor share.
 #[derive(Debug)]
 pub(in crate::session) struct Shared {
     pub(super) admission: Admission,
     pub(super) meters: Meters,
+    /// What came in each part of the scale since the governor looked last.
+    pub(super) loads: LoadMeters,
     /// What a tick may use of frames, bytes and CPU time; as much as anybody likes where nothing is limited.
     allowance: [u64; 3],
     /// The marks that workers came down to by themselves in this tick: open, established.
@@ -92,6 +128,7 @@ impl Shared {
         Self {
             admission: Admission::default(),
             meters: Meters::default(),
+            loads: LoadMeters::default(),
             allowance: allowance.map(|most| most.unwrap_or(u64::MAX).max(1)),
             lowered: [AtomicU32::new(u32::MAX), AtomicU32::new(u32::MAX)],
         }
@@ -123,6 +160,8 @@ pub(in crate::session) struct Governed {
     since: (Instant, Measures),
     /// Whether it has narrowed the window since then.
     has_braked: bool,
+    /// When it told what came in each part of the scale.
+    told_loads: Instant,
     /// For the seconds that the window counts in.
     started: Instant,
 }
@@ -130,7 +169,7 @@ pub(in crate::session) struct Governed {
 impl Governed {
     /// A worker that begins now.
     pub(in crate::session) fn new(shared: Arc<Shared>, now: Instant) -> Self {
-        Self { shared, told: None, since: (now, Measures::default()), has_braked: false, started: now }
+        Self { shared, told: None, since: (now, Measures::default()), has_braked: false, told_loads: now, started: now }
     }
 
     /// Follows the window: at the beginning of a turn. What the worker has done before the first one is nobody's concern.
@@ -148,6 +187,10 @@ impl Governed {
         let told = self.told.unwrap_or_default();
         let used = Measures::of(ledger, cpu_time(told.cpu));
         self.shared.meters.add(used.since(told));
+        if now.saturating_duration_since(self.told_loads) >= LOADS_INTERVAL {
+            self.shared.loads.add(&shed.take_loads());
+            self.told_loads = now;
+        }
         self.told = Some(used);
 
         let since = used.since(self.since.1);
@@ -171,7 +214,8 @@ impl Governed {
     }
 
     /// Narrows the window: the limit is exceeded so many times, and more than a tick's allowance went beyond a mere peak.
-    /// New flows first; flows that are under way when that was not enough, and only for a flood.
+    /// New flows first. Flows that are under way wait for the governor's decision when that was not enough, and only in a
+    /// flood.
     fn brake(&mut self, (now, used): (Instant, Measures), times: f64, excess: f64, kept: f64, shed: &mut Shed) {
         let is_flood = times > FLOOD && excess > 2.0;
         if self.has_braked && !is_flood {
@@ -179,7 +223,7 @@ impl Governed {
         }
         let window = shed.window();
         let open = scaled(kept / times).min(window.open);
-        let established = if is_flood { open } else { window.established };
+        let established = if is_flood { open } else { BUCKETS };
         shed.narrow(open, established);
         for (lowered, mark) in self.shared.lowered.iter().zip([open, established]) {
             lowered.fetch_min(mark, Ordering::Relaxed);
@@ -247,7 +291,12 @@ mod tests {
         // It goes on, with flows that were admitted before; a fifth of it was left out.
         governed.tell(start + TICK, false, &ledger(500, 125), &mut shed);
         let mark = scaled(0.8 / 5.0);
-        assert_eq!((shed.window().open, shed.window().established), (mark, mark));
+        let window = shed.window();
+        assert_eq!(
+            (window.open, window.established, window.gate),
+            (mark, BUCKETS, mark),
+            "and those that are under way wait"
+        );
         let braked = Braked { open: mark, established: mark };
         assert_eq!((shared.take_braked(), shared.take_braked()), (Some(braked), None));
         // The governor decides anew.

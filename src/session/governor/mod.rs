@@ -4,10 +4,13 @@
 //! are admitted ([`crate::select::shed`] says how a flow is). Workers brake by themselves when a burst comes in between.
 //! Without a limit there is no governor, and nothing is measured.
 
+#[cfg(test)]
+mod flood;
 mod link_load;
 mod meters;
 mod pressure;
 mod regulator;
+mod scale;
 mod totals;
 mod view;
 
@@ -21,11 +24,11 @@ use tracing::Instrument as _;
 use crate::config::plan::LimitPlan;
 use crate::kernel::underlay::Underlay;
 use crate::quantity::{CpuShare, Share};
-use crate::select::shed::{BUCKETS, Window};
+use crate::select::shed::{BUCKETS, Closed, Window};
 use link_load::LinkLoad;
 use meters::Measures;
 pub(super) use meters::{Governed, Shared};
-use regulator::{Regulator, TICK};
+use regulator::{Regulator, TICK, ticks_in};
 pub use totals::Totals;
 pub use view::{GovernorState, GovernorView, LimitView, Shown};
 
@@ -33,6 +36,8 @@ pub use view::{GovernorState, GovernorView, LimitView, Shown};
 const SAYS_AFTER: Duration = Duration::from_secs(1);
 /// How often it is said again.
 const SAYS_AGAIN: Duration = Duration::from_mins(1);
+/// The limits of bytes; the others are of frames, or of what frames cost.
+const BYTES: [&str; 3] = ["limit.bandwidth", "total limit.bandwidth", "limit.underlay"];
 /// For so many ticks the kept fraction is shown.
 const KEPT_OVER: usize = 20;
 
@@ -200,9 +205,12 @@ impl AtWork {
         let own = self.shared.meters.read();
         let since = own.since(self.looked.own);
         let uses = self.uses(since, now, passed).await;
-        let tightest = uses.iter().map(|one| one.times).fold(0.0, f64::max);
+        let tightest = uses.iter().max_by(|one, other| one.times.total_cmp(&other.times));
+        let is_of_bytes = tightest.is_some_and(|one| BYTES.contains(&one.name));
+        self.regulator.scale.note(&self.shared.loads.take(), is_of_bytes, ticks_in(passed));
+        let tightest = tightest.map_or(0.0, |one| one.times);
         let mut window = self.regulator.step(tightest, since.kept(), self.shared.take_braked(), passed);
-        window.in_portions = self.is_short_of_cpu() && window.settled < BUCKETS;
+        window.in_portions = self.is_short_of_cpu() && window != Window::FULL;
         self.shared.admission.set(window);
         self.looked = Looked { at: now, own, ..self.looked };
 
@@ -278,9 +286,10 @@ impl AtWork {
         #[allow(clippy::cast_precision_loss, reason = "a proportion")]
         let kept_fraction = if wanted == 0 { 1.0 } else { 1.0 - shed as f64 / wanted as f64 };
         let state = match window {
-            Window { settled: BUCKETS, .. } => GovernorState::Open,
+            Window { established: 0, control_frames: false, .. } => GovernorState::Exhausted,
+            Window { closed: Closed { to_new: 1.., .. }, .. } => GovernorState::Shedding,
+            Window { settled: BUCKETS, closed: Closed { unsettled: 0, .. }, .. } => GovernorState::Open,
             Window { open: BUCKETS, .. } => GovernorState::Recovering,
-            Window { control_frames: false, .. } => GovernorState::Exhausted,
             _ => GovernorState::Shedding,
         };
         let use_of = |limit: &&LimitView| limit.measured / limit.allowed;
@@ -290,7 +299,7 @@ impl AtWork {
             state,
             reason: tightest.filter(|_| sheds).map(|limit| limit.name.clone()),
             kept_fraction,
-            admitted_flows: f64::from(window.open) / f64::from(BUCKETS),
+            admitted_flows: window.admitted(),
             limits: self.limits.clone(),
         }
     }

@@ -3,17 +3,21 @@
 //! It is told how far the limits are used, 1 being all that is allowed, and which part of the frames was kept, and answers
 //! with a window. The quotient of the two says how much of the load the limit has room for. That is where `open` goes at
 //! once, and it does not matter how long the flows last that were admitted before: a controller that went on turning until
-//! they have ended would swing. Four rules besides:
+//! they have ended would swing. Some rules besides:
 //!
 //! - New flows are refused before established ones are cut short: `established` comes down only while the load stays too
 //!   high, or when it is a flood.
+//! - Who is cut short by a flood is decided half a second after it began, when it is known where it comes. Until then
+//!   established flows beyond the mark wait.
 //! - It comes down fast and goes up slowly, and within three percent of where it should be it does not move.
+//! - The load of each part of the scale is measured ([`Scale`]), because it need not be even.
 //! - A burst is as much as two ticks in a row had. A worker that was kept from its core takes in one tick what came in
 //!   several: that is none.
 //! - Nothing is saved up: while everything is let in there is no credit, while nothing is, no debt.
 
 use std::time::Duration;
 
+use super::scale::Scale;
 use crate::select::shed::{BUCKETS, Window};
 
 /// How often it is asked.
@@ -28,6 +32,8 @@ const WEIGHT: f64 = 0.05;
 const LATE_WEIGHT: f64 = 0.2;
 /// What a tick weighs in the skew: it changes within minutes.
 const SKEW_WEIGHT: f64 = 0.005;
+/// The same where only what is open is admitted.
+const EXACT_SKEW_WEIGHT: f64 = 0.1;
 /// Times the limit, on average: so much that established flows are cut short, without waiting for them to end.
 const TOO_MUCH: f64 = 1.2;
 /// Times the limit over half a second: so much that it is not waited for longer to be sure.
@@ -36,6 +42,8 @@ const URGENT: f64 = 1.25;
 pub(super) const BURST: f64 = 2.0;
 /// Times the limit in two ticks: so sudden a burst that established flows go at once too.
 pub(super) const FLOOD: f64 = 3.0;
+/// After so many ticks it is decided who is cut short by a flood. Until then the load of the scale's parts is measured.
+const DOUBTS_FOR: f64 = 5.0;
 /// After so many seconds, what was open all the time is settled.
 const SETTLES_AFTER: usize = 60;
 /// How long nothing at all was let in, and it was still too much, before control frames go too.
@@ -54,9 +62,15 @@ pub(super) struct Regulator {
     lately: (f64, f64),
     /// The use of the limits in the latest tick alone.
     latest: f64,
-    /// Frames kept for each part of the scale that is open: 1 when the load is spread evenly over it.
+    /// Frames kept for each that should be, by the measured load of what is open.
     skew: f64,
+    /// How the load is spread over the scale.
+    pub(super) scale: Scale,
+    /// Whether control frames are so many that they have no right of way.
+    has_control_flood: bool,
     settling: Settling,
+    /// A flood about which is not decided yet.
+    doubt: Option<Doubt>,
     /// How long it has been too much with everything left out.
     in_vain: Duration,
 }
@@ -72,10 +86,22 @@ impl Default for Regulator {
             lately: (0.0, 1.0),
             latest: 0.0,
             skew: 1.0,
+            scale: Scale::default(),
+            has_control_flood: false,
             settling: Settling::default(),
+            doubt: None,
             in_vain: Duration::ZERO,
         }
     }
+}
+
+/// A flood, until it is known where it comes: established flows beyond a mark wait.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    /// The mark, a part of the scale.
+    gate: f64,
+    /// For how many ticks more.
+    ticks: f64,
 }
 
 /// What workers did by themselves in a tick, because it was not over yet and its allowance was: the marks that they came
@@ -84,7 +110,7 @@ impl Default for Regulator {
 pub(super) struct Braked {
     /// How far new flows were admitted then.
     pub(super) open: u32,
-    /// How far established ones were.
+    /// How far established ones were in a flood, else all of them. Whether they are cut short is decided here.
     pub(super) established: u32,
 }
 
@@ -93,26 +119,41 @@ impl Regulator {
     /// the part of the frames that was kept, if there were any.
     pub(super) fn step(&mut self, used: f64, kept: Option<f64>, braked: Option<Braked>, interval: Duration) -> Window {
         let used = if used.is_finite() { used.clamp(0.0, 100.0) } else { 100.0 };
-        let ticks = (interval.as_secs_f64() / TICK.as_secs_f64()).clamp(0.1, 5.0);
+        let ticks = ticks_in(interval);
         self.used += (used - self.used) * (WEIGHT * ticks);
         let late_weight = (LATE_WEIGHT * ticks).min(1.0);
         self.lately.0 += (used - self.lately.0) * late_weight;
         if let Some(kept) = kept {
             self.lately.1 += (kept - self.lately.1) * late_weight;
             self.kept += (kept - self.kept) * (WEIGHT * ticks);
-            if self.open > 0.001 {
-                self.skew += (kept / self.open - self.skew) * (SKEW_WEIGHT * ticks);
+            let below = self.scale.below(self.open);
+            if below > 0.001 {
+                // Where nothing but what is open is admitted, it shows at once what that is.
+                let is_exact = self.open < 1.0 && self.established < self.open * 1.02;
+                let weight = if is_exact { EXACT_SKEW_WEIGHT } else { SKEW_WEIGHT };
+                self.skew += (kept / below - self.skew) * (weight * ticks);
                 self.skew = self.skew.clamp(0.02, 50.0);
             }
         }
         let lasting = used.min(std::mem::replace(&mut self.latest, used));
-        let is_cut = if let Some(Braked { open, established }) = braked {
+        let cuts_established = braked.is_some_and(|braked| braked.established < BUCKETS);
+        let share = if cuts_established {
+            kept.unwrap_or(1.0) / used.max(0.01)
+        } else if lasting > BURST {
+            kept.unwrap_or(1.0) / lasting
+        } else {
+            self.lately.1 / self.lately.0.max(0.01)
+        };
+        self.scale.choose(self.open, share, cuts_established || lasting > FLOOD || self.used > TOO_MUCH);
+        self.has_control_flood = self.scale.is_flooded_with_control_frames(share);
+        let is_cut = if cuts_established || lasting > FLOOD || self.doubt.is_some() {
+            self.doubt(used, kept, ticks)
+        } else if let Some(Braked { open, .. }) = braked {
             // What was used before they braked says nothing about now.
-            self.come_down_to(f64::from(open) / SCALE, f64::from(established) / SCALE, used)
+            self.come_down_to(f64::from(open) / SCALE, 1.0, used)
         } else if lasting > BURST {
             let open = self.room(lasting, kept.unwrap_or(1.0));
-            let established = if lasting > FLOOD { open } else { self.established };
-            self.come_down_to(open, established, used)
+            self.come_down_to(open, self.established, used)
         } else {
             false
         };
@@ -133,9 +174,26 @@ impl Regulator {
         self.window(interval)
     }
 
+    /// A flood: who is cut short is decided when its load has been measured; until then they wait.
+    fn doubt(&mut self, used: f64, kept: Option<f64>, ticks: f64) -> bool {
+        if self.doubt.is_none() {
+            self.lately = (used, kept.unwrap_or(1.0));
+        }
+        let (used_lately, kept_lately) = self.lately;
+        let gate = self.room(used_lately, kept_lately);
+        let left = self.doubt.map_or(DOUBTS_FOR, |doubt| doubt.ticks) - ticks;
+        if left <= 0.0 {
+            self.doubt = None;
+            return self.come_down_to(gate, gate, used);
+        }
+        self.doubt = Some(Doubt { gate, ticks: left });
+        self.open = self.open.min(gate);
+        true
+    }
+
     /// Up to where the limit has room, when so much is used for the part that is kept.
     fn room(&self, used: f64, kept: f64) -> f64 {
-        (kept.max(1.0 / SCALE) / used.max(0.01) / self.skew).min(1.0)
+        self.scale.mark(kept.max(1.0 / SCALE) / used.max(0.01) / self.skew)
     }
 
     /// A burst: goes down at once, and begins to smooth anew. Says whether flows that are under way were cut short.
@@ -144,7 +202,7 @@ impl Regulator {
         self.established = self.established.min(established);
         self.open = self.open.min(open).min(self.established);
         let will_be_kept = if is_cut { self.open } else { self.established };
-        self.kept = (will_be_kept * self.skew).min(1.0);
+        self.kept = (self.scale.below(will_be_kept) * self.skew).min(1.0);
         self.used = if is_cut { 1.0 } else { self.used.min(used).max(1.0) };
         is_cut
     }
@@ -176,8 +234,15 @@ impl Regulator {
     fn window(&mut self, interval: Duration) -> Window {
         let (open, established) = (mark(self.open), mark(self.established));
         let settled = self.settling.note(open, interval);
-        Window { settled, open, established, control_frames: self.in_vain < LAST_RESORT, in_portions: false }
+        let control_frames = self.in_vain < LAST_RESORT && !self.has_control_flood;
+        let gate = self.doubt.map_or(BUCKETS, |doubt| mark(doubt.gate));
+        Window { settled, open, established, gate, control_frames, in_portions: false, closed: self.scale.closed() }
     }
+}
+
+/// An interval in ticks, as far as it counts.
+pub(super) fn ticks_in(interval: Duration) -> f64 {
+    (interval.as_secs_f64() / TICK.as_secs_f64()).clamp(0.1, 5.0)
 }
 
 /// A part of the scale as a mark on it.
@@ -256,8 +321,9 @@ mod tests {
                 self.cut += (*admitted - stays).max(0.0);
                 *admitted = stays;
             }
+            let gate = part(window.gate);
             #[allow(clippy::cast_precision_loss, reason = "a short time")]
-            let kept = self.begun.iter().sum::<f64>() / self.lasts as f64;
+            let kept = self.begun.iter().map(|admitted| admitted.min(gate)).sum::<f64>() / self.lasts as f64;
             let kept = kept.powf(self.skew);
             (self.load * noise * (self.floor + (1.0 - self.floor) * kept), kept)
         }
@@ -353,9 +419,15 @@ mod tests {
     #[test]
     fn what_workers_did_themselves_is_not_done_again() {
         let mut regulator = Regulator::default();
-        let braked = Braked { open: BUCKETS / 4, established: BUCKETS / 2 };
+        let braked = Braked { open: BUCKETS / 4, established: BUCKETS };
         let window = regulator.step(5.0, Some(1.0), Some(braked), TICK);
-        assert_eq!((window.open, window.established), (BUCKETS / 4, BUCKETS / 2));
+        assert_eq!((window.open, window.established), (BUCKETS / 4, BUCKETS));
+        // Of a flood they leave it to the regulator who is cut short.
+        let mut regulator = Regulator::default();
+        let window = regulator.step(5.0, Some(1.0), Some(Braked { established: BUCKETS / 4, ..braked }), TICK);
+        assert_eq!((window.open, window.established, window.gate), (BUCKETS / 5, BUCKETS, BUCKETS / 5));
+        let window = (0..5).map(|_| regulator.step(1.0, Some(0.2), None, TICK)).last().unwrap();
+        assert_eq!((window.open, window.established, window.gate), (BUCKETS / 5, BUCKETS / 5, BUCKETS));
     }
 
     #[test]
