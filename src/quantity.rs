@@ -322,6 +322,11 @@ pub struct Prefix {
 impl Prefix {
     /// Whether `address` is in it. IPv4 and IPv6 are never in each other.
     pub fn contains(self, address: IpAddr) -> bool {
+    /// How many bits of an address it sets: 0 to 32, or to 128.
+    pub fn length(self) -> u8 {
+        self.length
+    }
+
         match (self.address, address) {
             (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
                 let differing = ours.to_bits() ^ theirs.to_bits();

@@ -105,7 +105,7 @@ impl Receiver {
             filter: filter::of_ethernet(&plan.filter)?,
             offload,
             interface,
-            senders: SenderTable::new(interface),
+            senders: SenderTable::new(interface, &tunnels.allow),
             merges: None,
             scratch: Vec::with_capacity(LONGEST),
         })

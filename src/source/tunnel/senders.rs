@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::frame::{InterfaceId, Origin};
 use crate::ledger::SenderLedger;
+use crate::quantity::Prefix;
 use crate::wire::decapsulate::{Decapsulated, Tunnel};
 use crate::wire::sequence::Stream;
 
@@ -14,6 +15,10 @@ pub const MOST: usize = 1024;
 
 /// What a stream's full-size packets have at least, in bytes: the MTU of Ethernet.
 const ETHERNET_MTU: u16 = 1500;
+
+/// Where several networks are allowed, each has its part of half the rows to itself: whoever forges addresses of one cannot
+/// fill the table for the others.
+const RESERVED: usize = MOST / 2;
 
 /// What one sender numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,11 +60,16 @@ pub struct SenderTable {
     /// What found no room.
     others: u64,
     others_reserved: u64,
+    /// The networks that may send, and how many rows each has.
+    allowed: Vec<(Prefix, usize)>,
+    /// Rows that are nobody's part.
+    common: usize,
 }
 
 impl SenderTable {
-    /// An empty table for the endpoint that is this interface of the session.
-    pub fn new(endpoint: InterfaceId) -> Self {
+    /// An empty table for the endpoint that is this interface of the session; only senders of the `allow`ed networks are
+    /// counted in it, where there are some.
+    pub fn new(endpoint: InterfaceId, allow: &[Prefix]) -> Self {
         Self {
             endpoint,
             rows: Vec::with_capacity(MOST),
@@ -67,6 +77,8 @@ impl SenderTable {
             latest: 0,
             others: 0,
             others_reserved: 0,
+            allowed: allow.iter().map(|&prefix| (prefix, 0)).collect(),
+            common: 0,
         }
     }
 
@@ -121,7 +133,7 @@ impl SenderTable {
         if let Some(&number) = self.by_key.get(&key) {
             return Some(number);
         }
-        if self.rows.len() == MOST {
+        if !self.has_room_for(key.from) {
             return None;
         }
         let number = usize::from(self.endpoint.0) * MOST + self.rows.len();
@@ -139,6 +151,29 @@ impl SenderTable {
         self.rows.push(row);
         self.by_key.insert(key, self.rows.len() - 1);
         Some(self.rows.len() - 1)
+    }
+
+    /// Takes room for another row of this sender, if there is any: of its network's part, else of what is common.
+    fn has_room_for(&mut self, from: IpAddr) -> bool {
+        let part = RESERVED.checked_div(self.allowed.len()).unwrap_or(0);
+        let common = MOST - part * self.allowed.len();
+        let of_sender = self.allowed.iter_mut().filter(|(prefix, _)| prefix.contains(from));
+        // The narrowest network is the sender's.
+        let network = of_sender.max_by_key(|(prefix, _)| prefix.length());
+        if let Some((_, rows)) = network.filter(|(_, rows)| *rows < part) {
+            *rows += 1;
+            return true;
+        }
+        let has_room = self.common < common;
+        if has_room {
+            self.common += 1;
+        } else if self.others == 0 {
+            let remedy = if self.allowed.is_empty() { "; --allow CIDR keeps strangers out of it" } else { "" };
+            tracing::warn!(
+                "the table of senders is full: those that come later are counted together, without losses and order{remedy}"
+            );
+        }
+        has_room
     }
 
     /// Nothing more will come: what is missing is lost.
@@ -199,7 +234,7 @@ mod tests {
 
     #[test]
     fn each_stream_has_its_own_account() {
-        let mut table = SenderTable::new(InterfaceId(2));
+        let mut table = SenderTable::new(InterfaceId(2), &[]);
         for (from, key, sequence) in [(1, 7, 0), (1, 7, 2), (2, 7, 9), (1, 8, 0), (1, 7, 1), (1, 7, 5)] {
             count(&mut table, from, &gre(key, sequence));
         }
@@ -214,8 +249,26 @@ mod tests {
     }
 
     #[test]
+    fn a23_a_flood_of_one_network_leaves_rows_to_the_other_allowed_ones() {
+        let allow = ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/24"].map(|network| network.parse().unwrap());
+        let mut table = SenderTable::new(InterfaceId(0), &allow);
+        // 10.2.0.0 and on: forged.
+        for from in 0..5000 {
+            count(&mut table, 0x0a02_0000 + from, &gre(7, 0));
+        }
+        let part = RESERVED / 3;
+        assert_eq!(table.rows.len(), MOST - 2 * part);
+        for network in [0x0a01_0000, 0xc000_0200] {
+            for from in 0..200 {
+                assert_eq!(count(&mut table, network + from, &gre(7, 0)).is_some(), from < part.try_into().unwrap());
+            }
+        }
+        assert_eq!(table.rows.len(), MOST);
+    }
+
+    #[test]
     fn a_flood_of_senders_costs_no_memory_and_hides_nobody() {
-        let mut table = SenderTable::new(InterfaceId(2));
+        let mut table = SenderTable::new(InterfaceId(2), &[]);
         let first = count(&mut table, 0, &gre(7, 0));
         let capacity = (table.rows.capacity(), table.by_key.capacity());
         for from in 1..5000 {
