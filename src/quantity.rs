@@ -158,6 +158,8 @@ impl Default for Weight {
 impl Mtu {
     /// What Ethernet has carried since 1980.
     pub const ETHERNET: Self = Self(1500);
+    /// What every link carries that carries IPv6 (RFC 8200 section 5).
+    pub const IPV6_LEAST: Self = Self(1280);
     /// The largest that a TAP device can have: 65,535 bytes less an Ethernet header (drivers/net/tun.c).
     pub const MOST_TAP: Self = Self(65_521);
 }
@@ -320,13 +322,13 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// Whether `address` is in it. IPv4 and IPv6 are never in each other.
-    pub fn contains(self, address: IpAddr) -> bool {
     /// How many bits of an address it sets: 0 to 32, or to 128.
     pub fn length(self) -> u8 {
         self.length
     }
 
+    /// Whether `address` is in it. IPv4 and IPv6 are never in each other.
+    pub fn contains(self, address: IpAddr) -> bool {
         match (self.address, address) {
             (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
                 let differing = ours.to_bits() ^ theirs.to_bits();

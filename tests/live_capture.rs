@@ -105,6 +105,8 @@ fn erspan3() -> DestinationPlan {
             gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
             probe: Probe::Off,
+            mtu: None,
+            mtu_floor: Mtu::IPV6_LEAST,
             resolve: None,
             mark: None,
         }),

@@ -74,6 +74,12 @@ pub struct DestinationArguments {
     /// How often the analyzer's name is looked up again, or off [default: 60s]
     #[arg(long, value_name = "TIME")]
     resolve: Option<String>,
+    /// Path MTU of a tunnel, whatever routes and ICMP say, 68 to 65535: the key `mtu` of a URL [default: learnt]
+    #[arg(long, value_name = "BYTES")]
+    path_mtu: Option<String>,
+    /// Least path MTU that is believed when ICMP reports it [default: 1280]
+    #[arg(long, value_name = "BYTES")]
+    mtu_floor: Option<String>,
     /// MTU of a TAP device: the key `mtu` of a URL (--mtu is that of a recorded link) [default: of what is mirrored]
     #[arg(long, value_name = "BYTES")]
     tap_mtu: Option<String>,
@@ -119,7 +125,9 @@ impl DestinationArguments {
             ("weight", "--weight", &self.weight),
             ("probe", "--probe", &self.probe),
             ("resolve", "--resolve", &self.resolve),
-            ("mtu", "--tap-mtu", &self.tap_mtu),
+            ("path_mtu", "--path-mtu", &self.path_mtu),
+            ("mtu_floor", "--mtu-floor", &self.mtu_floor),
+            ("tap_mtu", "--tap-mtu", &self.tap_mtu),
             ("owner", "--owner", &self.owner),
             ("rotate_size", "--rotate-size", &self.rotate_size),
             ("rotate_time", "--rotate-time", &self.rotate_time),

@@ -214,6 +214,8 @@ mod tests {
             gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
             probe: Probe::Off,
+            mtu: None,
+            mtu_floor: Mtu::IPV6_LEAST,
             resolve: Some(crate::config::defaults::RESOLVE),
             mark: Some(SocketMark::DEFAULT),
         }
@@ -239,9 +241,9 @@ mod tests {
                 }),
                 filter: "not port 22".into(),
                 sample: SamplePlan::default(),
+                seed: None,
                 normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
                 spread: Spread::Replicate,
-                seed: None,
                 destinations: vec![DestinationPlan {
                     name: "1".into(),
                     to: to.into(),
@@ -291,9 +293,9 @@ mod tests {
         let nice = Some(Nice::new(7).unwrap());
         assert_eq!(plan.priority, PriorityPlan { nice, scheduling: Scheduling::Idle, cpus: Vec::new() });
         assert_eq!(plan.sample, SamplePlan { rate: "1/10".parse().unwrap(), by: SampleBy::Frame });
+        assert_eq!(plan.seed, "000102030405060708090a0b0c0d0e0f".parse().ok());
         assert_eq!(plan.normalise.truncate, Some(Snaplen::new(128).unwrap()));
         assert_eq!(plan.end, EndPlan { count: None, duration: Some(Duration::from_mins(1)) });
-        assert_eq!(plan.seed, "000102030405060708090a0b0c0d0e0f".parse().ok());
         let key = Some(Ids::all(GreKey::new(7).unwrap()));
         let expected = TunnelPlan {
             fit: Fit::Drop,
@@ -423,6 +425,16 @@ mod tests {
     }
 
     #[test]
+    fn a12_the_mtu_of_a_path_and_that_of_a_tap_device_have_a_flag_each() {
+        let plan = plan("-i eth0 --vni 5 --path-mtu 1400 --mtu-floor 1000 --tap-mtu 9000 --to vxlan://h --to tap:x");
+        let (End::Tunnel(tunnel), End::Tap(tap)) = (&plan.destinations[0].end, &plan.destinations[1].end) else {
+            panic!("one of each")
+        };
+        let values = [tunnel.mtu, Some(tunnel.mtu_floor), tap.mtu].map(|mtu| mtu.map(Mtu::value));
+        assert_eq!(values, [Some(1400), Some(1000), Some(9000)]);
+    }
+
+    #[test]
     fn a_parameter_of_one_url_is_stronger_than_a_flag_for_all() {
         let plan = plan(
             "-i eth0 --vni 5 --fit drop --to vxlan://h --to geneve://h?vni=6&fit=truncate&name=lab --to erspan1://h",
@@ -446,11 +458,14 @@ mod tests {
     fn each_key_of_a_destination_is_a_flag_and_the_other_way_round() {
         let names = Line::try_parse_from(
             "farspan --vni 1 --vni-out 1 --key 1 --key-out 1 --session-id 1 --session-id-out 1 --index 1 --seq 1 --fit 1 \
-             --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --gso 1 --ports 1 --tap-mtu 1 --weight 1 --probe 1 --resolve 1 \
+             --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --gso 1 --ports 1 --tap-mtu 1 --path-mtu 1 --mtu-floor 1 --weight 1 --probe 1 --resolve 1 \
              --owner 1 --rotate-size 1 --rotate-time 1 --keep 1 --sync 1"
                 .split_whitespace(),
         );
         let mut flags: Vec<String> = names.unwrap().session.destination.table().into_keys().collect();
+        // TAP devices and tunnels have a flag each for this key.
+        flags.retain(|flag| flag != "tap_mtu");
+        flags.iter_mut().filter(|flag| *flag == "path_mtu").for_each(|flag| *flag = "mtu".to_owned());
         let mut keys: Vec<String> = Kind::all().flat_map(Kind::keys).map(str::to_owned).collect();
         flags.sort();
         keys.sort();

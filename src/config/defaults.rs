@@ -54,3 +54,7 @@ pub const REPLAY_PATIENCE: Duration = Duration::from_secs(30);
 pub const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(1);
 /// How many live frames wait for the next hop's first answer.
 pub const NEXT_HOP_QUEUE: usize = 64;
+
+/// The least path MTU that is believed when ICMP reports it: what every IPv6 link carries (RFC 8200 section 5). An IPv4 path
+/// that is narrower takes the key `mtu`.
+pub const MTU_FLOOR: Mtu = Mtu::IPV6_LEAST;

@@ -67,10 +67,17 @@ fn merged(one: &One<'_>, url: &DestinationUrl, used: &mut HashSet<String>, mista
         keys.insert(key.clone(), Written { value: Value::Word(value.clone()), origin: to.origin().map(in_url) });
     }
     let has = url.kind().keys();
-    for (key, flag) in one.for_every.iter().filter(|(key, _)| has.contains(&key.as_str())) {
-        used.insert(key.clone());
-        if !(to.is_flag() && keys.contains_key(key)) {
-            keys.insert(key.clone(), flag.clone());
+    for (key, flag) in one.for_every {
+        // One key, two flags: a TAP device has an MTU of its own, a tunnel that of its path.
+        let meant = match (key.as_str(), url.kind()) {
+            ("tap_mtu", Kind::Tap) | ("path_mtu", Kind::Tunnel(_)) => "mtu",
+            (key, _) => key,
+        };
+        if has.contains(&meant) {
+            used.insert(key.clone());
+            if !(to.is_flag() && keys.contains_key(meant)) {
+                keys.insert(meant.to_owned(), flag.clone());
+            }
         }
     }
     keys
@@ -140,6 +147,8 @@ fn tunnel(
         gso,
         transmit,
         probe: keys.read("probe", mistakes, words::probe).unwrap_or_default(),
+        mtu: keys.read("mtu", mistakes, words::path_mtu),
+        mtu_floor: keys.read("mtu_floor", mistakes, words::path_mtu).unwrap_or(defaults::MTU_FLOOR),
         resolve: keys.read("resolve", mistakes, words::resolve).unwrap_or(Some(defaults::RESOLVE)),
         mark: one.mark,
         encapsulation: encapsulation?,

@@ -289,8 +289,20 @@ impl Scheme {
 
     /// Every key that means something to it: as URL parameter, in the file, and as a flag.
     pub fn keys(self) -> Vec<&'static str> {
-        const ALL: &[&str] =
-            &["fit", "analyzer", "transmit", "source", "device", "dscp", "ttl", "weight", "probe", "resolve"];
+        const ALL: &[&str] = &[
+            "fit",
+            "analyzer",
+            "transmit",
+            "source",
+            "device",
+            "dscp",
+            "ttl",
+            "weight",
+            "probe",
+            "resolve",
+            "mtu",
+            "mtu_floor",
+        ];
         let own: &[&str] = match self {
             Self::Vxlan | Self::Geneve => &["vni", "vni_out", "udp_checksum", "gso", "ports"],
             Self::Gre => &["key", "key_out", "seq"],

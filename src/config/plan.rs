@@ -17,8 +17,8 @@ use super::local_end::{CaptureFilePlan, TapPlan};
 use super::netns::Netns;
 use crate::flow::FlowKey;
 use crate::quantity::{
-    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, SampleRate, Snaplen, SocketMark, Ttl,
-    Vni, Weight, Workers,
+    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, SampleRate, Snaplen,
+    SocketMark, Ttl, Vni, Weight, Workers,
 };
 
 /// One session: from sources to destinations.
@@ -393,6 +393,10 @@ pub struct TunnelPlan {
     pub transmit: TransmitPlan,
     /// How the analyzer is asked whether it is there.
     pub probe: Probe,
+    /// The path MTU, whatever routes and ICMP say; `None`: what they say.
+    pub mtu: Option<Mtu>,
+    /// The least path MTU that is believed when it was learnt from ICMP.
+    pub mtu_floor: Mtu,
     /// How often its name is looked up again; `None`: never. An address is never looked up.
     pub resolve: Option<Duration>,
     /// What its sockets are marked with; the same for all tunnels of a process. `None`: not at all.
@@ -424,6 +428,8 @@ impl TunnelPlan {
             gso: Gso::Auto,
             transmit: TransmitPlan::Socket,
             probe: Probe::Off,
+            mtu: None,
+            mtu_floor: crate::config::defaults::MTU_FLOOR,
             resolve: Some(crate::config::defaults::RESOLVE),
             mark: Some(SocketMark::DEFAULT),
         }

@@ -247,6 +247,12 @@ pub(super) fn tap_mtu(text: &str) -> Result<Mtu, QuantityError> {
     in_range("MTU of a TAP device", mtu.value().into(), 68, defaults::MOST_TAP_MTU.value().into()).map(|_| mtu)
 }
 
+/// The MTU of a tunnel's path: what an IP packet can be long.
+pub(super) fn path_mtu(text: &str) -> Result<Mtu, QuantityError> {
+    let mtu = text.parse::<Mtu>()?;
+    in_range("path MTU", mtu.value().into(), 68, 65_535).map(|_| mtu)
+}
+
 /// A delay between 1 ms, the shortest that libpcap counts, and 1 s.
 pub(super) fn delay(text: &str) -> Result<Duration, QuantityError> {
     let delay =

@@ -4,9 +4,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason};
 use crate::quantity::Mtu;
-use crate::repeated::{EverySecond, Rising};
+use crate::repeated::{EverySecond, Repeated, Rising};
 
 /// Turns what one worker counts of a destination into log lines, which the session's workers write together.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Notices {
     sent: (u64, Option<Instant>),
     /// What this worker has added to the common counts.
     added: Counts,
+    /// How many frames a narrow path had cost at the last look, and how many there had been.
+    cost: (u64, u64),
     said: Arc<Mutex<Said>>,
 }
 
@@ -31,6 +34,7 @@ pub struct Said {
     host_unreachable: Rising,
     unreachable: Rising,
     write_failed: Rising,
+    narrow: Repeated,
     /// The last error that made a datagram `write_failed`.
     refusal: Option<io::Error>,
 }
@@ -52,7 +56,7 @@ impl Notices {
     /// what the workers have in common.
     pub(super) fn new(firewall_line: String, said: Arc<Mutex<Said>>) -> Self {
         let (next_look, added) = (EverySecond::default(), Counts::default());
-        Self { firewall_line, next_look, sent: (0, None), added, said }
+        Self { firewall_line, next_look, sent: (0, None), added, cost: (0, 0), said }
     }
 
     /// Whether anything can have come back: something has been sent lately, or something is wrong that is to be said.
@@ -79,7 +83,7 @@ impl Notices {
         };
         let added = std::mem::replace(&mut self.added, own);
         let mut said = lock(&self.said);
-        let Said { port_unreachable, counts, host_unreachable, unreachable, write_failed, refusal, room: _ } =
+        let Said { port_unreachable, counts, host_unreachable, unreachable, write_failed, refusal, room: _, narrow: _ } =
             &mut *said;
         counts.host_unreachable += own.host_unreachable.saturating_sub(added.host_unreachable);
         counts.unreachable += own.unreachable.saturating_sub(added.unreachable);
@@ -103,6 +107,28 @@ impl Notices {
                 tracing::warn!("destination {name} ({to}): {frames} frames dropped: {error}");
             }
             *refusal = Some(error);
+        }
+    }
+
+    /// Warns where a path MTU that was learnt costs more than a third of the frames: anybody can forge the report.
+    pub(super) fn say_cost(&mut self, now: Instant, account: &DestinationLedger, way: &Underlay) {
+        /// Fewer frames are no proof of anything.
+        const LEAST: u64 = 30;
+
+        let total = (account.dropped[DropReason::Oversize] + account.split_added, account.assigned);
+        let before = std::mem::replace(&mut self.cost, total);
+        let (cost, frames) = (total.0.saturating_sub(before.0), total.1.saturating_sub(before.1));
+        let (mtu, first) = (way.mtu(), way.first_mtu());
+        if mtu >= first || frames < LEAST || 3 * cost <= frames {
+            return;
+        }
+        let words = mtu.to_string();
+        if lock(&self.said).narrow.note(&words, now).is_some() {
+            let (name, to, percent) = (&account.name, &account.to, 100 * cost.min(frames) / frames);
+            tracing::warn!(
+                "destination {name} ({to}): {percent} % of the frames are too long for the path MTU of {mtu} that was \
+                 learnt ({first} at the start). If the report is wrong, `mtu` pins the right value"
+            );
         }
     }
 

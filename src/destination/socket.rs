@@ -27,6 +27,10 @@ pub(super) struct TunnelSocket {
     to: SockAddr,
     error_queue: ErrorQueue,
     is_marked: bool,
+    /// Whether the kernel may cut datagrams.
+    fragments: bool,
+    /// Whether the kernel ignores on it what it learnt of the path MTU.
+    ignores_learnt_mtu: bool,
 }
 
 /// Bytes that may wait in one socket, as the kernel counts them: enough for a batch, so that a busy device says so
@@ -63,7 +67,13 @@ impl TunnelSocket {
         let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)
             .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER));
         let to = SockAddr::from(address(underlay, underlay.remote(), port));
-        Ok(Self { socket, remote: underlay.remote(), to, error_queue: ErrorQueue::new(), is_marked })
+        let (remote, error_queue) = (underlay.remote(), ErrorQueue::new());
+        let fragments = plan.fit == Fit::Fragment;
+        let mut socket = Self { socket, remote, to, error_queue, is_marked, fragments, ignores_learnt_mtu: false };
+        if underlay.has_pinned_mtu() {
+            socket.ignore_learnt_mtu();
+        }
+        Ok(socket)
     }
 
     /// Binds to `port` (0 without ports) of the local address and connects to the analyzer.
@@ -141,6 +151,19 @@ impl DatagramSocket for TunnelSocket {
 
     fn reports(&mut self, each: &mut dyn FnMut(Report)) {
         self.error_queue.drain(self.socket.as_fd(), self.remote, each);
+    }
+
+    fn ignore_learnt_mtu(&mut self) -> bool {
+        // ip(7): PROBE sets DF and ignores the path MTU; INTERFACE cuts to what the interface takes, ignoring it too.
+        let (option, discover) = match (self.remote, self.fragments) {
+            (IpAddr::V4(_), false) => (IntOption::MTU_DISCOVER_V4, libc::IP_PMTUDISC_PROBE),
+            (IpAddr::V4(_), true) => (IntOption::MTU_DISCOVER_V4, libc::IP_PMTUDISC_INTERFACE),
+            (IpAddr::V6(_), false) => (IntOption::MTU_DISCOVER_V6, libc::IPV6_PMTUDISC_PROBE),
+            (IpAddr::V6(_), true) => (IntOption::MTU_DISCOVER_V6, libc::IPV6_PMTUDISC_INTERFACE),
+        };
+        let is_new = !self.ignores_learnt_mtu && option.set(self.socket.as_fd(), discover).is_ok();
+        self.ignores_learnt_mtu |= is_new;
+        is_new
     }
 
     fn wait(&mut self, device: bool, at_most: Duration) -> Duration {

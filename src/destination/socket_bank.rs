@@ -38,6 +38,10 @@ pub(super) trait DatagramSocket: Send + fmt::Debug {
     /// Empties the error queue.
     fn reports(&mut self, each: &mut dyn FnMut(Report));
 
+    /// Has the kernel ignore what it learnt of the path MTU, from ICMP as anybody can send it, on this socket; says whether
+    /// it did not before.
+    fn ignore_learnt_mtu(&mut self) -> bool;
+
     /// Waits for room in the socket or, when `device` is what is busy, a moment; returns how long that took.
     fn wait(&mut self, device: bool, at_most: Duration) -> Duration;
 }
@@ -240,6 +244,8 @@ impl Errors {
 
 /// Empties the error queue of `socket`: counts what came back, and learns the path MTU from it.
 pub(super) fn take_reports(socket: &mut impl DatagramSocket, underlay: &Underlay, icmp: &mut IcmpReports) {
+    let mut is_doubtful = false;
+    let mut local = None;
     socket.reports(&mut |report| match report {
         Report::PortUnreachable => icmp.port_unreachable += 1,
         Report::HostUnreachable => {
@@ -249,10 +255,17 @@ pub(super) fn take_reports(socket: &mut impl DatagramSocket, underlay: &Underlay
         Report::Other => icmp.other += 1,
         Report::TooBig(mtu) => {
             icmp.too_big += 1;
-            learn(underlay, mtu);
+            is_doubtful |= mtu.is_some_and(|mtu| underlay.believed(mtu) != mtu);
+            learn(underlay, mtu.map(|mtu| underlay.believed(mtu)));
         }
-        Report::LocalTooBig(mtu) => learn(underlay, mtu),
+        Report::LocalTooBig(mtu) => local = mtu.or(local),
     });
+    // The kernel's own word is as good as the report that it has it from, unless it ignores those: then it is the
+    // interface that takes no more.
+    is_doubtful |= underlay.has_pinned_mtu() || local.is_some_and(|mtu| underlay.believed(mtu) != mtu);
+    if !(is_doubtful && socket.ignore_learnt_mtu()) {
+        learn(underlay, local);
+    }
 }
 
 /// Reports only ever lower the path MTU; that a path has become wider is for the kernel's routes to say.
@@ -306,9 +319,14 @@ mod tests {
         reports: VecDeque<Report>,
         taken: Arc<Mutex<Vec<Vec<u8>>>>,
         waited: Duration,
+        ignores_learnt_mtu: bool,
     }
 
     impl DatagramSocket for Scripted {
+        fn ignore_learnt_mtu(&mut self) -> bool {
+            !std::mem::replace(&mut self.ignores_learnt_mtu, true)
+        }
+
         fn send(&mut self, runs: &[&[IoSlice<'_>]]) -> io::Result<usize> {
             for run in runs {
                 assert_is_a_run(run);
@@ -567,6 +585,22 @@ mod tests {
         // The first waited in vain, the second did not wait, the third left, the fourth waited again.
         assert_eq!((account.dropped[DropReason::DeviceBusy], account.sent), (2, 2));
         assert_eq!(bank.sockets[0].waited, REPLAY_PATIENCE + LONGEST_WAIT);
+    }
+
+    #[test]
+    fn a12_a_report_below_the_floor_is_not_believed_and_the_kernel_is_told_to_ignore_it() {
+        let mtu = |value| Mtu::new(value).ok();
+        let mut socket = scripted([], [Report::TooBig(mtu(552)), Report::LocalTooBig(mtu(552))]);
+        let mut bank = bank(vec![Scripted::default()]);
+        let (way, mut icmp) = (Arc::clone(&bank.errors.underlay), IcmpReports::default());
+        take_reports(&mut socket, &way, &mut icmp);
+        assert!(socket.ignores_learnt_mtu);
+        assert_eq!((icmp.too_big, way.mtu()), (1, Mtu::IPV6_LEAST));
+        // From now on it is the interface that says so.
+        socket.reports.push_back(Report::LocalTooBig(mtu(600)));
+        take_reports(&mut socket, &way, &mut icmp);
+        assert_eq!(way.mtu().value(), 600);
+        assert!(bank.collect_reports(&mut DestinationLedger::default()).is_none());
     }
 
     #[test]

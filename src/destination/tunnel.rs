@@ -131,6 +131,7 @@ impl Tunnel {
         let failure = self.outbox.engine.collect_reports(account);
         self.forget_repeated(account);
         self.notices.say(now, account, failure);
+        self.notices.say_cost(now, account, &self.underlay);
     }
 
     /// Leaves ICMP reports to the worker that counts them.

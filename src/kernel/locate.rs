@@ -121,7 +121,8 @@ async fn locate_one(netlink: &Netlink, links: &[Link], tunnel: &TunnelPlan) -> R
         (Err(error), TransmitPlan::CaptureFile(_)) => {
             let local = tunnel.source.unwrap_or_else(|| example_source(remote));
             info!("{error}: the dry run assumes source address {local} and MTU {}", Mtu::ETHERNET);
-            Ok(Underlay::new(remote, local, None, Mtu::ETHERNET, NextHop::Usable))
+            let way = Underlay::new(remote, local, None, Mtu::ETHERNET, NextHop::Usable);
+            Ok(way.with_mtu(tunnel.mtu, tunnel.mtu_floor))
         }
     }
 }
@@ -166,10 +167,13 @@ async fn real_way(
     }
     let local = tunnel.source.or(route.source).unwrap_or_else(|| unspecified(remote));
     let mtu = path_mtu(local, remote, bound, tunnel.mark).map_err(no_route)?;
+    // What somebody reported before the start is believed no more than what comes later.
+    let device_mtu = link.and_then(|link| link.mtu).unwrap_or(mtu);
+    let mtu = if route.is_learnt { mtu.max(tunnel.mtu_floor.min(device_mtu)) } else { mtu };
     let (ethernet, next_hop) = first_look(netlink, link, &route, remote).await.map_err(UnderlayError::Netlink)?;
     let underlay = Underlay::new(remote, local, Some(route.device), mtu, next_hop);
     let runs_are_cut = netlink.runs_are_cut(route.device).await;
-    let underlay = underlay.bound_to(bound).with_mark(tunnel.mark);
+    let underlay = underlay.bound_to(bound).with_mark(tunnel.mark).with_mtu(tunnel.mtu, tunnel.mtu_floor);
     underlay.look_around(links);
     Ok(underlay.with_ethernet(ethernet).with_own_frames(own_frames).with_runs_cut(runs_are_cut))
 }

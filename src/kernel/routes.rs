@@ -21,6 +21,9 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// Whether the address is one host on a link. Addresses of this host, broadcast and multicast need no neighbour.
     pub unicast: bool,
+    /// Whether the kernel's path MTU for it was learnt from ICMP: such a route expires (`rt_fill_info` in net/ipv4/route.c,
+    /// `rt6_fill_node` in net/ipv6/route.c).
+    pub is_learnt: bool,
 }
 
 impl Netlink {
@@ -80,7 +83,7 @@ impl Route {
     }
 
     pub(super) fn read(message: &RouteMessage) -> io::Result<Self> {
-        let (mut device, mut gateway, mut source) = (None, None, None);
+        let (mut device, mut gateway, mut source, mut is_learnt) = (None, None, None, false);
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => device = ifindex(*index),
@@ -88,6 +91,7 @@ impl Route {
                 RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
                 RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
                 RouteAttribute::PrefSource(address) => source = plain(address),
+                RouteAttribute::CacheInfo(cache) => is_learnt = cache.expires != 0,
                 _ => {}
             }
         }
@@ -99,6 +103,7 @@ impl Route {
                 gateway,
                 source,
                 unicast: matches!(kind, RouteType::Unicast | RouteType::Anycast),
+                is_learnt,
             }),
         }
     }

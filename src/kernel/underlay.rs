@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::links::{Link, Mac};
 use super::nearby::{Nearby, around};
 use super::segmentation::RunsAreCut;
+use crate::config::defaults::MTU_FLOOR;
 use crate::quantity::{Ifindex, Mtu, SocketMark};
 
 /// Whether datagrams can leave for the destination.
@@ -44,6 +45,12 @@ pub struct Underlay {
     /// The interfaces that datagrams may be seen on.
     nearby: Arc<Nearby>,
     mtu: AtomicU32,
+    /// The path MTU that the operator has pinned.
+    pinned: Option<Mtu>,
+    /// The least path MTU that is believed when ICMP reports it.
+    floor: Mtu,
+    /// The path MTU at the start.
+    first_mtu: Mtu,
     runs_are_cut: RunsAreCut,
     /// Whether that is no longer so, or no longer known to be.
     runs_changed: AtomicBool,
@@ -77,6 +84,9 @@ impl Underlay {
             device: AtomicU32::new(device.map_or(0, Ifindex::value)),
             nearby: Arc::default(),
             mtu: AtomicU32::new(mtu.value()),
+            pinned: None,
+            floor: MTU_FLOOR.min(mtu),
+            first_mtu: mtu,
             runs_are_cut: RunsAreCut::Unknown,
             runs_changed: AtomicBool::new(false),
             next_hop: Mutex::new(next_hop),
@@ -131,6 +141,30 @@ impl Underlay {
     pub fn with_runs_cut(mut self, where_cut: RunsAreCut) -> Self {
         self.runs_are_cut = where_cut;
         self
+    }
+
+    /// The same way with a path MTU that the operator has `pinned`, or with another least one that is believed of ICMP.
+    #[must_use]
+    pub fn with_mtu(mut self, pinned: Option<Mtu>, floor: Mtu) -> Self {
+        let mtu = pinned.unwrap_or(self.first_mtu);
+        (self.pinned, self.first_mtu, self.floor) = (pinned, mtu, floor.min(mtu));
+        self.mtu.store(mtu.value(), Ordering::Relaxed);
+        self
+    }
+
+    /// Whether the operator has pinned the path MTU: then nothing is learnt.
+    pub fn has_pinned_mtu(&self) -> bool {
+        self.pinned.is_some()
+    }
+
+    /// The least path MTU that is believed when ICMP reports it, and no more than the first one.
+    pub fn mtu_floor(&self) -> Mtu {
+        self.floor
+    }
+
+    /// The path MTU at the start.
+    pub fn first_mtu(&self) -> Mtu {
+        self.first_mtu
     }
 
     /// Takes note of the source address that the route prefers now.
@@ -215,9 +249,16 @@ impl Underlay {
         Mtu::new(u64::from(self.mtu.load(Ordering::Relaxed))).unwrap_or(Mtu::ETHERNET)
     }
 
-    /// Takes note of a path MTU that an ICMP error or the kernel's route told.
+    /// Takes note of a path MTU that this host's routes or interfaces told, unless one is pinned.
     pub fn learn_mtu(&self, mtu: Mtu) {
-        self.mtu.store(mtu.value(), Ordering::Relaxed);
+        if self.pinned.is_none() {
+            self.mtu.store(mtu.value(), Ordering::Relaxed);
+        }
+    }
+
+    /// A path MTU that ICMP reported, as far as it is believed: anybody can forge a report.
+    pub fn believed(&self, reported: Mtu) -> Mtu {
+        reported.max(self.floor)
     }
 
     /// Where runs of datagrams are cut: as it was found at the start, and unknown as soon as that has changed.

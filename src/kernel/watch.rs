@@ -217,6 +217,8 @@ struct Question {
 struct Found {
     device: Ifindex,
     mtu: Mtu,
+    /// Whether that was learnt from ICMP.
+    is_learnt: bool,
     own_mac: Option<Mac>,
     /// The next hop, where one is needed, and what is known of it.
     next_hop: Option<(IpAddr, Option<Neighbour>)>,
@@ -236,7 +238,15 @@ impl Question {
         } else {
             None
         };
-        Ok(Found { device: route.device, mtu, own_mac: link.and_then(|link| link.mac), next_hop, runs_are_cut })
+        let is_learnt = route.is_learnt;
+        Ok(Found {
+            device: route.device,
+            mtu,
+            is_learnt,
+            own_mac: link.and_then(|link| link.mac),
+            next_hop,
+            runs_are_cut,
+        })
     }
 }
 
@@ -328,11 +338,11 @@ impl Way {
     /// Everything at once: an engine that writes outer frames itself never sends those of one interface through another,
     /// but for a moment.
     fn follow(&mut self, found: Found) -> NextHop {
-        let Found { device, mtu, own_mac, next_hop, runs_are_cut } = found;
+        let Found { device, mtu, is_learnt, own_mac, next_hop, runs_are_cut } = found;
         if self.underlay.runs_are_cut() == RunsAreCut::BeforeTheDevice && runs_are_cut != RunsAreCut::BeforeTheDevice {
             self.underlay.forget_where_runs_are_cut();
         }
-        self.note_mtu(mtu);
+        self.note_mtu(if is_learnt { self.underlay.believed(mtu) } else { mtu });
         if let Some(own_mac) = own_mac {
             self.underlay.set_source_mac(own_mac);
         }
@@ -351,7 +361,7 @@ impl Way {
 
     fn note_mtu(&self, mtu: Mtu) {
         let before = self.underlay.mtu();
-        if before != mtu {
+        if before != mtu && !self.underlay.has_pinned_mtu() {
             info!("the path MTU to {} is {mtu} now, it was {before}", self.underlay.remote());
             self.underlay.learn_mtu(mtu);
         }

@@ -48,6 +48,7 @@ struct Watched {
     /// None: it is on this host.
     way: Option<Arc<Underlay>>,
     asker: Option<Asker>,
+    is_probed: bool,
     condition: Condition,
     /// ICMP reports that speak against it, so far.
     reports: u64,
@@ -119,6 +120,7 @@ impl Observer {
                     to: plan.to.clone(),
                     way,
                     condition: Condition::new(asker.is_some()),
+                    is_probed: asker.is_some(),
                     asker,
                     reports: 0,
                     resolving_since: None,
@@ -187,8 +189,10 @@ impl Watched {
         match answer {
             _ if next_hop == NextHop::Failed || is_late => Sign::Dead(Complaint::NextHop),
             Some(false) => Sign::Bad(Complaint::Probe),
-            _ if reported => Sign::Bad(Complaint::Icmp),
+            // Anybody can forge a report. Where the analyzer is asked, its answers decide.
             Some(true) => Sign::Answer,
+            None if self.is_probed => Sign::Silence,
+            None if reported => Sign::Bad(Complaint::Icmp),
             None => self.knock(),
         }
     }

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use farspan::compare::{Comparing, Comparison, Kind, Order, compare_sources};
 use farspan::error::Explain;
-use farspan::flow::FlowHash;
+use farspan::flow::FlowKey;
 use farspan::frame::{Frame, InterfaceId, Offload};
 use farspan::ledger::KernelDrops;
 use farspan::quantity::Timestamp;
@@ -145,7 +145,7 @@ proptest! {
     #[test]
     fn flows_may_overtake_each_other_where_order_is_judged_by_flow(frames in captures(), seed: u32) {
         let mut shuffled = frames.clone();
-        shuffled.sort_by_key(|frame| FlowHash::of(&frame.bytes, &Layers::parse(&frame.bytes)).0.wrapping_mul(seed | 1));
+        shuffled.sort_by_key(|frame| FlowKey::PUBLIC.flow(&frame.bytes, &Layers::parse(&frame.bytes)).0.wrapping_mul(u64::from(seed) | 1));
         let comparison = compared(&frames, &shuffled, &in_order(Order::Flow));
         prop_assert!(comparison.is_same(), "{}", comparison.table());
         let global = compared(&frames, &shuffled, &in_order(Order::Global));

@@ -197,6 +197,8 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
         gso: Gso::Off,
         transmit: TransmitPlan::CaptureFile(null()),
         probe: Probe::Off,
+        mtu: None,
+        mtu_floor: Mtu::IPV6_LEAST,
         resolve: None,
         mark: None,
     };
@@ -211,9 +213,9 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
         source: SourcePlan::Tunnels(tunnels),
         filter: if asks(5) { "ip or vlan".into() } else { String::new() },
         sample: SamplePlan::default(),
+        seed: None,
         normalise: NormalisePlan {
             enabled: asks(6),
-        seed: None,
             mtu: Mtu::ETHERNET,
             truncate: asks(7).then(|| Snaplen::new(96).unwrap()),
         },
