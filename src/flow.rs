@@ -177,7 +177,7 @@ impl Halves for u128 {
 
 /// SipHash-1-3 of `words` and a last word, which has the message's length in its highest byte.
 ///
-/// Source: Aumasson and Bernstein, SipHash: a fast short-input PRF (2012), section 2, with one compression round a word
+/// Source: Aumasson and Bernstein, "`SipHash`: a fast short-input PRF" (2012), section 2, with one compression round a word
 /// and three at the end, as in Rust's and Python's hash tables. A message of a constant number of words unrolls to
 /// straight code: 5 rounds for IPv4, 8 for IPv6, of 14 instructions each.
 #[inline]

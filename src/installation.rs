@@ -159,8 +159,7 @@ fn partial_name() -> String {
 
 fn write(path: &Path, directory: &Path, key: [u8; FlowKey::LEN]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    writeln!(file, "{digits}")?;
+    writeln!(file, "{:032x}", u128::from_be_bytes(key))?;
     if Uid::effective().is_root() {
         // Root makes it for the daemon's user, who has the directory.
         let owner = fs::metadata(directory)?;

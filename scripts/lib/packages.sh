@@ -43,6 +43,31 @@ missing_packages() {
     done
 }
 
+# Seconds that another program may hold apt's locks: a cloud image updates itself in its first minutes.
+apt_patience=${APT_PATIENCE-1200}
+
+# apt_get ARGUMENT…: apt-get as root, which waits for apt's locks and says who holds them. apt's own option to wait,
+# DPkg::Lock::Timeout, is only for dpkg's lock, not for those of the lists and of the downloaded packages.
+apt_get() {
+    local errors status told='' until=$((SECONDS + apt_patience))
+    errors=$(mktemp)
+    while :; do
+        status=0
+        as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
+            apt-get "$@" 2>"$errors" || status=$?
+        if ((status == 0)) || ((SECONDS >= until)) || ! grep -q 'Could not get lock' "$errors"; then break; fi
+        if [[ -z $told ]]; then
+            say "waiting up to $((apt_patience / 60)) minutes for apt:" \
+                "$(sed -n 's/.*\(Could not get lock.*\)/\1/p' "$errors" | head -1)" >&2
+            told=yes
+        fi
+        sleep 3
+    done
+    cat "$errors" >&2
+    rm -f "$errors"
+    return "$status"
+}
+
 # install_packages [-t SUITE] PACKAGE…: what is missing, and no service is started by it.
 install_packages() {
     local release=() missing
@@ -53,11 +78,10 @@ install_packages() {
     ((${#missing[@]})) || return 0
     say "installing ${missing[*]}"
     if [[ -z ${package_lists_are_fresh-} ]]; then
-        as_root apt-get -qq update
+        apt_get -qq update
         package_lists_are_fresh=yes
     fi
-    without_services as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
-        apt-get -qq install -y --no-install-recommends "${release[@]}" "${missing[@]}" >/dev/null
+    without_services apt_get -qq install -y --no-install-recommends "${release[@]}" "${missing[@]}" >/dev/null
 }
 
 # Runs a command while policy-rc.d forbids packages to start their services, then puts that file back as it was.
@@ -99,7 +123,7 @@ unpack_prometheus() {
         say "unpacking Prometheus, whose promtool judges metrics, alerts and dashboard"
         mkdir -p "$folder"
         (cd "$folder" && apt-get -qq download prometheus 2>/dev/null) || {
-            as_root apt-get -qq update
+            apt_get -qq update
             (cd "$folder" && apt-get -qq download prometheus 2>/dev/null) || return 1
         }
         dpkg -x "$folder"/prometheus_*.deb "$folder" || return 1

@@ -43,4 +43,5 @@ mod spread;
 mod stacked_routes;
 mod status;
 mod tap;
+mod trust;
 mod workers;
