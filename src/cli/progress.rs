@@ -72,7 +72,8 @@ impl TermLike for Terminal {
     fn width(&self) -> u16 {
         /// Where the terminal does not tell.
         const USUAL: u16 = 80;
-        ratatui::crossterm::terminal::size().map_or(USUAL, |(columns, _)| columns)
+        let told = ratatui::crossterm::terminal::size().map_or(0, |(columns, _)| columns);
+        if told == 0 { USUAL } else { told }
     }
 
     fn move_cursor_up(&self, lines: usize) -> io::Result<()> {
