@@ -1,11 +1,13 @@
 //! Headers between Ethernet and IP: full-size frames behind them arrive over a path that is too narrow.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use crate::farspan::replay;
+use crate::farspan::{Farspan, replay};
 use crate::judge::suricata::{STOCK, alerts_in};
-use crate::judge::{frames_of, tshark};
-use crate::lab::{Lab, succeed};
+use crate::judge::{Capture, frames_of, tshark};
+use crate::lab::{Lab, await_that, succeed};
+use crate::traffic;
 
 /// The alert is about the last bytes of a response that fills its frame.
 const RULES: &str = r#"alert http any any -> any any (msg:"body"; flow:established,to_client; http.response_body; content:"evil"; endswith; sid:1;)
@@ -119,5 +121,84 @@ fn r10_tshark_finds_whole_streams_behind_other_shim_headers() {
             payload
         };
         assert_eq!(stream(&arrived), stream(&original), "{shim}");
+    }
+}
+
+/// The number of flows behind each header.
+const FLOWS: u16 = 32;
+
+/// Headers up to and with what names the packet: PPPoE, MPLS, VN-tag, E-tag, Cisco metadata, I-tag, SNAP and a pseudowire with
+/// control word.
+fn headers(packet: usize) -> Vec<Vec<u8>> {
+    let length = |more: usize| u16::try_from(packet + more).expect("a short packet").to_be_bytes();
+    let macs = [2; 12];
+    vec![
+        [&[0x88, 0x64, 0x11, 0, 0, 1][..], &length(2), &[0, 0x21]].concat(),
+        vec![0x88, 0x47, 0, 1, 0, 64, 0, 2, 1, 64],
+        vec![0x89, 0x26, 0, 1, 0, 2, 8, 0],
+        vec![0x89, 0x3f, 0, 1, 0, 2, 0, 0, 8, 0],
+        vec![0x89, 0x09, 1, 1, 0, 1, 0, 7, 8, 0],
+        [&[0x88, 0xe7, 0, 0, 0, 7][..], &macs, &[8, 0]].concat(),
+        [&length(8)[..], &[0xaa, 0xaa, 3, 0, 0, 0, 8, 0]].concat(),
+        [&[0x88, 0x47, 0, 1, 1, 64, 0, 0, 0, 0][..], &macs, &[8, 0]].concat(),
+    ]
+}
+
+/// UDP one way of every flow behind every header. The last four bytes name header and flow.
+fn flows(back: bool) -> Vec<Vec<u8>> {
+    const PACKET: usize = 20 + 8 + 60;
+    let mut frames = Vec::new();
+    for (number, header) in (0_u16..).zip(headers(PACKET)) {
+        for flow in 0..FLOWS {
+            let (mut hosts, mut ports) = ([1, 2], [20_000 + flow, 9]);
+            if back {
+                (hosts, ports) = ([2, 1], [9, 20_000 + flow]);
+            }
+            let mut packet = Vec::new();
+            let mut payload = [0x5a; 60];
+            payload[56..58].copy_from_slice(&number.to_be_bytes());
+            payload[58..].copy_from_slice(&flow.to_be_bytes());
+            etherparse::PacketBuilder::ipv4([10, 8, 6, hosts[0]], [10, 8, 6, hosts[1]], 64)
+                .udp(ports[0], ports[1])
+                .write(&mut packet, &payload)
+                .expect("a vector takes everything");
+            assert_eq!(packet.len(), PACKET);
+            let macs = [2, 0xfb, 0, 0, 0, hosts[1], 2, 0xfb, 0, 0, 0, hosts[0]];
+            frames.push([&macs[..], &header, &packet].concat());
+        }
+    }
+    frames
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn r10_both_directions_of_a_flow_behind_shim_headers_meet_one_worker() {
+    const OUTER: usize = 14 + 20;
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let farspan = Farspan::mirror(&lab, &["-i", "h0", "--workers", "2", "--to", "vxlan://192.0.2.2?vni=42", "not arp"]);
+    traffic::send(&lab, &flows(false), "--pps=4000");
+    traffic::send_from(&lab, &lab.host, "h0", &flows(true), "--pps=4000");
+    let frames = 2 * flows(false).len();
+    // Not what the kernel or farspan says beside them.
+    let is_ours = |frame: &Vec<u8>| frame.get(OUTER + 16..OUTER + 18) == Some(&[2, 0xfb]);
+    await_that("every frame", || arriving.frames().iter().filter(|frame| is_ours(frame)).count() >= frames);
+    farspan.stop().assert_lossless();
+
+    let (mut ports, mut workers) = (BTreeMap::<_, BTreeSet<u16>>::new(), BTreeMap::<_, BTreeSet<u16>>::new());
+    let number = |bytes: Option<&[u8]>| bytes.map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+    for frame in frames_of(&arriving.stop()).into_iter().filter(is_ours) {
+        let end = frame.len();
+        let port = number(frame.get(OUTER..OUTER + 2));
+        let (header, flow) = (number(frame.get(end - 4..end - 2)), number(frame.get(end - 2..end)));
+        ports.entry((header, flow)).or_default().insert(port);
+        // Each of two workers has half of the ports from 49152 to 65535.
+        workers.entry(header).or_default().insert((port - 49152) / 8192);
+    }
+    assert_eq!(ports.len(), frames / 2, "every flow arrives");
+    let torn: Vec<_> = ports.iter().filter(|(_, ports)| ports.len() > 1).collect();
+    assert!(torn.is_empty(), "header and flow with several source ports: {torn:?}");
+    for (header, workers) in workers {
+        assert_eq!(workers.len(), 2, "header {header} is shared by both workers");
     }
 }
