@@ -13,7 +13,8 @@ const SECOND: &str = "192.0.2.3";
 fn mirror(lab: &Lab, namespace: &Namespace, name: &str, arguments: &[&str]) -> Farspan {
     let mut command = namespace.command(binary());
     command.args(["mirror", "--json"]).args(engine());
-    if by_xdp() && arguments.iter().any(|argument| argument.contains("vxlan://")) {
+    let says = |word: &str| arguments.iter().any(|argument| argument.contains(word));
+    if by_xdp() && says("vxlan://") && !says("transmit") {
         command.args(["--transmit", "xdp"]);
     }
     command.args(arguments);
@@ -174,11 +175,17 @@ fn t26_a_filter_means_the_same_beside_the_mark() {
             let plain = start("plain", &[]);
             let beside = start("beside", &["--to", "vxlan://192.0.2.2?vni=1"]);
             send_frames(&lab);
-            lab.await_tapped("h0", 0);
             let (plain, beside) = (plain.stop(), beside.stop());
-            assert_eq!(plain.captured, beside.captured, "{engine} `{filter}`");
-            assert!(plain.captured > 0, "{engine} `{filter}` selects something");
-            assert_eq!(frames_of(&lab.path(&name("plain"))), frames_of(&lab.path(&name("beside"))));
+            plain.assert_lossless();
+            beside.assert_lossless();
+            // Whatever else the client's kernel says meanwhile is no part of it.
+            let sent = |which: &str| {
+                let mut frames = frames_of(&lab.path(&name(which)));
+                frames.retain(|frame| frame.get(6..12) == Some(&[2, 0, 0, 0, 0, 1]));
+                frames
+            };
+            assert!(!sent("plain").is_empty(), "{engine} `{filter}` selects something");
+            assert_eq!(sent("plain"), sent("beside"), "{engine} `{filter}`");
         }
     }
 }
