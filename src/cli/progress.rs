@@ -72,7 +72,8 @@ impl TermLike for Terminal {
     fn width(&self) -> u16 {
         /// Where the terminal does not tell.
         const USUAL: u16 = 80;
-        let told = ratatui::crossterm::terminal::size().map_or(0, |(columns, _)| columns);
+        // Not `size`, which runs tput(1) where the kernel does not tell.
+        let told = ratatui::crossterm::terminal::window_size().map_or(0, |size| size.columns);
         if told == 0 { USUAL } else { told }
     }
 

@@ -497,6 +497,9 @@ fn a_page_is_given_to_whoever_asks_in_http() {
     let headers = lab.host.run(&format!("curl -sSI -H Accept:application/openmetrics-text {PAGE}"));
     assert!(headers.contains("application/openmetrics-text; version=1.0.0"), "{headers}");
     assert_eq!(lab.host.run("curl -sS 127.0.0.1:9469/healthz"), "ok\n");
+    // RFC 9112, section 3.2.2.
+    let absolute = "--request-target http://127.0.0.1:9469/healthz 127.0.0.1:9469/elsewhere";
+    assert_eq!(lab.host.run(&format!("curl -sS {absolute}")), "ok\n");
     let refused = lab.host.run(&format!("curl -sS -o /dev/null -w %{{http_code}} -d x {PAGE}"));
     assert_eq!(refused, "405");
     // A head of a Mebibyte is answered before it is whole.
