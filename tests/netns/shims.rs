@@ -127,7 +127,7 @@ fn r10_tshark_finds_whole_streams_behind_other_shim_headers() {
 /// The number of flows behind each header.
 const FLOWS: u16 = 32;
 
-/// Headers up to and with what names the packet: PPPoE, MPLS, VN-tag, E-tag, Cisco metadata, I-tag, SNAP and a pseudowire with
+/// Headers up to and with what names the packet: `PPPoE`, MPLS, VN-tag, E-tag, Cisco metadata, I-tag, SNAP and a pseudowire with
 /// control word.
 fn headers(packet: usize) -> Vec<Vec<u8>> {
     let length = |more: usize| u16::try_from(packet + more).expect("a short packet").to_be_bytes();
