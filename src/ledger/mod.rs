@@ -105,6 +105,16 @@ pub struct KernelDrops {
     pub buffer_full: u64,
     /// Frames that the interface or its driver dropped, where libpcap can tell.
     pub interface: u64,
+    /// Frames that the kernel did not copy into the packet ring, because the `virtio_net_hdr` in front of each frame has no
+    /// word for their segmentation offload (UFO, SCTP).
+    pub untold: u64,
+}
+
+impl KernelDrops {
+    /// All of them together.
+    pub fn total(&self) -> u64 {
+        self.buffer_full + self.interface + self.untold
+    }
 }
 
 /// ICMP errors about our datagrams. Its fields are keys of the JSON object.

@@ -38,6 +38,9 @@ impl Serialize for Ledger {
 struct Json<'a> {
     captured: u64,
     kernel_dropped: u64,
+    /// Of `kernel_dropped`. Only where there are any.
+    #[serde(skip_serializing_if = "is_zero")]
+    kernel_untold: u64,
     segments_added: u64,
     dropped: Drops,
     /// Only where not every destination gets every frame.
@@ -56,7 +59,8 @@ impl<'a> Json<'a> {
     fn of(ledger: &'a Ledger) -> Self {
         Self {
             captured: ledger.captured,
-            kernel_dropped: ledger.kernel.buffer_full + ledger.kernel.interface,
+            kernel_dropped: ledger.kernel.total(),
+            kernel_untold: ledger.kernel.untold,
             segments_added: ledger.segments_added,
             dropped: ledger.dropped(),
             assignment: ledger.assignment,
@@ -69,6 +73,11 @@ impl<'a> Json<'a> {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference to the field")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// A ledger as lines: what, how many, and what it means.
 struct Table<'a>(&'a Ledger);
 
@@ -76,9 +85,15 @@ impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ledger = self.0;
         line(f, "captured", ledger.captured, "")?;
-        let KernelDrops { buffer_full, interface } = ledger.kernel;
+        let KernelDrops { buffer_full, interface, untold } = ledger.kernel;
         some(f, "kernel dropped", buffer_full, "before farspan saw them; a larger --buffer holds more")?;
         some(f, "interface dropped", interface, "by the interface or its driver; `ip -s link` says more")?;
+        some(
+            f,
+            "offload untold",
+            untold,
+            "the kernel cannot describe their offload to a packet ring; see docs/METRICS.md",
+        )?;
         reasons(f, &ledger.dropped())?;
         let Rewritten { super_frames, checksums, tags } = ledger.rewritten;
         some(f, "segments added", ledger.segments_added, &format!("out of {super_frames} super-frames"))?;

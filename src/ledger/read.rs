@@ -15,6 +15,7 @@ use crate::wire::decapsulate::Tunnel;
 struct Json {
     captured: u64,
     kernel_dropped: u64,
+    kernel_untold: u64,
     segments_added: u64,
     dropped: Drops,
     assignment: Assignment,
@@ -36,7 +37,11 @@ impl<'de> Deserialize<'de> for Ledger {
             assignment: json.assignment,
             offered: (json.captured + json.segments_added).saturating_sub(json.dropped.total()),
             destinations: json.destinations,
-            kernel: KernelDrops { buffer_full: json.kernel_dropped, interface: 0 },
+            kernel: KernelDrops {
+                buffer_full: json.kernel_dropped.saturating_sub(json.kernel_untold),
+                interface: 0,
+                untold: json.kernel_untold,
+            },
             rewritten: json.rewritten,
             delays: json.delay,
             ..Self::default()

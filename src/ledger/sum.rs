@@ -76,8 +76,12 @@ impl AddAssign<&Self> for DestinationLedger {
 
 impl Add for KernelDrops {
     type Output = Self;
-    fn add(self, Self { buffer_full, interface }: Self) -> Self {
-        Self { buffer_full: self.buffer_full + buffer_full, interface: self.interface + interface }
+    fn add(self, Self { buffer_full, interface, untold }: Self) -> Self {
+        Self {
+            buffer_full: self.buffer_full + buffer_full,
+            interface: self.interface + interface,
+            untold: self.untold + untold,
+        }
     }
 }
 
@@ -121,7 +125,7 @@ mod tests {
         ledger.segments_added = seed[2];
         ledger.captured = seed[0] + seed[1] + seed[3];
         ledger.offered = seed[2] + seed[3];
-        ledger.kernel = KernelDrops { buffer_full: seed[4], interface: seed[5] };
+        ledger.kernel = KernelDrops { buffer_full: seed[4], interface: seed[5], untold: seed[4] + seed[5] };
         ledger.rewritten = Rewritten { super_frames: seed[6], checksums: seed[7], tags: seed[8] };
         ledger.delays.record(Timestamp::from_nanos(0), Timestamp::from_nanos(seed[9]), 1 + seed[10] % 1000);
         for (number, account) in ledger.destinations.iter_mut().enumerate() {

@@ -44,13 +44,17 @@ impl Contact {
 
 /// What went wrong in a session, each thing once: when an interface goes away, all workers see it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Failures(Arc<Mutex<Vec<Box<dyn Explain>>>>);
+pub(super) struct Failures {
+    failures: Arc<Mutex<Vec<Box<dyn Explain>>>>,
+    /// Labels of the losses that the log has explained.
+    explained: Arc<Mutex<Vec<&'static str>>>,
+}
 
 impl Failures {
     /// Says and keeps `failure`, unless the same has been reported.
     pub(super) fn report(&self, failure: Box<dyn Explain>) {
         // A list of whole failures, whoever was interrupted over it.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let words = failure.to_string();
         if known.iter().all(|other| other.to_string() != words) {
             tracing::error!("{words}");
@@ -58,8 +62,18 @@ impl Failures {
         }
     }
 
+    /// Whether the log has not explained losses of this label yet; it has from this call on.
+    pub(super) fn is_first(&self, label: &'static str) -> bool {
+        let mut explained = self.explained.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = !explained.contains(&label);
+        if is_first {
+            explained.push(label);
+        }
+        is_first
+    }
+
     /// Everything that was reported, in its order.
     pub(super) fn take(&self) -> Vec<Box<dyn Explain>> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

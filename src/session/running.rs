@@ -369,7 +369,7 @@ mod tests {
         }
 
         fn kernel_drops(&mut self) -> KernelDrops {
-            KernelDrops { buffer_full: 3, interface: 0 }
+            KernelDrops { buffer_full: 3, interface: 0, untold: 0 }
         }
     }
 

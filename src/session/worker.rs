@@ -504,6 +504,12 @@ fn is_due(last: &mut Option<Instant>, now: Instant, interval: Duration) -> bool 
 mod tests {
     use std::io::{self, PipeReader, Write as _};
     use std::os::fd::{AsFd as _, BorrowedFd};
+        if self.path.ledger.kernel.untold > 0 && self.contact.failures.is_first("untold") {
+            tracing::warn!(
+                "the kernel drops frames whose segmentation offload it cannot describe to a packet ring (UFO, SCTP): switch \
+                 that offload off where they are made, or capture with engine = \"pcap\""
+            );
+        }
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::super::testing;
@@ -631,7 +637,7 @@ mod tests {
         }
 
         fn kernel_drops(&mut self) -> KernelDrops {
-            KernelDrops { buffer_full: 5, interface: 0 }
+            KernelDrops { buffer_full: 5, interface: 0, untold: 0 }
         }
     }
 

@@ -85,7 +85,7 @@ impl Source for ByDirection {
         let [received, sent] = &mut self.captures;
         let (received, sent) = (received.kernel_drops(), sent.kernel_drops());
         // The interface's own drops are the same for both.
-        KernelDrops { buffer_full: received.buffer_full + sent.buffer_full, interface: received.interface }
+        KernelDrops { buffer_full: received.buffer_full + sent.buffer_full, interface: received.interface, untold: 0 }
     }
 }
 

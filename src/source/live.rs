@@ -197,8 +197,8 @@ impl Source for Live {
         if let Ok(counted) = self.capture.stats() {
             self.drops.update(counted);
         }
-        let KernelDrops { buffer_full, interface } = self.drops.totals;
-        KernelDrops { buffer_full, interface: if self.tells_interface_drops { interface } else { 0 } }
+        let KernelDrops { buffer_full, interface, untold } = self.drops.totals;
+        KernelDrops { buffer_full, interface: if self.tells_interface_drops { interface } else { 0 }, untold }
     }
 }
 
@@ -303,7 +303,7 @@ mod tests {
         for dropped in [5, u32::MAX, 2] {
             drops.update(pcap::Stat { received: 0, dropped, if_dropped: 1 });
         }
-        assert_eq!(drops.totals, KernelDrops { buffer_full: u64::from(u32::MAX) + 3, interface: 1 });
+        assert_eq!(drops.totals, KernelDrops { buffer_full: u64::from(u32::MAX) + 3, interface: 1, untold: 0 });
         drops.update(pcap::Stat { received: 0, dropped: 2, if_dropped: 0 });
         assert_eq!(drops.totals.interface, 1, "the interface is gone");
     }

@@ -227,7 +227,8 @@ pub fn open_file(file: &FilePath) -> Result<Box<dyn Source>, SourceError> {
     Ok(Box::new(Replay::open(&plan, "", &as_recorded)?))
 }
 
-/// Lends every frame in a block that a packet ring has filled, and returns how many more its header promises. This is
+/// Lends every frame in a block that a packet ring has filled, and returns how many more its header promises, those that
+/// the kernel did not fill among them. This is
 /// the fuzzer's door: whatever the bytes are, a capture takes them the same way.
 #[doc(hidden)]
 pub fn frames_of_block(block: &mut [u8], each: &mut dyn FnMut(&Frame<'_>)) -> u32 {
@@ -235,7 +236,7 @@ pub fn frames_of_block(block: &mut [u8], each: &mut dyn FnMut(&Frame<'_>)) -> u3
     while let Some(frame) = cursor.advance(block, InterfaceId::default()) {
         each(&frame);
     }
-    cursor.left()
+    cursor.left() + cursor.unfilled()
 }
 
 /// How frames of `link_type` become Ethernet; said once if they are not.

@@ -49,13 +49,36 @@ pub(super) struct RingCapture {
     interface: InterfaceId,
     /// Whether what the offloads left unfinished is to be finished.
     normalise: bool,
-    drops: KernelDrops,
+    losses: Losses,
     /// Whether it says what all workers see of the interface.
     speaks: bool,
     /// The interface's number when it was opened: one that is made anew has another.
     index: Ifindex,
     place: Place,
     link: Link,
+}
+
+/// What the kernel dropped, and which of it had found room.
+#[derive(Clone, Copy, Debug, Default)]
+struct Losses {
+    /// Every drop that the kernel counted.
+    dropped: u64,
+    /// Those of them that left a slot unfilled.
+    unfilled: u64,
+    /// Frames of blocks whose header promised more than they hold: the kernel counts them as captured.
+    broken: u64,
+    /// Drops for want of room, as told last.
+    told_full: u64,
+}
+
+impl Losses {
+    /// The totals. The kernel counts a drop before its slot can be seen, so what has been told to be for want of room stays
+    /// so: each number only rises, and their sum is exact.
+    fn told(&mut self) -> KernelDrops {
+        self.told_full = self.told_full.max(self.dropped.saturating_sub(self.unfilled));
+        let untold = self.dropped - self.told_full;
+        KernelDrops { buffer_full: self.told_full + self.broken, interface: 0, untold }
+    }
 }
 
 /// An interface that is down for so long will not be gone at once, as one that is deleted: the operator hears of it.
@@ -121,7 +144,7 @@ impl RingCapture {
             name: name.to_owned(),
             interface,
             normalise: session.normalise.enabled,
-            drops: KernelDrops::default(),
+            losses: Losses::default(),
             speaks: worker == 0,
             index,
             place: if plan.netns.is_none() { Place::Here(index) } else { Place::Elsewhere },
@@ -276,7 +299,8 @@ impl Source for RingCapture {
             }
             if left > 0 {
                 // A block whose header promised more than it holds: those frames are as lost as any that did not fit.
-                self.drops.buffer_full += u64::from(cursor.left());
+                self.losses.broken += u64::from(cursor.left());
+                self.losses.unfilled += u64::from(cursor.unfilled());
                 self.was_full = block::was_full(block);
                 self.taken += 1;
                 self.ring.release();
@@ -297,8 +321,24 @@ impl Source for RingCapture {
 
     fn kernel_drops(&mut self) -> KernelDrops {
         if let Ok(counted) = self.ring.take_statistics() {
-            self.drops.buffer_full += u64::from(counted.dropped);
+            self.losses.dropped += u64::from(counted.dropped);
         }
-        self.drops
+        self.losses.told()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_told_apart_once_and_only_rise() {
+        let mut losses = Losses { dropped: 3, unfilled: 1, broken: 2, told_full: 0 };
+        assert_eq!(losses.told(), KernelDrops { buffer_full: 4, interface: 0, untold: 1 });
+        // A slot that is seen before the kernel has been asked, and a drop that was told before its slot was seen.
+        losses.unfilled = 5;
+        assert_eq!(losses.told(), KernelDrops { buffer_full: 4, interface: 0, untold: 1 });
+        losses.dropped = 7;
+        assert_eq!(losses.told(), KernelDrops { buffer_full: 4, interface: 0, untold: 5 });
     }
 }

@@ -137,6 +137,8 @@ pub fn run(command: &mut Command) -> Output {
 pub struct Ledger {
     pub captured: u64,
     pub kernel_dropped: u64,
+    #[serde(default)]
+    pub kernel_untold: u64,
     pub segments_added: u64,
     /// Whether one destination gets a frame; nothing: each does.
     pub assignment: Option<String>,

@@ -139,7 +139,7 @@ impl Model {
         let now = &session.ledger;
         let then = self.earlier_ledger(&session.name).unwrap_or(now);
         let bytes = |ledger: &Ledger| ledger.destinations.iter().map(|account| account.bytes).sum();
-        let lost = |ledger: &Ledger| losses(&ledger.dropped()) + ledger.kernel.buffer_full + ledger.kernel.interface;
+        let lost = |ledger: &Ledger| losses(&ledger.dropped()) + ledger.kernel.total();
         let state = match (session.state, session.governor.as_ref().map(|governor| governor.state)) {
             (State::Retrying { after }, _) => format!("again in {} s", after.as_secs() + 1),
             (State::Running, Some(governor)) if governor != GovernorState::Open => governor.label().to_owned(),
@@ -188,7 +188,7 @@ impl Model {
                 rows.push(DropRow { destination: destination.to_owned(), reason, rate, total });
             }
         };
-        let kernel = |ledger: &Ledger| ledger.kernel.buffer_full + ledger.kernel.interface;
+        let kernel = |ledger: &Ledger| ledger.kernel.total();
         add("", None, kernel(now), kernel(then));
         let before = then.dropped();
         now.dropped().nonzero().for_each(|(reason, total)| add("", Some(reason), total, before[reason]));

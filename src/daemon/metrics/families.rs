@@ -81,12 +81,17 @@ pub const FAMILIES: &[Family] = &[
     of_session!(
         "farspan_kernel_dropped_frames",
         "Frames that the kernel or the interface dropped before farspan saw them.",
-        |session: &SessionView| session.ledger.kernel.buffer_full + session.ledger.kernel.interface
+        |session: &SessionView| session.ledger.kernel.total()
     ),
     of_session!(
         "farspan_interface_dropped_frames",
         "Of the frames that the kernel dropped: those that the interface or its driver dropped.",
         |session: &SessionView| session.ledger.kernel.interface
+    ),
+    of_session!(
+        "farspan_untold_offload_frames",
+        "Of the frames that the kernel dropped: those whose segmentation offload it cannot describe to a packet ring.",
+        |session: &SessionView| session.ledger.kernel.untold
     ),
     family(
         "farspan_dropped_frames",

@@ -166,7 +166,7 @@ impl Source for Endpoint {
             *total += u64::from(count.wrapping_sub(*last));
             *last = count;
         }
-        KernelDrops { buffer_full: *total, interface: 0 }
+        KernelDrops { buffer_full: *total, interface: 0, untold: 0 }
     }
 
     fn senders(&mut self, end: bool, all: &mut Vec<SenderLedger>) {
