@@ -101,6 +101,14 @@ bounded! {
     Vni(u32), 0..=16_777_215, "VNI"
 }
 bounded! {
+    /// Most wire segments that one super-frame may become.
+    SegmentLimit(u32), 1..=65_535, "number of segments"
+}
+impl SegmentLimit {
+    /// What no ordinary super-frame exceeds: BIG TCP of 512 KiB makes 363 segments of 1,448 bytes.
+    pub const DEFAULT: Self = Self(536);
+}
+bounded! {
     /// ERSPAN session id, 10 bits (draft-foschiano-erspan-03 section 4.2).
     ErspanSessionId(u16), 0..=1023, "ERSPAN session id"
 }

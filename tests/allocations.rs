@@ -22,7 +22,7 @@ use farspan::flow::FlowKey;
 use farspan::frame::{InterfaceId, WireFrame};
 use farspan::kernel::underlay::{NextHop, Underlay};
 use farspan::ledger::{Ledger, Published};
-use farspan::quantity::{Dscp, Mtu, PortRange, Timestamp, Ttl, Vni, Weight};
+use farspan::quantity::{Dscp, Mtu, PortRange, SegmentLimit, Timestamp, Ttl, Vni, Weight};
 use farspan::source::{self, Source};
 use farspan::wire::layers::Layers;
 use farspan::wire::vxlan::Vxlan;
@@ -173,7 +173,12 @@ fn endpoint(port: u16) -> Box<dyn Source> {
         filter: "ip or vlan".into(),
         sample: SamplePlan::default(),
         seed: None,
-        normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
+        normalise: NormalisePlan {
+            enabled: false,
+            mtu: Mtu::ETHERNET,
+            truncate: None,
+            max_segments: Some(SegmentLimit::DEFAULT),
+        },
         spread: Spread::Replicate,
         destinations: Vec::new(),
         limit: LimitPlan::default(),

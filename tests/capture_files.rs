@@ -21,7 +21,7 @@ use farspan::error::{ExitCode, Explain};
 use farspan::flow::FlowHash;
 use farspan::frame::{InterfaceId, Offload, WireFrame};
 use farspan::ledger::{DestinationLedger, DropReason};
-use farspan::quantity::{Direction, Mtu, Rate, Timestamp};
+use farspan::quantity::{Direction, Mtu, Rate, SegmentLimit, Timestamp};
 use farspan::source::{self, Readiness};
 use farspan::wire::layers::Layers;
 use nix::sched::{CloneFlags, unshare};
@@ -45,7 +45,12 @@ fn plan(path: &Path) -> SessionPlan {
         filter: String::new(),
         sample: SamplePlan::default(),
         seed: None,
-        normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
+        normalise: NormalisePlan {
+            enabled: false,
+            mtu: Mtu::ETHERNET,
+            truncate: None,
+            max_segments: Some(SegmentLimit::DEFAULT),
+        },
         spread: Spread::Replicate,
         destinations: Vec::new(),
         limit: LimitPlan::default(),
@@ -252,7 +257,12 @@ fn a_filter_keeps_what_it_matches_also_behind_a_vlan_tag() {
 fn with_normalise_the_frames_are_treated_as_those_of_a_host() {
     let fixture = Fixture::new();
     let path = fixture.write(&pcap(Order::Little, NANO, ETHERNET, &[(0, &frame(&[], 1), 46)]));
-    let normalise = NormalisePlan { enabled: true, mtu: Mtu::new(9000).unwrap(), truncate: None };
+    let normalise = NormalisePlan {
+        enabled: true,
+        mtu: Mtu::new(9000).unwrap(),
+        truncate: None,
+        max_segments: Some(SegmentLimit::DEFAULT),
+    };
     let (seen, _) = read(&SessionPlan { normalise, ..plan(&path) });
     assert_eq!(seen[0].offload, Offload::Unknown { mtu: Mtu::new(9000).unwrap() });
 }

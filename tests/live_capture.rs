@@ -12,7 +12,7 @@ use farspan::config::plan::{
 };
 use farspan::error::ExitCode;
 use farspan::frame::{InterfaceId, Offload, Unfinished};
-use farspan::quantity::{Direction, Directions, Dscp, ErspanSessionId, Mtu, PortRange, Ttl, Weight};
+use farspan::quantity::{Direction, Directions, Dscp, ErspanSessionId, Mtu, PortRange, SegmentLimit, Ttl, Weight};
 use farspan::source::{self, Opened, Readiness, Source};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -75,7 +75,12 @@ fn plan(live: LivePlan, filter: &str) -> SessionPlan {
         filter: filter.into(),
         sample: SamplePlan::default(),
         seed: None,
-        normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
+        normalise: NormalisePlan {
+            enabled: true,
+            mtu: Mtu::ETHERNET,
+            truncate: None,
+            max_segments: Some(SegmentLimit::DEFAULT),
+        },
         spread: Spread::Replicate,
         destinations: Vec::new(),
         limit: LimitPlan::default(),

@@ -12,7 +12,7 @@ use crate::config::plan::{
 use crate::kernel::capabilities::Capabilities;
 use crate::kernel::links::{Counters, Link};
 use crate::kernel::underlay::{NextHop, Underlay};
-use crate::quantity::{Directions, Ifindex, Mtu, Vni, Weight, Workers};
+use crate::quantity::{Directions, Ifindex, Mtu, SegmentLimit, Vni, Weight, Workers};
 
 pub fn mtu(bytes: u64) -> Mtu {
     Mtu::new(bytes).unwrap()
@@ -44,7 +44,12 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
         filter: String::new(),
         sample: SamplePlan::default(),
         seed: None,
-        normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
+        normalise: NormalisePlan {
+            enabled: true,
+            mtu: Mtu::ETHERNET,
+            truncate: None,
+            max_segments: Some(SegmentLimit::DEFAULT),
+        },
         spread: Spread::Replicate,
         destinations: vec![DestinationPlan {
             name: "1".to_owned(),

@@ -16,7 +16,7 @@ use crate::config::plan::{
 };
 use crate::destination::encapsulate::overhead;
 use crate::kernel::underlay::{NextHop, Underlay};
-use crate::quantity::{Directions, Mtu, Rate};
+use crate::quantity::{Directions, Mtu, Rate, SegmentLimit};
 
 /// Where frames come from, what is done to them, where they go.
 pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
@@ -37,6 +37,11 @@ pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
             .truncate
             .map(|snaplen| Statement::new("keep", format!("the first {snaplen} bytes of each frame"))),
     );
+    said.extend(match plan.normalise.max_segments {
+        Some(SegmentLimit::DEFAULT) => None,
+        Some(most) => Some(Statement::new("cut", format!("super-frames of at most {most} segments"))),
+        None => Some(Statement::new("cut", "super-frames of any number of segments, which may keep a worker busy")),
+    });
     let traffic = facts.tapped.iter().fold(Traffic::default(), |sum, tapped| {
         sum.plus(tapped.traffic.on_the_wire(tapped.link.mtu.unwrap_or(Mtu::ETHERNET).value()))
     });

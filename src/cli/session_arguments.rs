@@ -65,6 +65,9 @@ struct NormaliseArguments {
     /// With --normalise: MTU of the link where the frames were [default: 1500]
     #[arg(long)]
     mtu: Option<String>,
+    /// Drop super-frames that would become more segments than this, or off [default: 536]
+    #[arg(long, value_name = "N")]
+    max_segments: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -153,6 +156,7 @@ impl NormaliseArguments {
     fn write_over(&self, keys: &mut Table) {
         set_flag(keys, &["normalise", "truncate"], "-s", self.truncate.as_deref());
         set_flag(keys, &["normalise", "mtu"], "--mtu", self.mtu.as_deref());
+        set_flag(keys, &["normalise", "max_segments"], "--max-segments", self.max_segments.as_deref());
         if self.normalise {
             set(keys, &["normalise", "enabled"], Written::bare_flag("--normalise", "on"));
         }
@@ -180,8 +184,8 @@ mod tests {
         Spread, TransmitPlan, TunnelPlan, UdpChecksum,
     };
     use crate::quantity::{
-        Directions, Dscp, ErspanSessionId, GreKey, Mtu, Nice, PortRange, Rate, Snaplen, SocketMark, Ttl, Vni, Weight,
-        Workers,
+        Directions, Dscp, ErspanSessionId, GreKey, Mtu, Nice, PortRange, Rate, SegmentLimit, Snaplen, SocketMark, Ttl,
+        Vni, Weight, Workers,
     };
 
     #[derive(Debug, Parser)]
@@ -242,7 +246,12 @@ mod tests {
                 filter: "not port 22".into(),
                 sample: SamplePlan::default(),
                 seed: None,
-                normalise: NormalisePlan { enabled: true, mtu: Mtu::ETHERNET, truncate: None },
+                normalise: NormalisePlan {
+                    enabled: true,
+                    mtu: Mtu::ETHERNET,
+                    truncate: None,
+                    max_segments: Some(SegmentLimit::DEFAULT)
+                },
                 spread: Spread::Replicate,
                 destinations: vec![DestinationPlan {
                     name: "1".into(),
@@ -360,7 +369,15 @@ mod tests {
         let told = plan("-r a.pcap --rate 20kpps --normalise --mtu 9000 --to pcap:b.pcap");
         let pace = Pace::Rate(Rate::Frames(20_000.0));
         assert_eq!(told.source, SourcePlan::File(FilePlan { file: path, pace }));
-        assert_eq!(told.normalise, NormalisePlan { enabled: true, mtu: Mtu::new(9000).unwrap(), truncate: None });
+        assert_eq!(
+            told.normalise,
+            NormalisePlan {
+                enabled: true,
+                mtu: Mtu::new(9000).unwrap(),
+                truncate: None,
+                max_segments: Some(SegmentLimit::DEFAULT)
+            }
+        );
     }
 
     #[test]

@@ -472,6 +472,7 @@ fn example(key: &str, place: &Place) -> String {
         ("enabled", "on", ""),
         ("mtu", "1500", ""),
         ("truncate", "128", ", in bytes, or off"),
+        ("max_segments", "536", ", or off"),
         ("spread", "balance", ", replicate or failover"),
         ("weight", "2", ", twice as many flows as one with 1"),
         ("probe", "icmp", ", tcp:22, or off"),

@@ -17,8 +17,8 @@ use super::local_end::{CaptureFilePlan, TapPlan};
 use super::netns::Netns;
 use crate::flow::FlowKey;
 use crate::quantity::{
-    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, SampleRate, Snaplen,
-    SocketMark, Ttl, Vni, Weight, Workers,
+    Direction, Directions, Dscp, ErspanIndex, ErspanSessionId, GreKey, Mtu, PortRange, Rate, SampleRate, SegmentLimit,
+    Snaplen, SocketMark, Ttl, Vni, Weight, Workers,
 };
 
 /// One session: from sources to destinations.
@@ -279,6 +279,8 @@ pub struct NormalisePlan {
     pub mtu: Mtu,
     /// Keep only this many bytes of each wire frame.
     pub truncate: Option<Snaplen>,
+    /// Most wire segments of one super-frame; `None` is no limit.
+    pub max_segments: Option<SegmentLimit>,
 }
 
 /// When a session ends by itself.

@@ -21,7 +21,7 @@ use super::plan::{
 use super::written::Value;
 use super::{limits, tunnels, words};
 use crate::error::Problems;
-use crate::quantity::{Mtu, Rate, SocketMark, Workers};
+use crate::quantity::{Mtu, Rate, SegmentLimit, SocketMark, Workers};
 
 /// Resolves one session.
 ///
@@ -197,7 +197,7 @@ pub(super) fn pace(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Pace {
 
 fn normalise(session: &Keys<'_>, source: Option<&SourcePlan>, mistakes: &mut Mistakes) -> NormalisePlan {
     let keys = session.table("normalise", mistakes);
-    keys.only(&["enabled", "mtu", "truncate"], mistakes);
+    keys.only(&["enabled", "mtu", "truncate", "max_segments"], mistakes);
     let is_live = matches!(source, Some(SourcePlan::Live(_)));
     let enabled = keys.read("enabled", mistakes, words::switch).unwrap_or(is_live);
     if let (Some(source), Some(_)) = (source, keys.written("mtu")) {
@@ -216,6 +216,7 @@ fn normalise(session: &Keys<'_>, source: Option<&SourcePlan>, mistakes: &mut Mis
         enabled,
         mtu: keys.read("mtu", mistakes, str::parse).unwrap_or(Mtu::ETHERNET),
         truncate: keys.read("truncate", mistakes, words::truncate).unwrap_or_default(),
+        max_segments: keys.read("max_segments", mistakes, words::max_segments).unwrap_or(Some(SegmentLimit::DEFAULT)),
     }
 }
 

@@ -14,7 +14,7 @@ use super::plan::{
     UdpChecksum,
 };
 use super::privileges::Sandbox;
-use crate::quantity::{Mtu, QuantityError, Rate, Snaplen, SocketMark};
+use crate::quantity::{Mtu, QuantityError, Rate, SegmentLimit, Snaplen, SocketMark};
 
 /// Declares the words of a closed set, for reading and for showing.
 macro_rules! words {
@@ -280,6 +280,14 @@ pub(super) fn cpus(words: &[String]) -> Result<Vec<usize>, QuantityError> {
 pub(super) fn truncate(text: &str) -> Result<Option<Snaplen>, QuantityError> {
     match text {
         "off" | "0" => Ok(None),
+        number => number.parse().map(Some),
+    }
+}
+
+/// How many segments a super-frame may become, or any number of them.
+pub(super) fn max_segments(text: &str) -> Result<Option<SegmentLimit>, QuantityError> {
+    match text {
+        "off" => Ok(None),
         number => number.parse().map(Some),
     }
 }

@@ -268,7 +268,7 @@ mod tests {
     use crate::config::plan::{
         End, EndPlan, FilePath, FilePlan, LimitPlan, NormalisePlan, Pace, PriorityPlan, SamplePlan, SourcePlan, Spread,
     };
-    use crate::quantity::{Mtu, Weight};
+    use crate::quantity::{Mtu, SegmentLimit, Weight};
 
     fn plan() -> Arc<SessionPlan> {
         let file = || FilePath::Path("x".into());
@@ -278,7 +278,12 @@ mod tests {
             filter: String::new(),
             sample: SamplePlan::default(),
             seed: None,
-            normalise: NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None },
+            normalise: NormalisePlan {
+                enabled: false,
+                mtu: Mtu::ETHERNET,
+                truncate: None,
+                max_segments: Some(SegmentLimit::DEFAULT),
+            },
             destinations: vec![DestinationPlan {
                 name: "1".into(),
                 to: "pcap:x".into(),

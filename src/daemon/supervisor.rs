@@ -440,7 +440,7 @@ impl Supervisor {
 pub(super) async fn last_words(started: &mut Started) -> Outcome {
     match timeout(PATIENCE, started.running.ended()).await {
         Ok(outcome) => outcome,
-        Err(_) => started.running.abandon(),
+        Err(_) => started.running.abandon().await,
     }
 }
 

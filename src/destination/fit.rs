@@ -6,6 +6,7 @@ use crate::config::plan::Fit;
 use crate::frame::WireFrame;
 use crate::ledger::DropReason;
 use crate::wire::edit::{HeaderBuffer, MOST_HEADERS};
+use crate::wire::ethernet::MOST_TRAILER;
 use crate::wire::ip_fragment::Fragmenter;
 use crate::wire::layers::{Fragment, Ip, TCP};
 use crate::wire::nested::Nested;
@@ -59,7 +60,7 @@ impl Fitter {
             return Ok(1);
         }
         match self.policy {
-            Fit::Split => self.split(frame, room, |piece| each(piece, false)).ok_or(DropReason::Oversize),
+            Fit::Split => self.split(frame, room, each).ok_or(DropReason::Oversize),
             Fit::Truncate => {
                 each(&frame.truncated(room), true);
                 Ok(1)
@@ -68,18 +69,27 @@ impl Fitter {
         }
     }
 
-    /// TCP into segments, any other IP into fragments. `None`, before the first piece, when neither can be.
+    /// TCP into segments, any other IP into fragments. `None`, before the first piece, when neither can be, or when more
+    /// would be left out than padding or a trailer behind the packet. The first piece counts as cut where such a trailer is
+    /// left out.
     // Out of the way of the frames that fit.
     #[inline(never)]
-    fn split(&mut self, frame: &WireFrame<'_>, room: usize, mut each: impl FnMut(&WireFrame<'_>)) -> Option<u64> {
+    fn split(&mut self, frame: &WireFrame<'_>, room: usize, mut each: impl FnMut(&WireFrame<'_>, bool)) -> Option<u64> {
         let packet = frame.layers.ip.filter(|_| !frame.is_truncated())?;
+        let trailer = frame.body.get(packet.end.saturating_sub(frame.head.len())..).unwrap_or_default();
+        // Padding is zero, of any length.
+        let mut cut = trailer.iter().any(|&byte| byte != 0);
+        if cut && trailer.len() > MOST_TRAILER {
+            return None;
+        }
         if packet.end <= room {
-            // Only what stands behind the packet is too much: padding, or a trailer.
+            // Only what stands behind the packet is too much.
             let (head, body) = (frame.head, frame.body.get(..packet.end.checked_sub(frame.head.len())?)?);
-            each(&frame.piece(head, body, packet));
+            each(&frame.piece(head, body, packet), cut);
             return Some(1);
         }
-        let offer = |head: &[u8], body: &[u8], packet: Ip| each(&frame.piece(head, body, packet));
+        let offer =
+            |head: &[u8], body: &[u8], packet: Ip| each(&frame.piece(head, body, packet), std::mem::take(&mut cut));
         if let Some((headers, payload)) = tcp_at_payload(frame, &packet) {
             // Its signature covers the segment as it is.
             if is_signed(&headers[packet.transport..]) {

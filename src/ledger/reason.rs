@@ -96,6 +96,12 @@ reasons! {
     Unsegmentable, "unsegmentable", Loss,
         "a super-frame whose wire segments cannot be known",
         "capture with engine = \"ring\", or switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off";
+    TooManySegments, "too_many_segments", Loss,
+        "the super-frame would become more segments than `max_segments` allows",
+        "find its sender with `tcpdump -e -v`; if such segments are wanted, raise `max_segments` or set it to off";
+    SegmentOverload, "segment_overload", Loss,
+        "the worker was late, and the super-frame would have become many small segments",
+        "find its sender with `tcpdump -e -v`; give the worker a free core, or leave the sender out with a filter";
     Oversize, "oversize", Loss,
         "the frame with its encapsulation is larger than the path MTU and may not or cannot be split, or the TAP device has a smaller MTU",
         "raise the MTU of the path by the encapsulation's overhead, or choose another `fit`; a TAP device has its own `mtu`";
@@ -122,7 +128,7 @@ reasons! {
         "restart the reader";
     Stopping, "stopping", Loss,
         "the session ended before the frame could be sent",
-        "none: the destination was not taking frames when the session was stopped";
+        "none: a destination did not take frames, or a super-frame was not finished, when the session was stopped";
     Crashed, "crashed", Loss,
         "the worker that held the frame ended unexpectedly",
         "this is a defect of farspan: please report it with what the log says";

@@ -70,6 +70,7 @@ fn wire_frames_are_what_linux_puts_on_the_wire() {
         };
         let keep = |wire: &WireFrame<'_>| {
             frames.push([wire.head, wire.body].concat());
+            ControlFlow::Continue(())
         };
         normaliser.apply(&frame, &Layers::parse(bytes), FlowHash(0), &mut rewritten, keep).unwrap();
     }

@@ -25,9 +25,11 @@ pub(super) struct Finish {
 ///
 /// The payload is only summed when a field holds the pseudo-header sum. By chance one frame in 65,536 does so with a
 /// checksum that is right, and is left alone.
-pub(super) fn unfinished(frame: &[u8], outermost: Ip) -> Option<Finish> {
+///
+/// `foreign`: the field may also hold the sum without the length, as NDIS wants it for large send offload.
+pub(super) fn unfinished(frame: &[u8], outermost: Ip, foreign: bool) -> Option<Finish> {
     let (level, checksum) = from_outermost(frame, outermost).enumerate().find_map(|(level, packet)| {
-        let partial = Partial::of(frame, &packet)?;
+        let partial = Partial::of(frame, &packet, foreign)?;
         Some((level, partial.finish(frame, &packet)?))
     })?;
     // An outer checksum that is right for the bytes as they are says that they went over the wire like this.
@@ -59,19 +61,28 @@ struct Partial {
     field: usize,
     headers: usize,
     pseudo_header: Sum,
+    /// The length that is not in the field: 0 where it is.
+    missing: u16,
 }
 
 impl Partial {
-    fn of(frame: &[u8], packet: &Ip) -> Option<Self> {
+    fn of(frame: &[u8], packet: &Ip, foreign: bool) -> Option<Self> {
         let (field, headers) = (checksum_field(packet)?, packet.payload?);
         if packet.fragment != Fragment::Whole || headers > packet.end || packet.end > frame.len() {
             return None;
         }
         let length = packet.end - packet.transport;
         let pseudo_header = Sum::pseudo_header(packet, frame, packet.protocol, length);
-        let agrees = u16_at(frame, field)? == pseudo_header.fold()
-            && (packet.protocol != UDP || usize::from(u16_at(frame, packet.transport + 4)?) == length);
-        agrees.then_some(Self { field, headers, pseudo_header })
+        let is_in_field = |sum: Sum| u16_at(frame, field) == Some(sum.fold());
+        let missing = if is_in_field(pseudo_header) {
+            0
+        } else if foreign && is_in_field(Sum::pseudo_header(packet, frame, packet.protocol, 0)) {
+            u16::try_from(length).ok()?
+        } else {
+            return None;
+        };
+        let agrees = packet.protocol != UDP || usize::from(u16_at(frame, packet.transport + 4)?) == length;
+        agrees.then_some(Self { field, headers, pseudo_header, missing })
     }
 
     /// The right checksum, unless it is there already.
@@ -81,7 +92,8 @@ impl Partial {
             return None;
         }
         // The field holds the pseudo header's sum already: that is what the host put it there for.
-        let checksum = as_sent(packet.protocol, segment.checksum());
+        let whole = Sum::of(&self.missing.to_be_bytes()).then(segment);
+        let checksum = as_sent(packet.protocol, whole.checksum());
         Some(Finish { headers: self.headers, field: self.field, checksum })
     }
 }

@@ -1,14 +1,20 @@
 //! Makes frames wire-true: super-frames become the segments that the wire carried, partial checksums are finished,
 //! everything else stays byte for byte.
 
+mod admission;
 #[cfg(test)]
 mod against_linux;
 mod checksum;
+mod foreign;
 mod super_frame;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod vectors;
+
+use std::ops::ControlFlow;
+
+pub use admission::Admission;
 
 use crate::flow::FlowHash;
 use crate::frame::{Frame, Offload, Unfinished, WireFrame};
@@ -21,6 +27,9 @@ use crate::wire::layers::Layers;
 #[derive(Debug)]
 pub struct Normaliser {
     truncate: Option<Snaplen>,
+    admission: Admission,
+    /// Whether frames were recorded elsewhere: other systems than Linux leave other things to their hardware.
+    foreign: bool,
     /// Rewritten headers of the wire frame at hand.
     headers: HeaderBuffer,
 }
@@ -28,12 +37,25 @@ pub struct Normaliser {
 impl Normaliser {
     /// Cuts wire frames to `truncate` bytes, last of all.
     pub fn new(truncate: Option<Snaplen>) -> Self {
-        Self { truncate, headers: [0; MOST_HEADERS] }
+        Self { truncate, admission: Admission::default(), foreign: false, headers: [0; MOST_HEADERS] }
     }
 
-    /// Gives the wire frames of `frame` to `each`, in the order of the wire, and returns how many. What had to be
-    /// rewritten is counted in `rewritten`: a super-frame once, whatever became of its checksum, and every other frame
-    /// whose partial checksum was finished.
+    /// The same, which cuts the super-frames that `admission` admits.
+    #[must_use]
+    pub fn admitting(self, admission: Admission) -> Self {
+        Self { admission, ..self }
+    }
+
+    /// The same for frames that were recorded or received, where `foreign`: what the offloads of other systems than Linux
+    /// leave undone is finished too.
+    #[must_use]
+    pub fn of_foreign(self, foreign: bool) -> Self {
+        Self { foreign, ..self }
+    }
+
+    /// Gives the wire frames of `frame` to `each`, in the order of the wire, until that breaks off, and returns how many
+    /// there are. What had to be rewritten is counted in `rewritten`: a super-frame once, whatever became of its checksum,
+    /// and every other frame whose partial checksum was finished.
     ///
     /// # Errors
     /// The reason why nothing of the frame can be mirrored; `each` was not called then.
@@ -43,7 +65,7 @@ impl Normaliser {
         layers: &Layers,
         flow: FlowHash,
         rewritten: &mut Rewritten,
-        mut each: impl FnMut(&WireFrame<'_>),
+        mut each: impl FnMut(&WireFrame<'_>) -> ControlFlow<()>,
     ) -> Result<u64, DropReason> {
         let truncate = self.truncate.map(|snaplen| snaplen.value() as usize);
         let mut offer = |wire: &WireFrame<'_>| match truncate {
@@ -64,21 +86,31 @@ impl Normaliser {
         let finish = match frame.offload {
             Offload::Exact(Unfinished { segment: Some(size), checksum }) => {
                 let (size, transport) = (usize::from(size.get()), checksum.map(|at| usize::from(at.start)));
-                let segments = super_frame::segment_exactly(&whole, size, transport, &mut self.headers, offer);
+                let Self { admission, headers, .. } = self;
+                let segments = super_frame::segment_exactly(&whole, size, transport, admission, headers, offer);
                 return counted(segments, rewritten);
             }
             Offload::Unknown { mtu } if super_frame::is_super_frame(&whole, mtu) => {
-                return counted(super_frame::segment(&whole, mtu, &mut self.headers, offer), rewritten);
+                let segments =
+                    super_frame::segment(&whole, (mtu, self.foreign), &self.admission, &mut self.headers, offer);
+                return counted(segments, rewritten);
             }
             Offload::Exact(Unfinished { segment: None, checksum }) => {
                 checksum.and_then(|at| checksum::at(frame.bytes, layers.ip, at))
             }
-            Offload::Unknown { .. } => layers.ip.and_then(|packet| checksum::unfinished(frame.bytes, packet)),
+            Offload::Unknown { .. } => {
+                layers.ip.and_then(|packet| checksum::unfinished(frame.bytes, packet, self.foreign))
+            }
             Offload::Whole => None,
         };
-        let finished = self.write_checksum(&whole, finish);
+        let ip = layers.ip.filter(|_| self.foreign && matches!(frame.offload, Offload::Unknown { .. }));
+        let finished = match ip.and_then(|packet| foreign::Ipv4::left_undone(frame.bytes, &packet)) {
+            Some(ip) => self.write(&whole, ip.headers(finish.as_ref()), |head| ip.finish(head), finish.as_ref()),
+            None => self.write_checksum(&whole, finish.as_ref()),
+        };
         rewritten.checksums += u64::from(finished.is_some());
-        offer(finished.as_ref().unwrap_or(&whole));
+        // It is the only one: whether more are wanted is the next frame's matter.
+        let _ = offer(finished.as_ref().unwrap_or(&whole));
         Ok(1)
     }
 
@@ -86,19 +118,33 @@ impl Normaliser {
     fn write_checksum<'a>(
         &'a mut self,
         whole: &WireFrame<'a>,
-        finish: Option<checksum::Finish>,
+        finish: Option<&checksum::Finish>,
     ) -> Option<WireFrame<'a>> {
-        let finish = finish.filter(|_| !whole.is_truncated())?;
-        let (headers, body) = whole.body.split_at_checked(finish.headers)?;
+        let finish = finish?;
+        self.write(whole, finish.headers, |_| (), Some(finish))
+    }
+
+    /// The frame with its first `headers` bytes rewritten: by `edit`, then by `finish`.
+    fn write<'a>(
+        &'a mut self,
+        whole: &WireFrame<'a>,
+        headers: usize,
+        edit: impl FnOnce(&mut [u8]),
+        finish: Option<&checksum::Finish>,
+    ) -> Option<WireFrame<'a>> {
+        let (headers, body) = whole.body.split_at_checked(headers).filter(|_| !whole.is_truncated())?;
         let head = self.headers.get_mut(..headers.len())?;
         head.copy_from_slice(headers);
-        head.get_mut(finish.field..finish.field + 2)?.copy_from_slice(&finish.checksum.to_be_bytes());
+        edit(head);
+        if let Some(finish) = finish {
+            head.get_mut(finish.field..finish.field + 2)?.copy_from_slice(&finish.checksum.to_be_bytes());
+        }
         Some(WireFrame { head, body, ..*whole })
     }
 }
 
-/// The segments of a super-frame, or that it cannot be known how it is to be cut.
-fn counted(segments: Option<u64>, rewritten: &mut Rewritten) -> Result<u64, DropReason> {
-    rewritten.super_frames += u64::from(segments.is_some());
-    segments.ok_or(DropReason::Unsegmentable)
+/// The segments of a super-frame, or why it is not cut.
+fn counted(segments: Result<u64, DropReason>, rewritten: &mut Rewritten) -> Result<u64, DropReason> {
+    rewritten.super_frames += u64::from(segments.is_ok());
+    segments
 }

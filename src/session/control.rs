@@ -19,8 +19,8 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 pub const ECHO: Duration = Duration::from_millis(100);
 
 /// Waits for the end of a session: its own, after `duration`, or when a signal asks for it, each of which lets it finish
-/// what it has captured. A second signal, or five seconds without an end, ends it with the ledger as it was last
-/// published. `look`, if anybody does, sees the ledger several times a second, and `show` whenever a signal asks for it.
+/// what it has captured. A second signal, or five seconds without an end, ends it at once
+/// ([`Running::abandon`]). `look`, if anybody does, sees the ledger several times a second, and `show` whenever a signal asks for it.
 pub async fn until_end(
     mut running: Running,
     signals: &mut Signals,
@@ -51,11 +51,11 @@ pub async fn until_end(
                 continue;
             }
             () = &mut reminder, if stopping_since.is_some() && !has_reminded => {
-                tracing::warn!("still waiting for a frame or a reader; a second signal ends the session at once");
+                tracing::warn!("still mirroring what was captured before, or waiting for a reader; a second signal ends the session at once");
                 has_reminded = true;
                 continue;
             }
-            () = &mut limit, if stopping_since.is_some() => return running.abandon(),
+            () = &mut limit, if stopping_since.is_some() => return running.abandon().await,
             () = &mut time_is_up, if stopping_since.is_none() => (),
             request = signals.next() => if request != Request::End {
                 show(&running.ledger());
@@ -66,7 +66,7 @@ pub async fn until_end(
             if since.elapsed() < ECHO {
                 continue;
             }
-            return running.abandon();
+            return running.abandon().await;
         }
         stopping_since = Some(Instant::now());
         running.stop();

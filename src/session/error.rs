@@ -40,6 +40,11 @@ pub enum SessionError {
         #[source]
         cause: std::io::Error,
     },
+    /// A second signal did not want to wait, or the workers took too long.
+    #[error(
+        "ended before every captured frame was mirrored; what was not taken from the capture buffer is not in the ledger"
+    )]
+    Hurried,
     /// The worker did not end in time, or a second signal did not want to wait for it.
     #[error("ended while a pipe gave or took no frame; what the session held then is not in the ledger")]
     Abandoned,
@@ -56,7 +61,7 @@ impl Explain for SessionError {
             Self::NoPriority { .. } => Some(
                 "a lower nice value than farspan was started with needs CAP_SYS_NICE; `lscpu` shows the CPUs".into(),
             ),
-            Self::Abandoned => None,
+            Self::Hurried | Self::Abandoned => None,
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod governor;
 mod observe;
 mod orders;
 mod path;
+mod pulse;
 pub mod relay_loop;
 mod roster;
 mod running;
@@ -39,7 +40,7 @@ use crate::flow::FlowKey;
 use crate::installation;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{Assignment, Ledger};
-use crate::normalise::Normaliser;
+use crate::normalise::{Admission, Normaliser};
 use crate::quantity::{Mtu, Workers};
 use crate::select::Selector;
 use crate::select::account::Sightings;
@@ -140,7 +141,7 @@ impl Session {
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let destinations = destinations.spread_by(spread).telling(around.errors.clone());
-            let path = path_to(destinations, plan, &around.all_tunnels, &sightings);
+            let path = path_to(destinations, plan, &around.all_tunnels, &sightings, delay);
             let contact =
                 Contact::open(path.ledger.clone(), failures.clone(), returns.clone()).map_err(no_resources)?;
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
@@ -249,14 +250,22 @@ fn flow_key(plan: &SessionPlan) -> FlowKey {
 }
 
 /// The stages of one worker of `plan`, which end at `destinations`.
-fn path_to(destinations: Destinations, plan: &SessionPlan, all_tunnels: &AllTunnels, sightings: &Sightings) -> Path {
+fn path_to(
+    destinations: Destinations,
+    plan: &SessionPlan,
+    all_tunnels: &AllTunnels,
+    sightings: &Sightings,
+    delay: Duration,
+) -> Path {
     // What files and TAP devices get is sent to nobody: whoever checks a tunnel sees it there.
     let sends = plan.destinations.iter().any(|destination| destination.live_tunnel().is_some());
     let sightings = (plan.workers() > Workers::LEAST).then(|| sightings.clone());
     let own = if sends { OwnTraffic::following(all_tunnels).sharing(sightings) } else { OwnTraffic::default() };
     Path {
         selector: Selector::new(own, flow_key(plan), plan.sample),
-        normaliser: Normaliser::new(plan.normalise.truncate),
+        normaliser: Normaliser::new(plan.normalise.truncate)
+            .admitting(Admission::new(plan.normalise.max_segments, delay))
+            .of_foreign(!matches!(plan.source, SourcePlan::Live(_))),
         destinations,
         ledger: empty_ledger(plan),
     }

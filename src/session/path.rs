@@ -1,8 +1,9 @@
 //! What happens to one frame between source and destinations.
 
+use super::pulse::Pulse;
 use crate::destination::Destinations;
 use crate::frame::Frame;
-use crate::ledger::Ledger;
+use crate::ledger::{DropReason, Ledger};
 use crate::normalise::Normaliser;
 use crate::select::{Selector, Verdict};
 use crate::wire::layers::Layers;
@@ -17,10 +18,15 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// Takes one frame all the way into the destinations' batches.
-    pub(super) fn take(&mut self, frame: &Frame<'_>) {
+    /// Takes one frame all the way into the destinations' batches. `pulse` hears of each wire frame, and may end the
+    /// session in the middle of a super-frame: each segment that is left is then counted as `stopping`.
+    pub(super) fn take(&mut self, frame: &Frame<'_>, pulse: &mut Pulse) {
         let Self { selector, normaliser, destinations, ledger } = self;
         ledger.captured += 1;
+        if pulse.is_halted() {
+            ledger.not_normalised[DropReason::Stopping] += 1;
+            return;
+        }
 
         let layers = Layers::parse(frame.bytes);
         let flow = match selector.decide(frame, &layers) {
@@ -33,8 +39,20 @@ impl Path {
         // Counted beside the ledger, which the destinations have meanwhile.
         let mut rewritten = ledger.rewritten;
         rewritten.tags += u64::from(frame.has_restored_tag);
-        match normaliser.apply(frame, &layers, flow, &mut rewritten, |wire| destinations.offer(wire, ledger)) {
-            Ok(wire_frames) => ledger.segments_added += wire_frames - 1,
+        let mut given = 0_u64;
+        let wire_frames = normaliser.apply(frame, &layers, flow, &mut rewritten, |wire| {
+            // Counted before it is offered: the ledger balances between any two segments.
+            ledger.segments_added += u64::from(given > 0);
+            given += 1;
+            destinations.offer(wire, ledger);
+            pulse.count(ledger)
+        });
+        match wire_frames {
+            Ok(wire_frames) => {
+                let withheld = wire_frames - given;
+                ledger.segments_added += withheld;
+                ledger.not_normalised[DropReason::Stopping] += withheld;
+            }
             Err(reason) => ledger.not_normalised[reason] += 1,
         }
         ledger.rewritten = rewritten;
@@ -167,6 +185,8 @@ mod tests {
                 ledger: Ledger::new(plans.iter().map(|plan| (plan.name.as_str(), plan.to.as_str()))),
             };
             let now = Instant::now();
+            let contact = super::super::testing::contact();
+            let mut pulse = Pulse::new(contact.published, contact.stop, std::time::Duration::MAX);
             for (number, lent) in frames.iter().enumerate() {
                 path.take(&Frame {
                     bytes: &lent.bytes,
@@ -178,7 +198,7 @@ mod tests {
                     offload: lent.offload,
                     has_restored_tag: false,
                     refused: None,
-                });
+                }, &mut pulse);
                 prop_assert_eq!(path.ledger.balance(), Ok(()));
                 if number % flush_after == 0 {
                     path.destinations.flush(now, &mut path.ledger);

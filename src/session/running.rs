@@ -5,6 +5,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -28,6 +29,9 @@ use crate::quantity::Timestamp;
 use crate::select::all_tunnels::Entry;
 use crate::source::Interface;
 use crate::sys::thread as scheduling;
+
+/// How long workers may take to close their account when nobody waits for more. They look every few hundred frames.
+const HURRY: Duration = Duration::from_millis(500);
 
 /// A session whose workers run.
 #[derive(Debug)]
@@ -204,9 +208,15 @@ impl Running {
         Ledger::sum(self.contacts.iter().map(|contact| contact.published.read()))
     }
 
-    /// How a session ended whose workers nobody waits for any longer: with the account as it was last published, in which
-    /// nothing is in flight.
-    pub fn abandon(&self) -> Outcome {
+    /// Ends the session now: the workers leave what they have not taken, also the rest of a super-frame, and close their
+    /// account. Of a worker that cannot, because a pipe gives or takes nothing, the account is the one that it published
+    /// last, in which nothing is in flight.
+    pub async fn abandon(&mut self) -> Outcome {
+        self.contacts.iter().for_each(|contact| contact.stop.hurry());
+        if let Ok(mut outcome) = tokio::time::timeout(HURRY, self.ended()).await {
+            outcome.failures.push(SessionError::Hurried.into());
+            return outcome;
+        }
         let mut ledger = self.ledger();
         ledger.close(DropReason::Stopping);
         Outcome { ledger, failures: vec![SessionError::Abandoned.into()] }

@@ -10,6 +10,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 #[derive(Clone, Debug)]
 pub(super) struct Stop {
     requested: Arc<AtomicBool>,
+    urgent: Arc<AtomicBool>,
     event: Arc<EventFd>,
 }
 
@@ -20,13 +21,19 @@ impl Stop {
     /// When the kernel has no descriptor left for an event.
     pub(super) fn new() -> nix::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { requested: Arc::default(), event: Arc::new(event) })
+        Ok(Self { requested: Arc::default(), urgent: Arc::default(), event: Arc::new(event) })
     }
 
     /// Asks the worker to end after the frames that were captured until now.
     pub(super) fn request(&self) {
         self.requested.store(true, Ordering::Relaxed);
         self.wake();
+    }
+
+    /// Asks the worker to end with what it has given to its destinations, and to leave everything else.
+    pub(super) fn hurry(&self) {
+        self.urgent.store(true, Ordering::Relaxed);
+        self.request();
     }
 
     /// Wakes the worker for a turn.
@@ -44,6 +51,11 @@ impl Stop {
     pub(super) fn acknowledge(&self) {
         // Nothing to read means that nothing keeps it awake.
         let _ = self.event.read();
+    }
+
+    /// Whether the worker is to leave what it has not taken yet.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed)
     }
 
     /// Whether anybody asked.

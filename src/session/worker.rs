@@ -13,6 +13,7 @@ use super::contact::Contact;
 use super::governor::{self, Governed};
 use super::orders::{Attachment, LetGo, Order};
 use super::path::Path;
+use super::pulse::Pulse;
 use crate::error::Explain;
 use crate::frame::Frame;
 use crate::ledger::{DropReason, KernelDrops};
@@ -28,6 +29,10 @@ const READABLE: EpollEvent = EpollEvent::new(EpollFlags::EPOLLIN, 0);
 const WOKEN: u64 = 1;
 /// Frames that one source may hand over before the batches are flushed and the others get their turn.
 const BUDGET: usize = 1024;
+/// Wire frames that they may become: eight full batches. What a super-frame becomes is work, not what it is.
+const WIRE_BUDGET: u64 = 8192;
+/// Captured frames between two looks at that budget.
+const PORTION_OF_BUDGET: usize = 64;
 /// Longest sleep of a session that had frames lately: so often it looks at the kernel's counters, and at what came back for
 /// what it sent.
 const IDLE_TURN: Duration = Duration::from_secs(1);
@@ -52,6 +57,7 @@ const MOST_GRACE: Duration = Duration::from_secs(2);
 pub(super) struct Worker {
     taps: Vec<Tap>,
     path: Path,
+    pulse: Pulse,
     wake: Epoll,
     contact: Contact,
     published_at: Option<Instant>,
@@ -80,6 +86,8 @@ pub(super) struct Worker {
     sightings: Sightings,
     /// How many such frames of this worker were noted there.
     noted_excess: u64,
+    /// Which losses this worker has seen explained.
+    explained: [bool; 2],
 }
 
 /// A source with what the worker remembers about it.
@@ -127,11 +135,13 @@ impl Worker {
                 wake.add(descriptor, READABLE)?;
             }
         }
+        let pulse = Pulse::new(contact.published.clone(), contact.stop.clone(), source::grace(delay) + MOST_GRACE);
         let taps =
             (0..).map(Attachment).zip(sources).map(|(attachment, source)| Tap::new(attachment, source)).collect();
         Ok(Self {
             taps,
             path,
+            pulse,
             wake,
             contact,
             published_at: None,
@@ -148,6 +158,7 @@ impl Worker {
             governed: None,
             sightings: Sightings::default(),
             noted_excess: 0,
+            explained: [false; 2],
         })
     }
 
@@ -201,18 +212,19 @@ impl Worker {
                 // What the kernel captured before still sits in its buffer: give it time to hand that over.
                 stop_by = Some(now + self.grace);
             }
-            if self.has_ended() || stop_by.is_some_and(|by| self.may_leave(now, by)) {
+            self.explain_losses();
+            if self.pulse.is_halted() || self.has_ended() || stop_by.is_some_and(|by| self.may_leave(now, by)) {
                 break;
             }
         }
         self.see_takeover();
         for tap in &mut self.taps {
-            let Self { path, count, own_time, .. } = self;
+            let Self { path, pulse, count, own_time, .. } = self;
             let recorded = tap.is_recorded();
             path.selector.look_at(tap.source.place());
             tap.source.finish(&mut |frame| {
                 if path.ledger.captured < *count && is_own(frame, recorded, own_time) {
-                    path.take(frame);
+                    path.take(frame, pulse);
                 }
             });
         }
@@ -341,7 +353,7 @@ impl Worker {
     /// Takes what the sources have, in turn, and says when the oldest of the live frames was captured.
     fn drain(&mut self, now: Instant, stopping: bool) -> Option<Timestamp> {
         let is_held = self.is_held();
-        let Self { taps, path, contact, count, wake, own_time, .. } = self;
+        let Self { taps, path, pulse, contact, count, wake, own_time, .. } = self;
         let mut oldest = None;
         for tap in taps.iter_mut().filter(|tap| tap.readiness != Readiness::Ended) {
             // A source that fails gives what it still holds, be it over the budget.
@@ -363,15 +375,24 @@ impl Worker {
             }
             path.selector.look_at(tap.source.place());
             let (mut first, mut is_over) = (Timestamp::MAX, false);
-            let mut take = |frame: &Frame<'_>| {
-                if is_own(frame, recorded, own_time) {
-                    first = first.min(frame.timestamp);
-                    path.take(frame);
-                } else {
-                    is_over |= frame.timestamp.nanos() >= own_time.end;
+            let (mut left, wire_budget) = (budget, path.ledger.offered + WIRE_BUDGET);
+            let drained = loop {
+                let portion = left.min(PORTION_OF_BUDGET);
+                let drained = tap.source.drain(now, portion, &mut |frame| {
+                    if is_own(frame, recorded, own_time) {
+                        first = first.min(frame.timestamp);
+                        path.take(frame, pulse);
+                    } else {
+                        is_over |= frame.timestamp.nanos() >= own_time.end;
+                    }
+                });
+                left -= portion;
+                let is_spent = left == 0 || path.ledger.offered >= wire_budget || pulse.is_halted();
+                if is_spent || !matches!(drained, Ok(Readiness::More)) {
+                    break drained;
                 }
             };
-            tap.readiness = tap.source.drain(now, budget, &mut take).unwrap_or_else(|failure| {
+            tap.readiness = drained.unwrap_or_else(|failure| {
                 if contact.returns.is_some() {
                     tap.failure = Some(failure);
                 } else {
@@ -426,20 +447,34 @@ impl Worker {
     /// Gives back the sources that have ended, to whoever follows interfaces: they hold no frame any more, and what the
     /// kernel dropped before them is counted.
     fn let_go(&mut self) {
-        let Self { taps, path, contact, dropped_before, own_time, .. } = self;
+        let Self { taps, path, pulse, contact, dropped_before, own_time, .. } = self;
         let Some(returns) = &contact.returns else { return };
         for mut tap in taps.extract_if(.., |tap| tap.readiness == Readiness::Ended) {
             let recorded = tap.is_recorded();
             path.selector.look_at(tap.source.place());
             tap.source.finish(&mut |frame| {
                 if is_own(frame, recorded, own_time) {
-                    path.take(frame);
+                    path.take(frame, pulse);
                 }
             });
             *dropped_before = *dropped_before + tap.source.kernel_drops();
             let Tap { attachment, source, failure, .. } = tap;
             // Nobody waits for it any more when the session is abandoned.
             let _ = returns.send(LetGo { attachment, source, failure });
+        }
+    }
+
+    /// Explains in the log, once a session, losses that somebody else's frames cause.
+    fn explain_losses(&mut self) {
+        const EXPLAINED: [DropReason; 2] = [DropReason::TooManySegments, DropReason::SegmentOverload];
+        for (reason, is_explained) in EXPLAINED.into_iter().zip(&mut self.explained) {
+            if !*is_explained && self.path.ledger.not_normalised[reason] > 0 {
+                *is_explained = true;
+                if self.contact.failures.is_first(reason.label()) {
+                    let (label, sentence, remedy) = (reason.label(), reason.sentence(), reason.remedy());
+                    tracing::warn!("frames are dropped as {label}: {sentence}; {remedy}");
+                }
+            }
         }
     }
 
@@ -469,13 +504,19 @@ impl Worker {
             tap.kernel_drops = tap.source.kernel_drops();
         }
         self.path.ledger.kernel = self.taps.iter().fold(self.dropped_before, |sum, tap| sum + tap.kernel_drops);
+        if self.path.ledger.kernel.untold > 0 && self.contact.failures.is_first("untold") {
+            tracing::warn!(
+                "the kernel drops frames whose segmentation offload it cannot describe to a packet ring (UFO, SCTP): switch \
+                 that offload off where they are made, or capture with engine = \"pcap\""
+            );
+        }
         self.path.ledger.senders.update(|all| self.taps.iter_mut().for_each(|tap| tap.source.senders(end, all)));
     }
 
     /// Whether a stopped session may leave what its sources still hold: when they have nothing more, or nothing from its
     /// time; or when even a full buffer has been emptied, and it is a busy interface that has more for ever.
     fn may_leave(&self, now: Instant, by: Instant) -> bool {
-        now >= by && (!self.is_behind() || now >= by + MOST_GRACE)
+        self.contact.stop.is_urgent() || now >= by && (!self.is_behind() || now >= by + MOST_GRACE)
     }
 
     /// Whether there is nothing left to do. Where interfaces are followed, others may come.
@@ -504,12 +545,6 @@ fn is_due(last: &mut Option<Instant>, now: Instant, interval: Duration) -> bool 
 mod tests {
     use std::io::{self, PipeReader, Write as _};
     use std::os::fd::{AsFd as _, BorrowedFd};
-        if self.path.ledger.kernel.untold > 0 && self.contact.failures.is_first("untold") {
-            tracing::warn!(
-                "the kernel drops frames whose segmentation offload it cannot describe to a packet ring (UFO, SCTP): switch \
-                 that offload off where they are made, or capture with engine = \"pcap\""
-            );
-        }
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::super::testing;

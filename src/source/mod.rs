@@ -223,7 +223,7 @@ fn open_source(plan: &SessionPlan) -> Result<Opened, Problems> {
 /// When it is not there, is no capture file, or holds frames of which no Ethernet frames can be made.
 pub fn open_file(file: &FilePath) -> Result<Box<dyn Source>, SourceError> {
     let plan = FilePlan { file: file.clone(), pace: Pace::Unpaced };
-    let as_recorded = NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None };
+    let as_recorded = NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None, max_segments: None };
     Ok(Box::new(Replay::open(&plan, "", &as_recorded)?))
 }
 

@@ -8,6 +8,7 @@
 //! 16-bit words in them, and moving every byte by one place is a rotation.
 
 use super::layers::{Fragment, Ip, IpVersion, TCP, u16_at};
+use super::pseudo_header;
 
 /// A ones' complement sum of bytes that follow each other, in pieces of any length.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,17 +26,25 @@ impl Sum {
         Self { words: sum_words(bytes), odd: bytes.len() % 2 == 1 }
     }
 
-    /// The sum of the pseudo header of `packet` (RFC 9293 section 3.1, RFC 8200 section 8.1) for `length` bytes of
+    /// The sum of the pseudo header of `packet` (RFC 9293 section 3.1, RFC 8200 section 8.1; of its final destination, where
+    /// it is source-routed) for `length` bytes of
     /// transport header and payload. A super-frame's length may need more than 16 bits; IPv6 has a field of 32 for it
     /// and Linux adds it up in the same way for IPv4.
     pub fn pseudo_header(packet: &Ip, bytes: &[u8], protocol: u8, length: usize) -> Self {
+        if pseudo_header::has_more_headers(packet) {
+            return Self::of_pseudo_header(pseudo_header::addresses(packet, bytes).bytes(), protocol, length);
+        }
         let (first, both) = match packet.version {
             IpVersion::V4 => (packet.start + 12, 8),
             IpVersion::V6 => (packet.start + 8, 32),
         };
-        let addresses = bytes.get(first..first + both).unwrap_or_default().as_chunks::<8>().0;
+        Self::of_pseudo_header(bytes.get(first..first + both).unwrap_or_default(), protocol, length)
+    }
+
+    /// The same of source and destination address, one after the other.
+    fn of_pseudo_header(addresses: &[u8], protocol: u8, length: usize) -> Self {
         let rest = u64::from(protocol) + length as u64;
-        let words = addresses.iter().fold(rest, |sum, &chunk| add(sum, u64::from_be_bytes(chunk)));
+        let words = addresses.as_chunks::<8>().0.iter().fold(rest, |sum, &chunk| add(sum, u64::from_be_bytes(chunk)));
         Self { words, odd: false }
     }
 
@@ -85,9 +94,15 @@ impl ChecksumError {
     /// The checksum is right.
     pub const NONE: Self = Self(0);
 
-    /// `right`, made as wrong as this.
+    /// `right`, made as wrong as this. Of the two zeros it is 0x0000, as of every sum of bytes that are not all zero.
     pub fn put_on(self, right: u16) -> u16 {
-        if self == Self::NONE { right } else { Sum { words: u64::from(right) + u64::from(self.0), odd: false }.fold() }
+        if self == Self::NONE {
+            return right;
+        }
+        match (Sum { words: u64::from(right) + u64::from(self.0), odd: false }).fold() {
+            0xffff => 0,
+            wrong => wrong,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! What is not there is not written: whoever cuts a packet has checked before that all of it is.
 
-use super::checksum::update;
+use super::checksum::{ChecksumError, Sum, update};
 use super::layers::{Ip, IpVersion, TCP, UDP, u16_at};
 
 /// Room for the headers of one piece: four nested packets with tunnel options fit; what has more is not cut.
@@ -33,10 +33,29 @@ pub fn write_length(headers: &mut [u8], packet: &Ip, end: usize) {
     }
 }
 
+/// Where the IPv4 header checksum is in its header.
+const IPV4_CHECKSUM: usize = 10;
+
+/// Whether `packet` has an IPv4 header checksum of zero that is not right.
+pub fn lacks_ipv4_checksum(headers: &[u8], packet: &Ip) -> bool {
+    let is_wrong = |header| Sum::of(header).error() != ChecksumError::NONE;
+    packet.version == IpVersion::V4
+        && u16_at(headers, packet.start + IPV4_CHECKSUM) == Some(0)
+        && headers.get(packet.start..packet.transport).is_some_and(is_wrong)
+}
+
+/// Writes the right IPv4 header checksum; does nothing to IPv6.
+pub fn finish_ipv4(headers: &mut [u8], packet: &Ip) {
+    if packet.version == IpVersion::V4 {
+        put(headers, packet.start + IPV4_CHECKSUM, 0);
+        let sum = Sum::of(headers.get(packet.start..packet.transport).unwrap_or_default());
+        put(headers, packet.start + IPV4_CHECKSUM, sum.checksum());
+    }
+}
+
 /// Puts `value` into the IPv4 header and corrects the header checksum, or leaves it as wrong as it is.
 pub fn replace_in_ipv4(headers: &mut [u8], packet: &Ip, offset: usize, value: u16) {
-    const CHECKSUM: usize = 10;
-    let (field, checksum) = (packet.start + offset, packet.start + CHECKSUM);
+    let (field, checksum) = (packet.start + offset, packet.start + IPV4_CHECKSUM);
     if let (Some(old), Some(sum)) = (u16_at(headers, field), u16_at(headers, checksum)) {
         put(headers, field, value);
         put(headers, checksum, update(sum, old, value));

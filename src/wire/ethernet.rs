@@ -5,6 +5,10 @@ pub const HEADER_LEN: usize = 14;
 /// TPID and TCI.
 pub const VLAN_TAG_LEN: usize = 4;
 
+/// Most bytes behind a packet that its frame can explain: padding to the least length of a frame (46 bytes), a frame check
+/// sequence, a trailer with the time at which a switch saw the frame.
+pub const MOST_TRAILER: usize = 64;
+
 /// Stands for this host where its address is not known: locally administered.
 pub const HOST: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 /// Stands for the other end where its address is not known: locally administered.

@@ -26,6 +26,7 @@ pub mod outer;
 pub mod outer_template;
 pub mod pcap;
 pub mod pcapng;
+mod pseudo_header;
 pub mod reassembly;
 pub mod segment;
 pub mod sequence;

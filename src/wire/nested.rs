@@ -48,6 +48,15 @@ impl Nested {
         &self.packets[..self.count]
     }
 
+    /// The same packets, all of which end at `end`, whatever their length fields say.
+    #[must_use]
+    pub fn ending_at(mut self, end: usize) -> Self {
+        for packet in &mut self.packets {
+            packet.end = end;
+        }
+        self
+    }
+
     /// The same packets in a buffer that lacks `bytes` bytes behind the outermost IP header.
     #[must_use]
     pub fn without(mut self, bytes: usize) -> Self {

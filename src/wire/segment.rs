@@ -3,22 +3,41 @@
 //!
 //! Every header of a piece is that of the packet, except: TCP sequence number (RFC 9293 section 3.1), FIN and PSH only
 //! on the last piece, CWR only on the first (RFC 3168 section 6.1.2; an Accurate ECN sender that needs CWR on all of
-//! them is indistinguishable here), the urgent pointer, all lengths, IPv4 identification + 1 for each piece and at each
-//! level, with DF too (Linux: `inet_gso_segment` in `net/ipv4/af_inet.c`), and all checksums.
+//! them is indistinguishable here), all lengths, IPv4 identification + 1 for each piece and at each level, with DF too
+//! (Linux: `inet_gso_segment` in `net/ipv4/af_inet.c`), and all checksums. The segments of a super-frame have its urgent
+//! pointer, as Linux writes them (`tcp_gso_segment` in `net/ipv4/tcp_offload.c`); the pieces of a packet that was on the
+//! wire all point to the byte that it points to.
+
+use std::ops::ControlFlow;
 
 use super::checksum::{ChecksumError, Sum};
-use super::edit::{HeaderBuffer, as_sent, checksum_field, put, replace_in_ipv4, saturated, write_length};
+use super::edit::{
+    HeaderBuffer, as_sent, checksum_field, finish_ipv4, lacks_ipv4_checksum, put, replace_in_ipv4, saturated,
+    write_length,
+};
 use super::gre;
 use super::layers::{Fragment, GRE, Ip, IpVersion, TCP, UDP, u16_at};
 use super::nested::{MOST_NESTED, Nested};
 use super::shim::Lengths;
 
-/// What a checksum field that holds the sum of the pseudo header means.
+/// What is known about the checksums of a packet that is to be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Partial {
-    /// The host left it to its hardware to finish: the pieces get the right checksum.
-    Unfinished,
-    /// It is as wrong as any other.
+    /// The kernel told that the packet is a super-frame: everything is as its own segmentation writes it, and every checksum
+    /// comes out right. The innermost transport checksum holds, where `innermost` says so, what is to be added to the sum
+    /// of header and payload, whichever addresses that is made of.
+    Told {
+        /// Whether `VIRTIO_NET_HDR_F_NEEDS_CSUM` was set.
+        innermost: bool,
+    },
+    /// A field that holds the sum of the pseudo header was left to the hardware to finish: the pieces get the right
+    /// checksum. Any other one is right, or stays as wrong as it is.
+    Unfinished {
+        /// Whether other systems than Linux may have left it: then the sum of a pseudo header without length (NDIS large
+        /// send offload) and an IPv4 header checksum of zero mean the same.
+        foreign: bool,
+    },
+    /// Such a field is as wrong as any other: the packet was on the wire.
     Wrong,
 }
 
@@ -36,6 +55,7 @@ pub struct Segmenter<'s, 'a> {
     /// The packet that has the payload.
     innermost: Ip,
     payload: &'a [u8],
+    partial: Partial,
 }
 
 impl<'s, 'a> Segmenter<'s, 'a> {
@@ -43,8 +63,8 @@ impl<'s, 'a> Segmenter<'s, 'a> {
     /// go on behind the packet's end.
     ///
     /// `None` when it must not be cut: its innermost packet is neither TCP nor UDP, has no payload, is a fragment, is not
-    /// there as a whole, is signed (TCP-AO, MD5), opens or resets a connection, or a tunnel header on the way numbers
-    /// its packets.
+    /// there as a whole, or a tunnel header on the way numbers its packets; nor, unless the kernel told that it is cut, when
+    /// it is signed (TCP-AO, MD5) or opens or resets a connection, or a GRE header has a checksum.
     pub fn new(
         buffer: &'s mut HeaderBuffer,
         headers: &[u8],
@@ -57,15 +77,20 @@ impl<'s, 'a> Segmenter<'s, 'a> {
         if payload.is_empty() || innermost.payload != Some(headers.len()) {
             return None;
         }
-        if innermost.protocol == TCP && !can_cut_tcp(headers.get(innermost.transport..)?) {
+        let is_told = matches!(partial, Partial::Told { .. });
+        if innermost.protocol == TCP && !is_told && !can_cut_tcp(headers.get(innermost.transport..)?) {
             return None;
         }
         let mut errors = [None; MOST_NESTED];
         for (error, packet) in errors.iter_mut().zip(nested.packets()) {
-            if packet.fragment != Fragment::Whole || packet.end != innermost.end || !can_repeat(headers, packet) {
+            if packet.fragment != Fragment::Whole
+                || packet.end != innermost.end
+                || !can_repeat(headers, packet, is_told)
+            {
                 return None;
             }
-            *error = transport_error(headers, packet, payload, partial);
+            let is_innermost = packet.start == innermost.start;
+            *error = transport_error(headers, packet, payload, partial, is_innermost);
         }
         let length = headers.len();
         let outermost = nested.packets().first()?;
@@ -73,37 +98,76 @@ impl<'s, 'a> Segmenter<'s, 'a> {
         let buffer = buffer.get_mut(..length)?;
         buffer.copy_from_slice(headers);
         let (headers, nested) = remove_jumbo_option(buffer, nested);
+        for packet in nested.packets() {
+            match partial {
+                Partial::Told { .. } => finish_ipv4(headers, packet),
+                Partial::Unfinished { foreign: true } if lacks_ipv4_checksum(headers, packet) => {
+                    finish_ipv4(headers, packet);
+                }
+                Partial::Unfinished { .. } | Partial::Wrong => {}
+            }
+        }
         let innermost = *nested.packets().last()?;
-        Some(Self { headers, nested, lengths, errors, innermost, payload })
+        Some(Self { headers, nested, lengths, errors, innermost, payload, partial })
     }
 
     /// Cuts the packet so that no piece has more than `limit` bytes from the frame's first byte to the end of the
     /// payload. Gives the headers, the payload and the outermost IP packet of each piece to `each`, in order, and
     /// returns how many there were; `None`, without a piece, when `limit` has no room for payload.
-    pub fn cut(self, limit: usize, each: impl FnMut(&[u8], &'a [u8], Ip)) -> Option<u64> {
-        let size = limit.checked_sub(self.headers.len())?;
-        self.cut_payload(size, each)
+    pub fn cut(self, limit: usize, mut each: impl FnMut(&[u8], &'a [u8], Ip)) -> Option<u64> {
+        let size = self.size_within(limit)?;
+        let offer = |head: &[u8], body, packet| {
+            each(head, body, packet);
+            ControlFlow::Continue(())
+        };
+        Some(self.cut_payload(size, offer))
     }
 
-    /// The same, with at most `size` bytes of payload in each piece.
-    pub fn cut_payload(mut self, size: usize, mut each: impl FnMut(&[u8], &'a [u8], Ip)) -> Option<u64> {
-        let outermost = *self.nested.packets().first()?;
-        // Behind a jumbogram or a BIG TCP packet stand ordinary ones, whose length has 16 bits.
+    /// How much payload a piece has that is at most `limit` bytes long, from the frame's first byte on. `None`: there is
+    /// no room for payload.
+    pub fn size_within(&self, limit: usize) -> Option<usize> {
+        self.within_packet(limit.checked_sub(self.headers.len())?)
+    }
+
+    /// `size`, or the payload of the largest packet: behind a jumbogram or a BIG TCP packet stand ordinary ones, whose
+    /// length has 16 bits. `None`: there is no room for payload.
+    pub fn within_packet(&self, size: usize) -> Option<usize> {
+        let outermost = self.nested.packets().first()?;
         let room = (outermost.start + usize::from(u16::MAX)).checked_sub(self.headers.len())?;
-        let size = Some(size.min(room)).filter(|&size| size > 0)?;
+        Some(size.min(room)).filter(|&size| size > 0)
+    }
+
+    /// How many pieces of `size` bytes of payload the packet becomes.
+    pub fn pieces(&self, size: usize) -> usize {
+        self.payload.len().div_ceil(size.max(1))
+    }
+
+    /// The transport protocol whose payload is cut.
+    pub fn protocol(&self) -> u8 {
+        self.innermost.protocol
+    }
+
+    /// Cuts the packet into [`pieces`](Self::pieces) of `size` bytes of payload, which [`within_packet`](Self::within_packet)
+    /// has allowed, until `each` breaks off. Returns how many there are.
+    pub fn cut_payload(mut self, size: usize, mut each: impl FnMut(&[u8], &'a [u8], Ip) -> ControlFlow<()>) -> u64 {
+        let all = self.pieces(size) as u64;
+        let Some(&outermost) = self.nested.packets().first() else { return 0 };
         let first = TcpStart::read(self.headers, &self.innermost);
         let (mut pieces, mut offset) = (0, 0);
-        for piece in self.payload.chunks(size) {
+        for piece in self.payload.chunks(size.max(1)) {
             let is_last = offset + piece.len() == self.payload.len();
             if let Some(first) = &first {
                 self.write_tcp(first, offset, is_last);
             }
             self.write_around(piece, pieces > 0);
-            each(self.headers, piece, Ip { end: self.headers.len() + piece.len(), ..outermost });
+            let packet = Ip { end: self.headers.len() + piece.len(), ..outermost };
+            if each(self.headers, piece, packet).is_break() {
+                break;
+            }
             offset += piece.len();
             pieces += 1;
         }
-        Some(pieces)
+        all
     }
 
     /// Sequence number, flags and urgent pointer of the piece at `offset` of the payload.
@@ -121,10 +185,10 @@ impl<'s, 'a> Segmenter<'s, 'a> {
         if offset > 0 {
             flags &= !CWR;
         }
-        // The pointer counts from the sequence number, so that every piece points to the same byte until it is past. The
-        // first piece keeps even a pointer to nothing: that is how somebody sent it.
+        // The pointer counts from the sequence number: the pieces of a packet that was on the wire point to the same byte
+        // until it is past. The first piece keeps even a pointer to nothing: that is how somebody sent it.
         let mut urgent = first.urgent;
-        if offset > 0 && flags & URG != 0 {
+        if self.partial == Partial::Wrong && offset > 0 && flags & URG != 0 {
             urgent = first.urgent.saturating_sub(saturated(offset));
             if urgent == 0 {
                 flags &= !URG;
@@ -151,6 +215,12 @@ impl<'s, 'a> Segmenter<'s, 'a> {
                 put(self.headers, field, 0);
                 let right = transport_sum(self.headers, packet, sum, end).checksum();
                 put(self.headers, field, as_sent(packet.protocol, error.put_on(right)));
+            }
+            if has_gre_checksum(self.headers, packet) {
+                let field = packet.transport + 4;
+                put(self.headers, field, 0);
+                let right = Sum::of(self.headers.get(packet.transport..).unwrap_or_default()).then(sum).checksum();
+                put(self.headers, field, right);
             }
         }
     }
@@ -208,21 +278,45 @@ fn can_cut_tcp(header: &[u8]) -> bool {
 }
 
 /// Whether every piece may have the same tunnel header as the packet: not with GRE sequence numbers, which only the
-/// sender could give out, nor with GRE checksums.
-fn can_repeat(headers: &[u8], packet: &Ip) -> bool {
-    packet.protocol != GRE
-        || u16_at(headers, packet.transport)
-            .is_some_and(|flags| flags & (gre::CHECKSUM_PRESENT | gre::SEQUENCE_PRESENT) == 0)
+/// sender could give out, and with GRE checksums only where the kernel told that it writes them.
+fn can_repeat(headers: &[u8], packet: &Ip, is_told: bool) -> bool {
+    let refused = if is_told { gre::SEQUENCE_PRESENT } else { gre::CHECKSUM_PRESENT | gre::SEQUENCE_PRESENT };
+    packet.protocol != GRE || u16_at(headers, packet.transport).is_some_and(|flags| flags & refused == 0)
+}
+
+/// Whether `packet` carries a GRE header with a checksum (RFC 2784 section 2.3).
+fn has_gre_checksum(headers: &[u8], packet: &Ip) -> bool {
+    packet.protocol == GRE && u16_at(headers, packet.transport).is_some_and(|flags| flags & gre::CHECKSUM_PRESENT != 0)
 }
 
 /// How wrong the transport checksum of `packet` is, at whose end stands `payload`. `None`: no checksum.
-fn transport_error(headers: &[u8], packet: &Ip, payload: &[u8], partial: Partial) -> Option<ChecksumError> {
+fn transport_error(
+    headers: &[u8],
+    packet: &Ip,
+    payload: &[u8],
+    partial: Partial,
+    is_innermost: bool,
+) -> Option<ChecksumError> {
     let checksum = u16_at(headers, checksum_field(packet)?)?;
-    let pseudo_header = Sum::pseudo_header(packet, headers, packet.protocol, packet.end - packet.transport);
-    match checksum {
-        0 if packet.protocol == UDP => None,
-        unfinished if partial == Partial::Unfinished && unfinished == pseudo_header.fold() => Some(ChecksumError::NONE),
-        _ => Some(transport_sum(headers, packet, Sum::of(payload), packet.end).error()),
+    let pseudo_header = |length| Sum::pseudo_header(packet, headers, packet.protocol, length);
+    let length = packet.end - packet.transport;
+    match partial {
+        Partial::Told { innermost: true } if is_innermost => {
+            // Linux takes the super-frame's length out of the field, and puts the segment's in. What it takes out for UDP
+            // is what the UDP header says (`__udp_gso_segment` in net/ipv4/udp_offload.c).
+            let length = if packet.protocol == UDP { u16_at(headers, packet.transport + 4)?.into() } else { length };
+            Some(pseudo_header(length).then_bytes(&(!checksum).to_be_bytes()).error())
+        }
+        _ if checksum == 0 && packet.protocol == UDP => None,
+        Partial::Told { .. } => Some(ChecksumError::NONE),
+        Partial::Unfinished { foreign }
+            if checksum == pseudo_header(length).fold() || foreign && checksum == pseudo_header(0).fold() =>
+        {
+            Some(ChecksumError::NONE)
+        }
+        Partial::Unfinished { .. } | Partial::Wrong => {
+            Some(transport_sum(headers, packet, Sum::of(payload), packet.end).error())
+        }
     }
 }
 

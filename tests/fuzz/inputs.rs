@@ -2,6 +2,7 @@
 //! asserts what has to hold for all of them.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,17 +19,18 @@ use farspan::daemon::control::{self, Answer, Command, Line};
 use farspan::daemon::http::{Request, Response, Status, exchange};
 use farspan::error::Explain;
 use farspan::flow::FlowKey;
-use farspan::frame::{Frame, InterfaceId, Offload};
+use farspan::frame::{Frame, InterfaceId, Offload, Unfinished};
 use farspan::kernel;
 use farspan::kernel::error_queue::Report;
 use farspan::kernel::underlay::{NextHop, Underlay};
 use farspan::ledger::{KernelDrops, Rewritten};
 use farspan::normalise::Normaliser;
-use farspan::quantity::{Dscp, Mtu, PortRange, Snaplen, Timestamp, Ttl, Vni, Weight};
+use farspan::quantity::{Dscp, Mtu, PortRange, SegmentLimit, Snaplen, Timestamp, Ttl, Vni, Weight};
 use farspan::session::Session;
 use farspan::source::{self, Readiness, Source};
 use farspan::wire::decapsulate::{DecapsulateError, Decapsulated, Rules};
 use farspan::wire::layers::{GRE, Layers, UDP};
+use farspan::wire::nested::Nested;
 use farspan::wire::reassembly::Reassembly;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -76,14 +78,29 @@ pub fn netlink(bytes: &[u8]) {
     }
 }
 
-/// A block of a packet ring; its frames are made wire-true with what it says of their offloads.
+/// A block of a packet ring; its frames are made wire-true with what it says of their offloads. However small it says that
+/// segments are, the work has a bound.
 pub fn ring_block(bytes: &[u8]) {
     let mut block = bytes.to_vec();
-    let mut frames = 0;
+    let (mut frames, mut most) = (0, 0);
+    let mut wire_frames = 0;
     let left = source::frames_of_block(&mut block, &mut |frame| {
         frames += 1;
-        normalise(frame);
+        let made = normalise(frame);
+        most = most.max(made);
+        wire_frames += made;
+        if let Offload::Exact(Unfinished { segment: Some(size), .. }) = frame.offload
+            && size.get() < 8
+            && made > 64
+        {
+            // Only UDP has so many segments that are so small.
+            let packet = Layers::parse(frame.bytes).ip.unwrap();
+            let nested = Nested::within(frame.bytes, packet);
+            assert!(nested.packets().iter().any(|packet| packet.protocol == UDP));
+        }
     });
+    assert!(most <= u64::from(SegmentLimit::DEFAULT.value()), "one frame became {most}");
+    assert!(wire_frames <= u64::from(frames) * u64::from(SegmentLimit::DEFAULT.value()));
     let promised = bytes.get(12..16).map_or(0, |count| u32::from_ne_bytes(count.try_into().unwrap()));
     assert_eq!(frames + left, promised);
 }
@@ -96,7 +113,8 @@ pub fn wire(bytes: &[u8]) {
     }
 }
 
-fn normalise(frame: &Frame<'_>) {
+/// Makes a frame wire-true, and returns how many wire frames it became.
+fn normalise(frame: &Frame<'_>) -> u64 {
     let layers = Layers::parse(frame.bytes);
     let flow = FlowKey::PUBLIC.flow(frame.bytes, &layers);
     let (mut out, mut pieces) = (vec![0; 1 << 18], 0);
@@ -104,8 +122,10 @@ fn normalise(frame: &Frame<'_>) {
         pieces += 1;
         wire.copy_to(&mut out[..wire.len()]);
         assert_eq!(wire.layers.ethertype, layers.ethertype);
+        ControlFlow::Continue(())
     });
     assert_eq!(given.unwrap_or(0), pieces);
+    pieces
 }
 
 /// The payload of a tunnel, as each kind of socket gives it, as an IP packet of a file has it, and in an Ethernet frame.
@@ -218,6 +238,7 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
             enabled: asks(6),
             mtu: Mtu::ETHERNET,
             truncate: asks(7).then(|| Snaplen::new(96).unwrap()),
+            max_segments: Some(SegmentLimit::DEFAULT),
         },
         spread: Spread::Replicate,
         destinations: vec![

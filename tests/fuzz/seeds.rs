@@ -10,7 +10,15 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     captures.extend(frames.iter().map(|frame| listed(&[frame.clone(), frame.clone()])));
     captures.push(listed(&[&tunnels[..], &tunnels].concat()));
     vec![
-        ("ring_block", vec![block(&frames, [0; 10]), block(&frames, SEGMENT), block(&tunnels, CHECKSUM)]),
+        (
+            "ring_block",
+            vec![
+                block(&frames, [0; 10]),
+                block(&frames, SEGMENT),
+                block(&frames, TINY_SEGMENT),
+                block(&tunnels, CHECKSUM),
+            ],
+        ),
         ("wire", [&frames[..], &tunnels].concat()),
         (
             "tunnel",
@@ -75,6 +83,8 @@ fn netlink() -> Vec<Vec<u8>> {
 
 /// `virtio_net_hdr` (`linux/virtio_net.h`): TCP over IPv4 in segments of 100 bytes, its checksum partial.
 const SEGMENT: [u8; 10] = [1, 1, 54, 0, 100, 0, 34, 0, 16, 0];
+/// The same in segments of one byte.
+const TINY_SEGMENT: [u8; 10] = [1, 1, 54, 0, 1, 0, 34, 0, 16, 0];
 /// The same without segmentation.
 const CHECKSUM: [u8; 10] = [1, 0, 0, 0, 0, 0, 34, 0, 6, 0];
 

@@ -38,7 +38,7 @@ impl OuterFile {
     /// As for a file of frames.
     pub fn open(plan: &FilePlan, receiver: Receiver, reorder: Option<Duration>) -> Result<Self, SourceError> {
         // Filter and normalise are for the frames inside.
-        let untouched = NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None };
+        let untouched = NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None, max_segments: None };
         let outer = Replay::open(plan, "", &untouched)?;
         let reorder = Reorder::new(reorder);
         Ok(Self { outer, inside: Inside { receiver, reassembly: Reassembly::default(), given_up: 0, reorder } })
