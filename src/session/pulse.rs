@@ -87,9 +87,7 @@ mod tests {
     #[test]
     fn the_ledger_is_published_inside_a_turn() {
         let (mut pulse, published, _stop) = pulse(Duration::MAX);
-        let mut ledger = Ledger::default();
-        ledger.captured = 7;
-        ledger.offered = 7;
+        let ledger = Ledger { captured: 7, offered: 7, ..Ledger::default() };
         assert!(count(&mut pulse, STRIDE - 1, &ledger).is_continue());
         assert_eq!(published.read().captured, 0);
         assert!(count(&mut pulse, 1, &ledger).is_continue());

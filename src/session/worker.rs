@@ -544,12 +544,14 @@ fn is_due(last: &mut Option<Instant>, now: Instant, interval: Duration) -> bool 
 #[cfg(test)]
 mod tests {
     use std::io::{self, PipeReader, Write as _};
+    use std::num::NonZeroU16;
     use std::os::fd::{AsFd as _, BorrowedFd};
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::super::testing;
     use super::*;
     use crate::error::Explain;
+    use crate::frame::{At, Offload, Unfinished};
     use crate::ledger::Ledger;
     use crate::source::SourceError;
 
@@ -740,6 +742,49 @@ mod tests {
         let asked = Instant::now();
         assert!(captured_after_a_stop(u32::MAX) > 0);
         assert!(asked.elapsed() >= MOST_GRACE, "it may be only behind");
+    }
+
+    /// A super-frame of 530 segments.
+    struct SuperFrame;
+
+    impl Source for SuperFrame {
+        fn drain(
+            &mut self,
+            _: Instant,
+            _: usize,
+            each: &mut dyn FnMut(&Frame<'_>),
+        ) -> Result<Readiness, Box<dyn Explain>> {
+            const SIZE: u16 = 500;
+            let mut bytes = Vec::new();
+            let headers = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 7], [192, 0, 2, 8], 64);
+            headers.tcp(40_000, 80, 1, 1000).ack(1).write(&mut bytes, &[0x5a; 60]).unwrap();
+            bytes.resize(54 + 530 * usize::from(SIZE), 0x5a);
+            let checksum = Some(At { start: 34, offset: 16 });
+            let offload = Offload::Exact(Unfinished { segment: NonZeroU16::new(SIZE), checksum });
+            let wire_len = u32::try_from(bytes.len()).unwrap();
+            each(&Frame { bytes: &bytes, wire_len, offload, ..testing::FRAME });
+            Ok(Readiness::Ended)
+        }
+
+        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn kernel_drops(&mut self) -> KernelDrops {
+            KernelDrops::default()
+        }
+    }
+
+    #[test]
+    fn a_session_that_ends_inside_a_super_frame_has_a_whole_ledger() {
+        let contact = testing::contact();
+        contact.stop.hurry();
+        testing::worker(vec![Box::new(SuperFrame)], &contact, None).run();
+        let ledger = contact.published.read();
+        assert_eq!(ledger.balance(), Ok(()));
+        let stopping = ledger.not_normalised[DropReason::Stopping];
+        assert_eq!((ledger.captured, ledger.segments_added, ledger.offered + stopping), (1, 529, 530));
+        assert!(stopping > 0 && ledger.destinations[0].sent == ledger.offered, "{ledger:?}");
     }
 
     #[test]

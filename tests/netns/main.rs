@@ -42,6 +42,8 @@ mod shims;
 mod spread;
 mod stacked_routes;
 mod status;
+mod super_frames;
 mod tap;
 mod trust;
+mod vnet;
 mod workers;
