@@ -2,6 +2,8 @@
 //!
 //! Written by hand because every frame pays for it: a few nanoseconds. etherparse is its oracle in the tests.
 
+use std::net::IpAddr;
+
 use super::{ethernet, shim};
 
 /// `EtherType` of IPv4.
@@ -195,6 +197,17 @@ impl Ip {
             IpVersion::V6 => (self.start + 8, 16),
         };
         bytes[first..first + 2 * length].split_at(length)
+    }
+
+    /// The same as values.
+    pub fn address_pair(&self, bytes: &[u8]) -> [IpAddr; 2] {
+        let (source, destination) = self.addresses(bytes);
+        [source, destination].map(|octets| match (<[u8; 4]>::try_from(octets), <[u8; 16]>::try_from(octets)) {
+            (Ok(octets), _) => octets.into(),
+            (_, Ok(octets)) => octets.into(),
+            // Neither has another length.
+            _ => IpAddr::from([0; 4]),
+        })
     }
 
     /// Source and destination port of TCP, UDP or SCTP, unless this is a fragment without them.

@@ -20,6 +20,7 @@ pub mod ip_fragment;
 pub mod jmirror;
 pub mod layers;
 pub mod nested;
+pub mod nesting;
 #[cfg(test)]
 pub(crate) mod oracle;
 pub mod outer;
