@@ -38,6 +38,7 @@ pub mod spool;
 
 pub mod destination;
 pub mod ledger;
+pub mod lengths;
 pub mod normalise;
 pub mod select;
 pub mod session;

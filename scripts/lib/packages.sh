@@ -12,6 +12,7 @@ test_packages=(
     nginx-light dnsmasq-base openssl    # servers
     curl bind9-dnsutils iperf3          # clients
     openvswitch-switch                  # GRE, ERSPAN and Geneve endpoints that are not ours
+    nftables                            # a host that rewrites source addresses
     tmux                                # a terminal for farspan top
     python3 jq shellcheck
 )

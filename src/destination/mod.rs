@@ -43,6 +43,7 @@ use crate::config::plan::{DestinationPlan, End};
 use crate::error::Explain;
 use crate::frame::{InterfaceId, WireFrame};
 use crate::ledger::{DestinationLedger, DropReason, Ledger};
+use crate::lengths::Lengths;
 use crate::select::account::Account;
 use crate::wire::carrier::OwnTunnel;
 use capture_file::CaptureFile;
@@ -265,6 +266,17 @@ impl Destinations {
     /// What the session's own datagrams look like on the underlay.
     pub fn own_tunnels(&self) -> Vec<OwnTunnel> {
         self.all.iter().filter_map(Destination::own_tunnel).cloned().collect()
+    }
+
+    /// The lengths of the datagrams that left through tunnels since the last time.
+    pub fn take_lengths(&mut self) -> Lengths {
+        let mut sent = Lengths::default();
+        for destination in &mut self.all {
+            if let Destination::Tunnel(tunnel) = destination {
+                tunnel.take_lengths(&mut sent);
+            }
+        }
+        sent
     }
 
     /// When a frame in flight, or a file whose time ends, must be looked at again, if any.

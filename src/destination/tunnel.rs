@@ -24,6 +24,7 @@ use crate::frame::{InterfaceId, WireFrame};
 use crate::kernel::capabilities::Capability;
 use crate::kernel::underlay::Underlay;
 use crate::ledger::{DestinationLedger, DropReason, IcmpReports};
+use crate::lengths::Lengths;
 use crate::select::account::{Account, Sent};
 use crate::wire::carrier::OwnTunnel;
 use crate::wire::pcapng::Interface;
@@ -54,6 +55,8 @@ struct Outbox {
     engine: Box<dyn Transmit>,
     /// The dry run has none: nobody needs to answer it.
     gate: Option<NextHopGate>,
+    /// Lengths of what was given to the engine since they were taken.
+    lengths: Lengths,
     /// When the engine must be asked for fates again.
     unsettled_until: Option<Instant>,
     patience: Patience,
@@ -141,6 +144,11 @@ impl Tunnel {
         }
     }
 
+    /// Adds the lengths of the datagrams since the last time to `sent`, in bytes of outer IP packets.
+    pub fn take_lengths(&mut self, sent: &mut Lengths) {
+        sent.extend(&std::mem::take(&mut self.outbox.lengths));
+    }
+
     /// Whether nothing can leave any more: it is a dry run into a pipe whose reader has ended.
     pub fn is_closed(&self) -> bool {
         self.outbox.engine.is_closed()
@@ -202,8 +210,10 @@ impl Outbox {
     /// Gives the frame to the engine, if that has room.
     fn try_push(&mut self, frame: &WireFrame<'_>, cut: bool) -> bool {
         let bucket = frame.flow.bucket(self.buckets);
-        let header = self.engine.push(self.encapsulator.header_len(), frame, bucket, cut);
-        header.map(|header| self.encapsulator.write(frame, header)).is_some()
+        let Some(header) = self.engine.push(self.encapsulator.header_len(), frame, bucket, cut) else { return false };
+        self.encapsulator.write(frame, header);
+        self.lengths.note(self.overhead + frame.len());
+        true
     }
 
     /// Lets the batch go, keeps the beginning of it, or drops it, as the next hop allows.
@@ -252,6 +262,7 @@ impl Tunnel {
             overhead: outer_len(&plan.encapsulation, underlay.remote()) + encapsulator.header_len(),
             buckets: u32::try_from(sources.len()).unwrap_or(u32::MAX),
             engine,
+            lengths: Lengths::default(),
             unsettled_until: None,
             gate: is_live.then(|| NextHopGate::new(Arc::clone(underlay), patience)),
             patience,

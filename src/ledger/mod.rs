@@ -49,6 +49,8 @@ pub struct Ledger {
     pub senders: Senders,
     /// How long live frames took.
     pub delays: Delays,
+    /// How many workers are throttled because their output comes back: a state, not a counter.
+    pub loop_alarm: u64,
 }
 
 /// How many destinations get an offered frame.

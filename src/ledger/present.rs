@@ -53,6 +53,9 @@ struct Json<'a> {
     /// Only of live frames.
     #[serde(skip_serializing_if = "Delays::is_empty")]
     delay: Delays,
+    /// Only while there is one.
+    #[serde(skip_serializing_if = "is_zero")]
+    loop_alarm: u64,
 }
 
 impl<'a> Json<'a> {
@@ -69,6 +72,7 @@ impl<'a> Json<'a> {
             destinations: &ledger.destinations,
             senders: ledger.senders.rows(),
             delay: ledger.delays,
+            loop_alarm: ledger.loop_alarm,
         }
     }
 }
@@ -103,6 +107,7 @@ impl fmt::Display for Table<'_> {
             let [median, most] = [median, most].map(|delay| format!("{:.1} ms", delay.as_secs_f64() * 1e3));
             writeln!(f, "  {:<20}{median:>12}  half of the frames at most; 99 of 100 at most {most}", "delay")?;
         }
+        some(f, "LOOP ALARM", ledger.loop_alarm, "workers throttled: what the session sends comes back to it")?;
         for account in &ledger.destinations {
             destination(f, account)?;
         }

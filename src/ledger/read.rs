@@ -23,6 +23,7 @@ struct Json {
     destinations: Vec<DestinationLedger>,
     senders: Vec<SenderLedger>,
     delay: Delays,
+    loop_alarm: u64,
 }
 
 impl<'de> Deserialize<'de> for Ledger {
@@ -44,6 +45,7 @@ impl<'de> Deserialize<'de> for Ledger {
             },
             rewritten: json.rewritten,
             delays: json.delay,
+            loop_alarm: json.loop_alarm,
             ..Self::default()
         };
         ledger.senders.update(|rows| *rows = json.senders);

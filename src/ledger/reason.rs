@@ -63,6 +63,9 @@ reasons! {
     OwnTraffic, "own_traffic", Policy,
         "the frame carries one of farspan's own tunnels, or an ICMP error about one",
         "none needed: mirroring the mirror would never end";
+    Loop, "loop", Policy,
+        "the frame contains one of farspan's own tunnels inside another tunnel or a relay's datagram, or more than 8 tunnels",
+        "end the loop: the log names the host or relay and the filter to add";
     Filtered, "filtered", Policy,
         "the frame inside the tunnel does not match the filter",
         "none needed: the filter says so";
@@ -81,6 +84,9 @@ reasons! {
     NoTunnel, "no_tunnel", Policy,
         "the packet of the capture file carries no VXLAN, Geneve, GRE, ERSPAN, TZSP, HP ERM or Jmirror",
         "none needed; if it is VXLAN on another port, name it: --from vxlan://0.0.0.0:PORT";
+    LoopThrottled, "loop_throttled", Loss,
+        "most captured frames are the session's own output that comes back encrypted, so it sends ten frames per second",
+        "end the loop: leave the tunnel that the log names out of the capture with a filter";
     TooShort, "too_short", Loss,
         "the frame is shorter than an Ethernet header",
         "look at the sender or the capture file: such a frame cannot be mirrored";

@@ -19,7 +19,8 @@ impl Ledger {
         // Streams that both know are one, where those of two workers are two.
         let mut senders = std::mem::take(&mut self.senders);
         senders.go_on_from(&earlier.senders);
-        *self += &Self { senders: Senders::default(), ..earlier.clone() };
+        // What an earlier run was warned of is not this one's state.
+        *self += &Self { senders: Senders::default(), loop_alarm: 0, ..earlier.clone() };
         self.senders = senders;
     }
 }
@@ -42,6 +43,7 @@ impl AddAssign<&Self> for Ledger {
             rewritten,
             senders,
             delays,
+            loop_alarm,
         } = other;
         self.captured += captured;
         self.not_selected = &self.not_selected + not_selected;
@@ -54,6 +56,7 @@ impl AddAssign<&Self> for Ledger {
         self.rewritten = self.rewritten + *rewritten;
         self.senders.append(senders);
         self.delays = self.delays + *delays;
+        self.loop_alarm += loop_alarm;
     }
 }
 

@@ -5,6 +5,8 @@
 
 pub mod account;
 pub mod all_tunnels;
+pub mod feedback;
+pub mod mirror_loop;
 pub mod own_traffic;
 pub mod sample;
 pub mod shed;
@@ -14,6 +16,8 @@ use crate::flow::{FlowHash, FlowKey};
 use crate::frame::{Frame, Place};
 use crate::ledger::DropReason;
 use crate::wire::layers::Layers;
+use feedback::Feedback;
+use mirror_loop::MirrorLoop;
 use own_traffic::{OwnTraffic, Sighting};
 use sample::Sample;
 use shed::Shed;
@@ -35,6 +39,9 @@ pub struct Selector {
     place: Place,
     /// Decides, as the hash of each flow, what is sampled, shed and balanced.
     key: FlowKey,
+    mirror_loop: MirrorLoop,
+    /// `None`: nothing that is sent can come back.
+    feedback: Option<Feedback>,
     /// `None`: every frame.
     sample: Option<Sample>,
     /// `None`: nothing is limited.
@@ -44,7 +51,20 @@ pub struct Selector {
 impl Selector {
     /// A selector that keeps what `sample` says, but never our own tunnels. `key` is the key of the flow hash.
     pub fn new(own_traffic: OwnTraffic, key: FlowKey, sample: SamplePlan) -> Self {
-        Self { own_traffic, place: Place::default(), key, sample: Sample::of(sample), shed: None }
+        let (mirror_loop, feedback) = (MirrorLoop::default(), None);
+        let place = Place::default();
+        Self { own_traffic, place, key, mirror_loop, feedback, sample: Sample::of(sample), shed: None }
+    }
+
+    /// The same, which also recognises loops: by the content of frames, and with `has_feedback` by what the session sends.
+    #[must_use]
+    pub fn watching(self, mirror_loop: MirrorLoop, has_feedback: bool) -> Self {
+        Self { mirror_loop, feedback: has_feedback.then(Feedback::default), ..self }
+    }
+
+    /// What watches whether the output comes back, if anything does.
+    pub fn feedback_mut(&mut self) -> Option<&mut Feedback> {
+        self.feedback.as_mut()
     }
 
     /// Has flows left out from now on when there are too many: claims the memory for it.
@@ -70,6 +90,7 @@ impl Selector {
     /// Learns what changed around the session since the last turn.
     pub fn catch_up(&mut self) {
         self.own_traffic.catch_up();
+        self.mirror_loop.catch_up();
     }
 
     /// Decides about one frame.
@@ -89,11 +110,17 @@ impl Selector {
             return Verdict::Drop(reason);
         }
         let flow = self.key.flow(frame.bytes, layers);
+        if let Some(reason) = self.mirror_loop.judge(frame, layers, flow) {
+            return Verdict::Drop(reason);
+        }
         if self.sample.as_mut().is_some_and(|sample| !sample.keeps(flow)) {
             return Verdict::Drop(DropReason::SampledOut);
         }
         if self.shed.as_mut().is_some_and(|shed| !shed.admits(flow, frame.bytes, layers)) {
             return Verdict::Drop(DropReason::Shed);
+        }
+        if self.feedback.as_mut().is_some_and(|feedback| !feedback.admits(frame, layers)) {
+            return Verdict::Drop(DropReason::LoopThrottled);
         }
         Verdict::Keep(flow)
     }

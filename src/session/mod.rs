@@ -45,6 +45,7 @@ use crate::quantity::{Mtu, Workers};
 use crate::select::Selector;
 use crate::select::account::Sightings;
 use crate::select::all_tunnels::{AllTunnels, Entry};
+use crate::select::mirror_loop::{LoopNotices, MirrorLoop};
 use crate::select::own_traffic::OwnTraffic;
 use crate::source::{self, Interface, Progress};
 use crate::wire::carrier::OwnTunnel;
@@ -136,12 +137,13 @@ impl Session {
         let sightings = Sightings::default();
 
         let failures = Failures::default();
+        let loop_notices = LoopNotices::default();
         let (returns, follower) = follower(plan, &opened.interfaces, &failures, around.stays).unzip();
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let destinations = destinations.spread_by(spread).telling(around.errors.clone());
-            let path = path_to(destinations, plan, &around.all_tunnels, &sightings, delay);
+            let path = path_to(destinations, plan, &around.all_tunnels, &sightings, &loop_notices, delay);
             let contact =
                 Contact::open(path.ledger.clone(), failures.clone(), returns.clone()).map_err(no_resources)?;
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
@@ -255,14 +257,22 @@ fn path_to(
     plan: &SessionPlan,
     all_tunnels: &AllTunnels,
     sightings: &Sightings,
+    loop_notices: &LoopNotices,
     delay: Duration,
 ) -> Path {
     // What files and TAP devices get is sent to nobody: whoever checks a tunnel sees it there.
     let sends = plan.destinations.iter().any(|destination| destination.live_tunnel().is_some());
-    let sightings = (plan.workers() > Workers::LEAST).then(|| sightings.clone());
-    let own = if sends { OwnTraffic::following(all_tunnels).sharing(sightings) } else { OwnTraffic::default() };
+    let selector = if sends {
+        let sightings = (plan.workers() > Workers::LEAST).then(|| sightings.clone());
+        let own_traffic = OwnTraffic::following(all_tunnels).sharing(sightings);
+        let is_live = matches!(plan.source, SourcePlan::Live(_));
+        let mirror_loop = MirrorLoop::following(all_tunnels, loop_notices.clone());
+        Selector::new(own_traffic, flow_key(plan), plan.sample).watching(mirror_loop, is_live)
+    } else {
+        Selector::new(OwnTraffic::default(), flow_key(plan), plan.sample)
+    };
     Path {
-        selector: Selector::new(own, flow_key(plan), plan.sample),
+        selector,
         normaliser: Normaliser::new(plan.normalise.truncate)
             .admitting(Admission::new(plan.normalise.max_segments, delay))
             .of_foreign(!matches!(plan.source, SourcePlan::Live(_))),

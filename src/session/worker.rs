@@ -19,6 +19,7 @@ use crate::frame::Frame;
 use crate::ledger::{DropReason, KernelDrops};
 use crate::quantity::Timestamp;
 use crate::select::account::Sightings;
+use crate::select::feedback;
 use crate::source::{self, Readiness, Source};
 
 /// How long a source that is not wanted any more may have frames, which the kernel may have captured while it was.
@@ -206,6 +207,7 @@ impl Worker {
                 self.found_at = Some(now);
             }
             self.settle(now, self.found);
+            self.watch_feedback();
             self.tell_use(now);
 
             if self.contact.stop.is_requested() && stop_by.is_none() {
@@ -228,8 +230,11 @@ impl Worker {
                 }
             });
         }
+        self.path.selector.catch_up();
         self.path.destinations.finish(now, &mut self.path.ledger);
         self.ask_kernel(true);
+        // A state, and there is nothing any more that could be in it.
+        self.path.ledger.loop_alarm = 0;
         self.contact.published.update(&self.path.ledger);
     }
 
@@ -265,6 +270,49 @@ impl Worker {
     fn follow_window(&mut self, now: Instant) {
         if let (Some(governed), Some(shed)) = (&mut self.governed, self.path.selector.shed_mut()) {
             governed.follow(now, &self.path.ledger, shed);
+        }
+    }
+
+    /// Looks whether what the turn captured is what the session sent, and pauses where that has to be tried.
+    fn watch_feedback(&mut self) {
+        let Path { selector, destinations, ledger, .. } = &mut self.path;
+        let Some(feedback) = selector.feedback_mut() else { return };
+        let sent = destinations.take_lengths();
+        // The frames' clock is the wall clock; only a turn with frames has news.
+        if self.found == 0 && sent.is_empty() && !feedback.is_testing() {
+            return;
+        }
+        match feedback.end_turn(Timestamp::now().nanos(), &sent) {
+            feedback::Order::GoOn => {}
+            feedback::Order::Pause(pause) => self.pause(pause),
+            feedback::Order::Raise(alarm) => {
+                ledger.loop_alarm = 1;
+                tracing::error!("{alarm}");
+            }
+            feedback::Order::Clear => {
+                ledger.loop_alarm = 0;
+                tracing::warn!("the mirror loop has ended: the session sends every frame again");
+            }
+        }
+    }
+
+    /// Leaves frames in the capture buffers for so long, unless somebody wants something of the worker.
+    fn pause(&mut self, pause: Duration) {
+        /// How soon a stop request or an order is seen.
+        const STEP: Duration = Duration::from_millis(5);
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            if self.contact.stop.is_requested() || self.contact.orders.are_waiting() {
+                if let Some(feedback) = self.path.selector.feedback_mut() {
+                    feedback.cancel();
+                }
+                return;
+            }
+            std::thread::sleep(left.min(STEP));
         }
     }
 

@@ -18,7 +18,7 @@ const MOST_STEPS: u32 = 96;
 pub struct Level {
     /// The packet. Offsets count from the frame's first byte.
     pub packet: Ip,
-    /// The number of IP tunnels around it: 0 for the outermost packet. VLAN tags, MPLS and PPPoE are no tunnels here.
+    /// The number of IP tunnels around it: 0 for the outermost packet. VLAN tags, MPLS and `PPPoE` are no tunnels here.
     pub tunnels: usize,
     /// Whether the packet, or one around it, is only quoted in an ICMP error.
     pub is_quoted: bool,

@@ -26,11 +26,14 @@ use farspan::kernel::underlay::{NextHop, Underlay};
 use farspan::ledger::{KernelDrops, Rewritten};
 use farspan::normalise::Normaliser;
 use farspan::quantity::{Dscp, Mtu, PortRange, SegmentLimit, Snaplen, Timestamp, Ttl, Vni, Weight};
+use farspan::select::mirror_loop::MirrorLoop;
 use farspan::session::Session;
 use farspan::source::{self, Readiness, Source};
+use farspan::wire::carrier::{Carrier, OwnTunnel};
 use farspan::wire::decapsulate::{DecapsulateError, Decapsulated, Rules};
 use farspan::wire::layers::{GRE, Layers, UDP};
 use farspan::wire::nested::Nested;
+use farspan::wire::nesting::{self, Walk};
 use farspan::wire::reassembly::Reassembly;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -111,6 +114,26 @@ pub fn wire(bytes: &[u8]) {
     for (wire_len, offload) in [(bytes.len(), Offload::Whole), (bytes.len(), unknown), (bytes.len() + 10, unknown)] {
         normalise(&frame(bytes, wire_len, offload));
     }
+    nested(bytes);
+}
+
+/// What is inside a frame, and whether it is a mirror loop.
+fn nested(bytes: &[u8]) {
+    let layers = Layers::parse(bytes);
+    let mut levels = 0;
+    for level in Walk::new(bytes) {
+        level.packet.address_pair(bytes);
+        assert!(level.tunnels <= levels, "no packet is in more tunnels than there are packets around it");
+        levels += 1;
+    }
+    assert!(levels < 2 || nesting::is_worth_a_walk(bytes, &layers));
+    let own = OwnTunnel {
+        local: [192, 0, 2, 1].into(),
+        remote: [192, 0, 2, 2].into(),
+        carrier: Carrier::Udp { sources: vec![4000], destination: 4789, vnis: vec![Vni::MAX] },
+    };
+    let flow = FlowKey::PUBLIC.flow(bytes, &layers);
+    MirrorLoop::new(vec![own]).judge(&frame(bytes, bytes.len(), Offload::Whole), &layers, flow);
 }
 
 /// Makes a frame wire-true, and returns how many wire frames it became.

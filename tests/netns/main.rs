@@ -26,6 +26,7 @@ mod hotplug;
 mod ids;
 mod law;
 mod limits;
+mod loops;
 mod many_sessions;
 mod marks;
 mod merging;

@@ -219,6 +219,15 @@ pub const FAMILIES: &[Family] = &[
         |scene, samples| each_session(scene, |session| samples.add_delays([&session.name], &session.ledger.delays)),
     ),
     family(
+        "farspan_loop_alarm",
+        Kind::Gauge,
+        SESSION,
+        "1 while a session is throttled because most frames that it captures are its own output, else 0.",
+        |scene, samples| {
+            each_session(scene, |session| samples.add([&session.name], u8::from(session.ledger.loop_alarm > 0)));
+        },
+    ),
+    family(
         "farspan_session_state",
         Kind::Gauge,
         &["session", "state"],
