@@ -508,8 +508,7 @@ fn a_pipe_that_falls_silent_does_not_keep_a_session_from_ending() {
     let mut ledger = String::new();
     child.stdout.take().unwrap().read_to_string(&mut ledger).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("a pipe gave or took no frame"), "{output:?}");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
     let ledger = json(ledger.as_bytes());
     assert_eq!((&ledger["captured"], &ledger["destinations"][0]["sent"]), (&3.into(), &3.into()));
 }

@@ -264,7 +264,7 @@ fn wrong_sources_are_told_with_place_and_hint() {
         (&["--from", "file:", "--tag", "vlan"], 2, "`file:` needs the name of a capture file"),
         (&["--from", "file:a.pcap", "--buffer", "2MiB"], 2, "`buffer` is for"),
         (&["--from", "file:missing.pcap"], 66, "cannot read the capture file `missing.pcap`"),
-        (&["--from", "file:a.pcap", "--from", "file:b.pcap"], 2, "from one capture file"),
+        (&["--from", "file:-", "--from", "file:-"], 2, "standard input (-) can be read only once"),
         (&["--strict"], 2, "nothing to mirror"),
     ] {
         let output = farspan(folder.path(), &[&["receive", "--to", "pcap:x.pcap"], arguments].concat());

@@ -14,6 +14,7 @@ test_packages=(
     openvswitch-switch                  # GRE, ERSPAN and Geneve endpoints that are not ours
     nftables                            # a host that rewrites source addresses
     tmux                                # a terminal for farspan top
+    gzip zstd xz-utils bzip2            # compressed capture files
     python3 jq shellcheck
 )
 

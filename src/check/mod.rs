@@ -27,7 +27,7 @@ pub mod workers;
 pub mod xdp;
 
 use crate::config::local_end::CaptureFilePlan;
-use crate::config::plan::{DestinationPlan, End, SessionPlan, TransmitPlan, TunnelPlan};
+use crate::config::plan::{DestinationPlan, End, FilePlan, SessionPlan, TransmitPlan, TunnelPlan};
 use crate::destination::missing_ids;
 use crate::destination::shared_file::CannotCreate;
 use crate::error::{Explain, Problems};
@@ -60,7 +60,7 @@ pub async fn check(plan: &SessionPlan) -> (Report, Vec<Box<dyn Explain>>) {
 /// Opens the session's sources with their filter and closes them again; says what their interfaces are called.
 fn open_sources(plan: &SessionPlan) -> Result<Vec<String>, Problems> {
     // Opening a pipe would take from it what the session is to read.
-    if plan.source.file().is_some_and(|plan| plan.file.is_pipe()) {
+    if plan.source.file().is_some_and(FilePlan::has_pipe) {
         return Ok(Vec::new());
     }
     let opened = source::open(plan)?;

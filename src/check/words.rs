@@ -11,8 +11,8 @@ use super::report::Statement;
 use super::traffic::{Traffic, bits_in_words};
 use super::workers;
 use crate::config::plan::{
-    Decap, DestinationPlan, Encapsulation, End, Fit, Ids, LivePlan, OuterPackets, Pace, SessionPlan, SourcePlan, Tag,
-    TransmitPlan, TunnelPlan, TunnelsPlan,
+    Decap, DestinationPlan, Encapsulation, End, FilePlan, Fit, Ids, LivePlan, OuterPackets, Pace, SessionPlan,
+    SourcePlan, Tag, TransmitPlan, TunnelPlan, TunnelsPlan,
 };
 use crate::destination::encapsulate::overhead;
 use crate::kernel::underlay::{NextHop, Underlay};
@@ -23,7 +23,7 @@ pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
     let mut said = match &plan.source {
         SourcePlan::Live(live) => live_source(live, facts),
         SourcePlan::File(file) => {
-            vec![Statement::new("from", format!("{}, {}", file.file, pace(file.pace)))]
+            vec![Statement::new("from", files_in_words(file))]
         }
         SourcePlan::Tunnels(tunnels) => tunnel_source(tunnels),
     };
@@ -72,14 +72,23 @@ fn live_source(live: &LivePlan, facts: &Facts) -> Vec<Statement> {
     said
 }
 
+fn files_in_words(plan: &FilePlan) -> String {
+    let names: Vec<String> = plan.files.iter().map(ToString::to_string).collect();
+    let merged = if names.len() > 1 { ", merged by timestamp" } else { "" };
+    let pause = plan
+        .longest_pause
+        .map_or_else(String::new, |most| format!(", pauses of {} at most", humantime::format_duration(most)));
+    format!("{}{merged}, {}{pause}", names.join(", "), pace(plan.pace))
+}
+
 fn tunnel_source(tunnels: &TunnelsPlan) -> Vec<Statement> {
     let endpoints: Vec<&str> = tunnels.endpoints.iter().map(|endpoint| endpoint.written.as_str()).collect();
     let from = match &tunnels.outer {
         OuterPackets::Sockets { .. } => endpoints.join(", "),
         OuterPackets::File(file) if endpoints.is_empty() => {
-            format!("every tunnel in {}, {}", file.file, pace(file.pace))
+            format!("every tunnel in {}", files_in_words(file))
         }
-        OuterPackets::File(file) => format!("{} in {}, {}", endpoints.join(", "), file.file, pace(file.pace)),
+        OuterPackets::File(file) => format!("{} in {}", endpoints.join(", "), files_in_words(file)),
     };
     let allowed: Vec<String> = tunnels.allow.iter().map(ToString::to_string).collect();
     let whom = if allowed.is_empty() { "anybody".to_owned() } else { allowed.join(", ") };

@@ -362,13 +362,13 @@ mod tests {
     fn a_file_is_left_as_it_is_unless_told_otherwise() {
         let plain = plan("-r a.pcap --to pcap:-");
         let path = FilePath::Path("a.pcap".into());
-        assert_eq!(plain.source, SourcePlan::File(FilePlan { file: path.clone(), pace: Pace::Unpaced }));
+        assert_eq!(plain.source, SourcePlan::File(FilePlan::unpaced(path.clone())));
         assert!(!plain.normalise.enabled);
         assert_eq!(plain.destinations[0].end, End::File(CaptureFilePlan::plain(FilePath::Standard)));
 
         let told = plan("-r a.pcap --rate 20kpps --normalise --mtu 9000 --to pcap:b.pcap");
         let pace = Pace::Rate(Rate::Frames(20_000.0));
-        assert_eq!(told.source, SourcePlan::File(FilePlan { file: path, pace }));
+        assert_eq!(told.source, SourcePlan::File(FilePlan { pace, ..FilePlan::unpaced(path) }));
         assert_eq!(
             told.normalise,
             NormalisePlan {

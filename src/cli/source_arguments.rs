@@ -22,9 +22,10 @@ pub struct CaptureArguments {
     /// Interface to mirror, or a pattern such as 'veth*' (repeatable)
     #[arg(short, long, value_name = "IF")]
     interface: Vec<String>,
-    /// Capture file to replay, pcap or pcapng; - is standard input
+    /// Capture file to replay: pcap or pcapng, also compressed (gzip, zstd); - is standard input. Several are merged in the
+    /// order of their timestamps (repeatable)
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    read: Option<String>,
+    read: Vec<String>,
     /// Only frames that came in, went out, or all: in, out, inout [default: inout]
     #[arg(short = 'Q', long, value_name = "WAY")]
     direction: Option<String>,
@@ -95,6 +96,9 @@ pub struct AnySourceArguments {
     /// How fast a file is replayed: unpaced, or recorded for the recorded gaps [default: unpaced]
     #[arg(long)]
     pace: Option<String>,
+    /// With --pace recorded: the longest wait between two frames, such as 5s [default: as recorded]
+    #[arg(long, value_name = "TIME")]
+    max_pause: Option<String>,
     /// Replay a file at this rate: 20kpps, 500Mbit/s
     #[arg(long)]
     rate: Option<String>,
@@ -117,11 +121,11 @@ impl SourceFlags for CaptureArguments {
         if self.no_promiscuous {
             set(keys, &["source", "promiscuous"], Written::bare_flag("--no-promiscuous", "off"));
         }
-        if !self.interface.is_empty() || self.read.is_some() {
+        if !self.interface.is_empty() || !self.read.is_empty() {
             forget_source(keys);
         }
         write_list(keys, "interface", "-i", &self.interface);
-        set_flag(keys, &["source", "file"], "-r", self.read.as_deref());
+        write_list(keys, "file", "-r", &self.read);
     }
 }
 
@@ -145,7 +149,7 @@ impl SourceFlags for AllSourceArguments {
     fn write_over(&self, keys: &mut Table) {
         self.capture.write_over(keys);
         // Interfaces and endpoints together are a mistake, which the plan will tell.
-        if self.capture.interface.is_empty() && self.capture.read.is_none() {
+        if self.capture.interface.is_empty() && self.capture.read.is_empty() {
             self.tunnels.write_over(keys);
         } else {
             let TunnelArguments { from, .. } = &self.tunnels;
@@ -159,6 +163,7 @@ impl AnySourceArguments {
     pub fn write_over(&self, keys: &mut Table) {
         set_flag(keys, &["source", "buffer"], "--buffer", self.buffer.as_deref());
         set_flag(keys, &["source", "pace"], "--pace", self.pace.as_deref());
+        set_flag(keys, &["source", "max_pause"], "--max-pause", self.max_pause.as_deref());
         set_flag(keys, &["source", "rate"], "--rate", self.rate.as_deref());
     }
 

@@ -70,7 +70,11 @@ pub(super) fn name(frame: &[u8], offset: usize) -> String {
     let nested = Nested::within(frame, outermost);
     let inside = nested.packets().iter().enumerate().rev().find(|(_, packet)| packet.start <= offset);
     let (level, packet) = inside.unwrap_or((0, &outermost));
-    let field = if offset < packet.end { within(packet, offset) } else { "padding" };
+    let field = match offset {
+        _ if offset < packet.end => within(packet, offset),
+        _ if is_padding(outermost.end, frame.get(outermost.end..).unwrap_or_default()) => "padding",
+        _ => "trailer",
+    };
     ["inner ".repeat(level), field.to_owned()].concat()
 }
 
@@ -93,6 +97,14 @@ pub(super) fn checksums(frame: &[u8]) -> Vec<(std::ops::Range<usize>, String)> {
         }
     }
     found
+}
+
+/// Whether `bytes` from byte `begin` of a frame on, behind its packet, are what a sender fills a frame up with: zeros, or
+/// anything up to the least length of a frame, as senders leave what was in their buffers.
+pub(super) fn is_padding(begin: usize, bytes: &[u8]) -> bool {
+    /// IEEE 802.3 section 3.2.8, without the frame check sequence.
+    const LEAST_FRAME: usize = 60;
+    begin + bytes.len() <= LEAST_FRAME || bytes.iter().all(|&byte| byte == 0)
 }
 
 fn within(packet: &Ip, offset: usize) -> &'static str {

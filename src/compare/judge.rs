@@ -173,8 +173,15 @@ fn apart(x: &Held, y: &Held) -> usize {
 fn cut(x: &Held, y: &Held) -> String {
     let has = |held: &Held| format!("{} of {} bytes", held.seen.bytes.len(), held.seen.wire_len);
     let kept = shorter(x, y);
-    let is_padding = Layers::parse(&x.seen.bytes).ip.is_some_and(|packet| packet.end <= kept) && !x.seen.is_cut();
-    let only = if is_padding && x.seen.bytes.len() > kept { ": only padding is gone" } else { "" };
+    let packet_is_whole = Layers::parse(&x.seen.bytes).ip.is_some_and(|packet| packet.end <= kept);
+    let gone = x.seen.bytes.get(kept..).unwrap_or_default();
+    let only = if !packet_is_whole || x.seen.is_cut() || gone.is_empty() {
+        String::new()
+    } else if field::is_padding(kept, gone) {
+        ": only padding is gone".to_owned()
+    } else {
+        format!(": a trailer of {} bytes behind the packet is gone", gone.len())
+    };
     format!("A has {}, B {}{only}", has(x), has(y))
 }
 
@@ -183,7 +190,8 @@ fn padded(x: &Held, y: &Held) -> String {
     let of_what = match tail {
         _ if tail == crc32(frame).to_le_bytes() => "its FCS",
         _ if tail.iter().all(|&byte| byte == 0) => "zeros",
-        _ => "other bytes",
+        _ if field::is_padding(frame.len(), tail) => "padding that is not zero",
+        _ => "a trailer of other bytes",
     };
     format!("{} bytes became {}, with {of_what}", frame.len(), y.seen.bytes.len())
 }
@@ -220,6 +228,14 @@ fn payload_len(held: &Held) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r15_only_zeros_and_what_fills_to_60_bytes_are_padding() {
+        assert!(field::is_padding(46, &[0xaa; 14]));
+        assert!(!field::is_padding(46, &[0xaa; 15]));
+        assert!(field::is_padding(60, &[0; 40]));
+        assert!(!field::is_padding(60, &[0xde, 0xad, 0xbe, 0xef]));
+    }
 
     #[test]
     fn the_frame_check_sequence_is_that_of_ieee_802_3() {

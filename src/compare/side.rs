@@ -3,6 +3,7 @@
 use std::hash::RandomState;
 use std::time::Instant;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use super::seen::{Group, Place, Seen};
@@ -72,12 +73,24 @@ impl Side {
     pub fn look(&mut self) -> Result<(), Box<dyn Explain>> {
         let now = Instant::now();
         while !self.front.has_head && !self.has_ended {
-            if self.source.drain(now, 1, &mut |frame| self.front.take(frame))? == Readiness::Ended {
-                self.has_ended = true;
-                self.front.finish();
+            match self.source.drain(now, 1, &mut |frame| self.front.take(frame))? {
+                Readiness::Ended => {
+                    self.has_ended = true;
+                    self.front.finish();
+                }
+                Readiness::Waiting => self.wait(),
+                Readiness::More | Readiness::Filling(_) | Readiness::Until(_) => {}
             }
         }
         Ok(())
+    }
+
+    /// Waits until the pipe that is read has more.
+    fn wait(&self) {
+        if let Some(descriptor) = self.source.descriptor() {
+            // An interrupted wait only makes the next look come early.
+            let _ = poll(&mut [PollFd::new(descriptor, PollFlags::POLLIN)], PollTimeout::NONE);
+        }
     }
 
     /// The frame to look at.

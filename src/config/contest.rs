@@ -1,5 +1,7 @@
 //! What two sessions of one daemon must not both have.
 
+use std::path::Path;
+
 use super::load::SessionWritten;
 use super::mistake::{Mistake, What};
 use super::plan::{DestinationPlan, End, FilePath, OuterPackets, SessionPlan, SourcePlan};
@@ -71,9 +73,10 @@ fn mirrors(captor: &SessionPlan, writer: &SessionPlan) -> Option<What> {
 
 /// What `reader` would read while `writer` writes it.
 fn reads(reader: &SessionPlan, writer: &SessionPlan) -> Option<What> {
-    let read = read_from(&reader.source.file()?.file);
+    let files = &reader.source.file()?.files;
+    let is_read = |path: &Path| files.iter().any(|file| is_one_file(&read_from(file), path));
     let written = |destination: &DestinationPlan| match destination.file()? {
-        FilePath::Path(path) if is_one_file(&read, path) => Some(path.display().to_string()),
+        FilePath::Path(path) if is_read(path) => Some(path.display().to_string()),
         _ => None,
     };
     let file = writer.destinations.iter().find_map(written)?;

@@ -107,6 +107,14 @@ impl<'a> Keys<'a> {
         })
     }
 
+    /// The paths behind `key`: one, which may have commas in it, or a list.
+    pub fn paths(&self, key: &'static str, mistakes: &mut Mistakes) -> Option<Vec<String>> {
+        match &self.written(key)?.value {
+            Value::Word(path) => Some(vec![path.clone()]),
+            Value::List(_) | Value::Table(_) => self.words(key, mistakes),
+        }
+    }
+
     /// The table behind `key`; an empty one when it was not written.
     pub fn table(&self, key: &'static str, mistakes: &mut Mistakes) -> Keys<'a> {
         static NOTHING: std::sync::LazyLock<Table> = std::sync::LazyLock::new(Table::new);

@@ -248,6 +248,7 @@ mod tests {
         const WITHOUT_DEFAULT: &[&str] = &[
             "rate",
             "seed",
+            "max_pause",
             "pin",
             "netns",
             "bandwidth",

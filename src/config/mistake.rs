@@ -103,9 +103,15 @@ pub enum What {
     /// Several kinds of source.
     #[error("interfaces, a capture file and tunnel endpoints cannot be mirrored together")]
     TwoSources,
-    /// No endpoint and no file, or several files.
-    #[error("outer packets come from sockets or from one capture file")]
-    TwoOuterFiles,
+    /// A capture file with the name of a compressed one.
+    #[error("`{0}` is the name of a compressed file, and capture files are written uncompressed")]
+    CompressedName(String),
+    /// Standard input named more than once.
+    #[error("standard input (-) can be read only once")]
+    StandardInputTwice,
+    /// A longest pause where no pauses are kept.
+    #[error("`max_pause` shortens recorded pauses, and this replay keeps none")]
+    PauseWithoutPace,
     /// One raw socket takes all addresses, and another only some of them: the second would get copies.
     #[error("GRE and ERSPAN for every address and for {0} would be received twice")]
     ReceivedTwice(IpAddr),
@@ -295,6 +301,7 @@ impl Explain for Mistake {
         Some(self.place.to_string()).filter(|place| !place.is_empty())
     }
 
+    #[allow(clippy::too_many_lines, reason = "one line or two for each mistake")]
     fn hint(&self) -> Option<String> {
         match &self.what {
             What::Quantity(_) => Some(example(self.key(), &self.place)),
@@ -328,7 +335,17 @@ impl Explain for Mistake {
                 }
             }),
             What::TwoSources => Some("run two sessions, or leave out one of them".to_owned()),
-            What::TwoOuterFiles => Some("with file:FILE, the other endpoints say what is taken out of it".to_owned()),
+            What::CompressedName(file) => {
+                let quoted = format!("'{}'", file.replace('\'', "'\\''"));
+                let command = if file.to_ascii_lowercase().ends_with(".gz") { "gzip" } else { "zstd" };
+                Some(format!(
+                    "leave the suffix out and compress the file when it is complete, or --to pcap:- | {command} > {quoted}"
+                ))
+            }
+            What::StandardInputTwice => Some("name the other captures by their paths, or use <(command)".to_owned()),
+            What::PauseWithoutPace => {
+                Some("add pace = \"recorded\" (--pace recorded), or leave max_pause out".to_owned())
+            }
             What::ReceivedTwice(_) => Some("give every address by itself, or all of them together".to_owned()),
             What::NoDestination => Some(match self.place.path.as_str() {
                 "" => "for example --to 'vxlan://192.0.2.10?vni=42'".to_owned(),

@@ -125,7 +125,7 @@ impl SessionPlan {
 pub enum SourcePlan {
     /// Interfaces of this host.
     Live(LivePlan),
-    /// A capture file.
+    /// Capture files.
     File(FilePlan),
     /// Tunnels in which others send their mirrors.
     Tunnels(TunnelsPlan),
@@ -141,7 +141,7 @@ impl SourcePlan {
         }
     }
 
-    /// The capture file that is read, if one is: of frames, or of outer packets.
+    /// The capture files that are read, if some are: of frames, or of outer packets.
     pub fn file(&self) -> Option<&FilePlan> {
         match self {
             Self::File(file) | Self::Tunnels(TunnelsPlan { outer: OuterPackets::File(file), .. }) => Some(file),
@@ -207,13 +207,27 @@ pub enum Engine {
     Pcap,
 }
 
-/// A capture file: pcap or pcapng.
+/// Capture files: pcap or pcapng, compressed or not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilePlan {
-    /// Which one.
-    pub file: FilePath,
-    /// How fast it is replayed.
+    /// Which ones; at least one. Several are merged in the order of their timestamps.
+    pub files: Vec<FilePath>,
+    /// How fast they are replayed.
     pub pace: Pace,
+    /// With [`Pace::Recorded`]: longest wait between two frames.
+    pub longest_pause: Option<Duration>,
+}
+
+impl FilePlan {
+    /// One file, as fast as it can be read.
+    pub fn unpaced(file: FilePath) -> Self {
+        Self { files: vec![file], pace: Pace::Unpaced, longest_pause: None }
+    }
+
+    /// Whether one of the files is a standard stream or a named pipe.
+    pub fn has_pipe(&self) -> bool {
+        self.files.iter().any(FilePath::is_pipe)
+    }
 }
 
 /// A file or a standard stream.

@@ -88,10 +88,10 @@ const KINDS: [(&str, &[&str], &str, &str); 3] = [
         "interfaces",
         "an interface",
     ),
-    ("file", &["pace", "rate"], "capture files", "a capture file"),
+    ("file", &["pace", "rate", "max_pause"], "capture files", "a capture file"),
     (
         "tunnel",
-        &["allow", "strict", "decap", "tag", "reorder", "buffer", "pace", "rate"],
+        &["allow", "strict", "decap", "tag", "reorder", "buffer", "pace", "rate", "max_pause"],
         "tunnels",
         "a tunnel endpoint",
     ),
@@ -177,16 +177,30 @@ pub(super) fn cpus(keys: &Keys<'_>, key: &'static str, mistakes: &mut Mistakes) 
 }
 
 fn file(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<FilePlan> {
-    let path = keys.word("file", mistakes)?;
-    let Ok(file) = path.parse::<FilePath>() else {
-        mistakes.push(keys.mistake("file", What::Shape { key: "file".to_owned(), expected: "a path, or -" }));
+    let paths = keys.paths("file", mistakes)?;
+    let Ok(files) = paths.iter().map(|path| path.parse::<FilePath>()).collect() else {
+        let expected = "a path, -, or a list of them";
+        mistakes.push(keys.mistake("file", What::Shape { key: "file".to_owned(), expected }));
         return None;
     };
-    Some(FilePlan { file, pace: pace(keys, mistakes) })
+    Some(file_plan(keys, "file", files, mistakes))
+}
+
+/// What is read out of `files`, which stand behind `key`.
+pub(super) fn file_plan(keys: &Keys<'_>, key: &'static str, files: Vec<FilePath>, mistakes: &mut Mistakes) -> FilePlan {
+    if files.iter().filter(|&file| *file == FilePath::Standard).count() > 1 {
+        mistakes.push(keys.mistake(key, What::StandardInputTwice));
+    }
+    let pace = pace(keys, mistakes);
+    let longest_pause = keys.read("max_pause", mistakes, words::pause);
+    if keys.written("max_pause").is_some() && pace != Pace::Recorded {
+        mistakes.push(keys.mistake("max_pause", What::PauseWithoutPace));
+    }
+    FilePlan { files, pace, longest_pause }
 }
 
 /// How fast a file is replayed.
-pub(super) fn pace(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Pace {
+fn pace(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Pace {
     let pace = keys.read("pace", mistakes, words::pace);
     let rate = keys.read("rate", mistakes, str::parse::<Rate>);
     if keys.written("pace").is_some() && keys.written("rate").is_some() {
@@ -241,7 +255,8 @@ fn all_destinations(
         if destinations.iter().any(|earlier| earlier.name == plan.name) {
             mistakes.push(own.mistake("to", What::SameName(plan.name.clone())));
         }
-        let what = contested_file(&plan, &destinations, source)
+        let what = compressed_name(&plan)
+            .or_else(|| contested_file(&plan, &destinations, source))
             .or_else(|| contested_tap(&plan, &destinations, source))
             .or_else(|| too_few_ports(&plan, source))
             .or_else(|| both_modes_of_xdp(&plan, &destinations));
@@ -271,7 +286,7 @@ fn mark(written: &SessionWritten, mistakes: &mut Mistakes) -> Option<SocketMark>
 fn interfaces_by_name(source: Option<&SourcePlan>) -> Vec<String> {
     match source {
         Some(SourcePlan::Live(live)) => live.interfaces.iter().filter(|name| !is_pattern(name)).cloned().collect(),
-        Some(SourcePlan::File(file)) => vec![file.file.to_string()],
+        Some(SourcePlan::File(plan)) => plan.files.iter().map(ToString::to_string).collect(),
         Some(SourcePlan::Tunnels(tunnels)) => tunnels.names(),
         None => Vec::new(),
     }
@@ -303,12 +318,21 @@ fn both_modes_of_xdp(plan: &DestinationPlan, earlier: &[DestinationPlan]) -> Opt
     earlier.iter().any(is_other).then_some(What::XdpInBothModes)
 }
 
+/// The name of the file that `plan` writes, if it is that of a compressed one. To compress live traffic takes CPU time from
+/// the workers, and a compressed file that a crash cut off cannot be repaired by leaving out its last record.
+fn compressed_name(plan: &DestinationPlan) -> Option<What> {
+    const SUFFIXES: [&str; 7] = ["gz", "zst", "zstd", "xz", "bz2", "lz4", "zip"];
+    let Some(FilePath::Path(path)) = plan.file() else { return None };
+    let suffix = path.extension()?.to_str()?.to_ascii_lowercase();
+    SUFFIXES.contains(&suffix.as_str()).then(|| What::CompressedName(path.display().to_string()))
+}
+
 /// Why `plan` must not write its file. Inner frames have a file for themselves; only the dry run gathers the outer
 /// frames of several tunnels in one.
 fn contested_file(plan: &DestinationPlan, earlier: &[DestinationPlan], source: Option<&SourcePlan>) -> Option<What> {
     let file = plan.file()?;
     if let (Some(read), FilePath::Path(path)) = (source.and_then(SourcePlan::file), file)
-        && is_one_file(&read_from(&read.file), path)
+        && read.files.iter().any(|file| is_one_file(&read_from(file), path))
     {
         return Some(What::Overwritten(path.display().to_string()));
     }

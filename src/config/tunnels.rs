@@ -3,7 +3,7 @@
 use super::endpoint::{self, EndpointError};
 use super::keys::{Keys, Mistakes};
 use super::mistake::What;
-use super::plan::{EndpointPlan, FilePath, FilePlan, OuterPackets, TunnelsPlan};
+use super::plan::{EndpointPlan, FilePath, OuterPackets, TunnelsPlan};
 use super::{defaults, resolve, words};
 use crate::quantity::Prefix;
 
@@ -25,9 +25,10 @@ pub(super) fn resolve(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<Tunnel
             let buffer = keys.read("buffer", mistakes, words::buffer).unwrap_or(defaults::BUFFER);
             OuterPackets::Sockets { buffer }
         }
-        [file] => {
-            let path: Result<FilePath, _> = file["file:".len()..].parse();
-            let Ok(file) = path else {
+        files => {
+            let paths: Result<Vec<FilePath>, _> =
+                files.iter().map(|file| file.trim_start_matches("file:").parse()).collect();
+            let Ok(files) = paths else {
                 mistakes.push(keys.mistake("tunnel", EndpointError::NoFile));
                 return None;
             };
@@ -35,11 +36,7 @@ pub(super) fn resolve(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<Tunnel
                 let (wanted, found) = ("interfaces and tunnel endpoints", "a capture file");
                 mistakes.push(keys.mistake("buffer", What::OtherSource { key: "buffer", wanted, found }));
             }
-            OuterPackets::File(FilePlan { file, pace: resolve::pace(keys, mistakes) })
-        }
-        _ => {
-            mistakes.push(keys.mistake("tunnel", What::TwoOuterFiles));
-            return None;
+            OuterPackets::File(resolve::file_plan(keys, "tunnel", files, mistakes))
         }
     };
     let has_any = !endpoints.is_empty() || matches!(outer, OuterPackets::File(_));
@@ -66,7 +63,7 @@ fn each<T, E: Into<What>>(
 
 /// What only makes sense without, or with, a file.
 fn only_sockets(keys: &Keys<'_>, endpoints: &[EndpointPlan], mistakes: &mut Mistakes) {
-    for key in ["pace", "rate"].into_iter().filter(|key| keys.written(key).is_some()) {
+    for key in ["pace", "rate", "max_pause"].into_iter().filter(|key| keys.written(key).is_some()) {
         let (wanted, found) = ("capture files", "a tunnel endpoint");
         mistakes.push(keys.mistake(key, What::OtherSource { key, wanted, found }));
     }

@@ -145,6 +145,11 @@ pub(super) fn reorder(text: &str) -> Result<Option<Duration>, QuantityError> {
     if text == "off" { Ok(None) } else { delay(text).map(Some) }
 }
 
+/// The longest pause of a replay.
+pub(super) fn pause(text: &str) -> Result<Duration, QuantityError> {
+    humantime::parse_duration(text).map_err(|_| unreadable("pause", text, "a time with its unit, such as 1s"))
+}
+
 /// How several destinations share the frames.
 pub(super) fn spread(text: &str) -> Result<Spread, QuantityError> {
     match text {

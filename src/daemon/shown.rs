@@ -258,7 +258,7 @@ impl Inner {
 /// Whether a session replays a pipe, or writes one.
 fn has_pipe(plan: &SessionPlan) -> bool {
     let files = plan.destinations.iter().filter_map(DestinationPlan::file);
-    files.chain(plan.source.file().map(|replay| &replay.file)).any(FilePath::is_pipe)
+    files.chain(plan.source.file().into_iter().flat_map(|replay| &replay.files)).any(FilePath::is_pipe)
 }
 
 #[cfg(test)]
@@ -266,7 +266,7 @@ mod tests {
     use super::*;
     use crate::config::local_end::CaptureFilePlan;
     use crate::config::plan::{
-        End, EndPlan, FilePath, FilePlan, LimitPlan, NormalisePlan, Pace, PriorityPlan, SamplePlan, SourcePlan, Spread,
+        End, EndPlan, FilePath, FilePlan, LimitPlan, NormalisePlan, PriorityPlan, SamplePlan, SourcePlan, Spread,
     };
     use crate::quantity::{Mtu, SegmentLimit, Weight};
 
@@ -274,7 +274,7 @@ mod tests {
         let file = || FilePath::Path("x".into());
         Arc::new(SessionPlan {
             name: "dmz".into(),
-            source: SourcePlan::File(FilePlan { file: file(), pace: Pace::Unpaced }),
+            source: SourcePlan::File(FilePlan::unpaced(file())),
             filter: String::new(),
             sample: SamplePlan::default(),
             seed: None,

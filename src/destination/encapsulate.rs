@@ -111,6 +111,16 @@ impl Encapsulator {
         }
     }
 
+    /// Whether an interface of this name has an id.
+    pub(super) fn has_id_for(&self, name: &str) -> bool {
+        match &self.format {
+            Format::Vxlan { streams, .. } | Format::Geneve { streams, .. } => streams.positions_for(name).is_ok(),
+            Format::Gre { streams, .. } => streams.positions_for(name).is_ok(),
+            Format::Erspan1 => true,
+            Format::Erspan2 { streams, .. } | Format::Erspan3 { streams } => streams.positions_for(name).is_ok(),
+        }
+    }
+
     /// Counts sequence numbers together with the same destination of other workers: `counters` are those of the first.
     pub(super) fn share(&mut self, counters: &mut Option<Counters>) {
         if let Some(numbering) = &mut self.numbering {

@@ -212,6 +212,18 @@ impl Destinations {
         self.all.iter_mut().for_each(|destination| destination.learn_interface(interface, name));
     }
 
+    /// The same for an interface that was found in the capture file `file`: where ids go by interface and leave `name` out,
+    /// it has those of the file.
+    pub fn learn_recorded_interface(&mut self, interface: InterfaceId, name: &str, file: &str) {
+        for destination in &mut self.all {
+            let is_known = match destination {
+                Destination::Tunnel(tunnel) => tunnel.has_id_for(name),
+                Destination::Tap(_) | Destination::File(_) => true,
+            };
+            destination.learn_interface(interface, if is_known { name } else { file });
+        }
+    }
+
     /// Gives `frame` to those destinations that are to have it. What does not leave at once is in flight until the next
     /// flush.
     pub fn offer(&mut self, frame: &WireFrame<'_>, ledger: &mut Ledger) {
@@ -261,6 +273,11 @@ impl Destinations {
             Destination::Tap(_) | Destination::File(_) => None,
         };
         self.all.iter().filter(|destination| destination.own_tunnel().is_some()).map(of).collect()
+    }
+
+    /// Whether frames leave for an analyzer elsewhere.
+    pub fn have_a_tunnel(&self) -> bool {
+        self.all.iter().any(|destination| matches!(destination, Destination::Tunnel(_)))
     }
 
     /// What the session's own datagrams look like on the underlay.

@@ -100,6 +100,11 @@ impl Tunnel {
         }
     }
 
+    /// Whether the plan has an id for an interface of this name.
+    pub fn has_id_for(&self, name: &str) -> bool {
+        self.outbox.encapsulator.has_id_for(name)
+    }
+
     /// Fits, encapsulates and batches one frame.
     pub fn offer(&mut self, frame: &WireFrame<'_>, account: &mut DestinationLedger) {
         let outbox = &mut self.outbox;

@@ -31,6 +31,9 @@ pub struct Ledger {
     pub not_selected: Drops,
     /// Frames that ended in normalise.
     pub not_normalised: Drops,
+    /// Of the selected frames, those that came cut: shorter than they were on the wire, or than their IP packet says. They are
+    /// mirrored as they are.
+    pub cut: u64,
     /// Extra frames that segmenting made out of super-frames: a super-frame of n segments adds n − 1.
     pub segments_added: u64,
     /// Wire frames that were offered to the destinations.

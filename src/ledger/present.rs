@@ -41,6 +41,9 @@ struct Json<'a> {
     /// Of `kernel_dropped`. Only where there are any.
     #[serde(skip_serializing_if = "is_zero")]
     kernel_untold: u64,
+    /// Only where some were cut.
+    #[serde(skip_serializing_if = "is_zero")]
+    cut: u64,
     segments_added: u64,
     dropped: Drops,
     /// Only where not every destination gets every frame.
@@ -64,6 +67,7 @@ impl<'a> Json<'a> {
             captured: ledger.captured,
             kernel_dropped: ledger.kernel.total(),
             kernel_untold: ledger.kernel.untold,
+            cut: ledger.cut,
             segments_added: ledger.segments_added,
             dropped: ledger.dropped(),
             assignment: ledger.assignment,
@@ -99,6 +103,7 @@ impl fmt::Display for Table<'_> {
             "the kernel cannot describe their offload to a packet ring; see docs/METRICS.md",
         )?;
         reasons(f, &ledger.dropped())?;
+        some(f, "came cut", ledger.cut, "shorter than on the wire: an IDS ignores such packets")?;
         let Rewritten { super_frames, checksums, tags } = ledger.rewritten;
         some(f, "segments added", ledger.segments_added, &format!("out of {super_frames} super-frames"))?;
         some(f, "checksums finished", checksums, "the hardware would have done it")?;

@@ -16,6 +16,7 @@ struct Json {
     captured: u64,
     kernel_dropped: u64,
     kernel_untold: u64,
+    cut: u64,
     segments_added: u64,
     dropped: Drops,
     assignment: Assignment,
@@ -34,6 +35,7 @@ impl<'de> Deserialize<'de> for Ledger {
         let mut ledger = Self {
             captured: json.captured,
             not_selected: json.dropped,
+            cut: json.cut,
             segments_added: json.segments_added,
             assignment: json.assignment,
             offered: (json.captured + json.segments_added).saturating_sub(json.dropped.total()),

@@ -34,6 +34,7 @@ impl AddAssign<&Self> for Ledger {
             captured,
             not_selected,
             not_normalised,
+            cut,
             segments_added,
             offered,
             assignment: _,
@@ -48,6 +49,7 @@ impl AddAssign<&Self> for Ledger {
         self.captured += captured;
         self.not_selected = &self.not_selected + not_selected;
         self.not_normalised = &self.not_normalised + not_normalised;
+        self.cut += cut;
         self.segments_added += segments_added;
         self.offered += offered;
         self.not_assigned = &self.not_assigned + not_assigned;

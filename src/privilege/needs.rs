@@ -125,10 +125,11 @@ impl Needs {
             SourcePlan::Tunnels(tunnels) if stays => needs.endpoints(tunnels, receive_buffer),
             SourcePlan::Live(_) | SourcePlan::Tunnels(_) | SourcePlan::File(_) => {}
         }
-        if let Some(FilePath::Path(path)) = plan.source.file().map(|file| &file.file)
-            && stays
-        {
-            needs.reads.insert(directory_of(path));
+        let files = plan.source.file().filter(|_| stays).map(|plan| plan.files.as_slice()).unwrap_or_default();
+        for file in files {
+            if let FilePath::Path(path) = file {
+                needs.reads.insert(directory_of(path));
+            }
         }
         for destination in &plan.destinations {
             needs.destination(destination, stays);

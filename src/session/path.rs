@@ -36,6 +36,8 @@ impl Path {
                 return;
             }
         };
+        let end = layers.ip.map_or(0, |packet| packet.end).max(frame.wire_len as usize);
+        ledger.cut += u64::from(frame.bytes.len() < end);
         // Counted beside the ledger, which the destinations have meanwhile.
         let mut rewritten = ledger.rewritten;
         rewritten.tags += u64::from(frame.has_restored_tag);

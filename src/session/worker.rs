@@ -89,6 +89,8 @@ pub(super) struct Worker {
     noted_excess: u64,
     /// Which losses this worker has seen explained.
     explained: [bool; 2],
+    /// Whether it was said that frames came cut.
+    has_told_cut: bool,
 }
 
 /// A source with what the worker remembers about it.
@@ -110,9 +112,9 @@ impl Tap {
         Self { attachment, source, readiness, kernel_drops, leaves_at: None, failure: None }
     }
 
-    /// Whether it is a file: nothing to wait for.
+    /// Whether its frames were captured before: a file's.
     fn is_recorded(&self) -> bool {
-        self.source.descriptor().is_none()
+        self.source.is_recorded()
     }
 }
 
@@ -160,6 +162,7 @@ impl Worker {
             sightings: Sightings::default(),
             noted_excess: 0,
             explained: [false; 2],
+            has_told_cut: false,
         })
     }
 
@@ -426,6 +429,9 @@ impl Worker {
             let (mut left, wire_budget) = (budget, path.ledger.offered + WIRE_BUDGET);
             let drained = loop {
                 let portion = left.min(PORTION_OF_BUDGET);
+                tap.source.tell_interfaces(&mut |interface, name, file| {
+                    path.destinations.learn_recorded_interface(interface, name, file);
+                });
                 let drained = tap.source.drain(now, portion, &mut |frame| {
                     if is_own(frame, recorded, own_time) {
                         first = first.min(frame.timestamp);
@@ -540,6 +546,15 @@ impl Worker {
             self.ask_kernel(false);
         }
         debug_assert_eq!(self.path.ledger.balance(), Ok(()));
+        if self.path.ledger.cut > 0 && !self.has_told_cut {
+            self.has_told_cut = true;
+            if self.path.destinations.have_a_tunnel() {
+                tracing::warn!(
+                    "frames come cut, shorter than they were on the wire, and are mirrored so: an IDS ignores such packets; \
+                     the ledger counts them (cut)"
+                );
+            }
+        }
         self.contact.published.note_turn(found > 0);
         if is_due(&mut self.published_at, now, PUBLISH_INTERVAL) || found < BUDGET as u64 {
             self.contact.published.update(&self.path.ledger);

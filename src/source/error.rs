@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::recorded::Fault;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::{Capability, remedy};
 use crate::kernel::link_events::LinksError;
@@ -153,33 +154,20 @@ pub enum SourceError {
         file: String,
         /// What it looks like.
         kind: Option<ForeignKind>,
-        /// libpcap's words.
+        /// What is wrong with its first bytes.
         #[source]
-        cause: pcap::Error,
-    },
-    /// A pcapng file that mixes what libpcap cannot read together.
-    #[error(
-        "after frame {frames}, the capture file `{file}` goes on with an interface that libpcap cannot read beside the first"
-    )]
-    Mixed {
-        /// Its path.
-        file: String,
-        /// How many frames were mirrored before.
-        frames: u64,
-        /// libpcap's words.
-        #[source]
-        cause: pcap::Error,
+        cause: Fault,
     },
     /// A file that breaks off or goes wrong in the middle. The frames before were mirrored.
     #[error("the capture file `{file}` is damaged after frame {frames}")]
     Damaged {
         /// Its path.
         file: String,
-        /// How many frames were mirrored before: with a filter, of those that it kept.
+        /// How many frames were read before.
         frames: u64,
-        /// libpcap's words.
+        /// What is wrong, and where.
         #[source]
-        cause: pcap::Error,
+        cause: Fault,
     },
 }
 
@@ -188,7 +176,8 @@ pub enum SourceError {
 pub enum ForeignKind {
     /// Nothing in it.
     Empty,
-    /// A compressed file, with the program that opens it.
+    /// A file that is compressed in another format than gzip and zstd, with the command that writes what is in it to
+    /// standard output.
     Compressed(&'static str),
     /// Solaris snoop (RFC 1761).
     Snoop,
@@ -199,16 +188,19 @@ impl ForeignKind {
     pub fn of(first: &[u8]) -> Option<Self> {
         match first {
             [] => Some(Self::Empty),
-            [0x1f, 0x8b, ..] => Some(Self::Compressed("gunzip")),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Compressed("unzstd")),
-            [0xfd, b'7', b'z', b'X', ..] => Some(Self::Compressed("unxz")),
-            [b'B', b'Z', b'h', ..] => Some(Self::Compressed("bunzip2")),
-            [0x04, 0x22, 0x4d, 0x18, ..] => Some(Self::Compressed("unlz4")),
-            [b'P', b'K', 3, 4, ..] => Some(Self::Compressed("unzip")),
+            [0xfd, b'7', b'z', b'X', ..] => Some(Self::Compressed("xz -dc")),
+            [b'B', b'Z', b'h', ..] => Some(Self::Compressed("bzip2 -dc")),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Some(Self::Compressed("lz4 -dc")),
+            [b'P', b'K', 3, 4, ..] => Some(Self::Compressed("unzip -p")),
             [b's', b'n', b'o', b'o', ..] => Some(Self::Snoop),
             _ => None,
         }
     }
+}
+
+/// A file name as a shell takes it.
+fn quoted(file: &str) -> String {
+    format!("'{}'", file.replace('\'', "'\\''"))
 }
 
 impl SourceError {
@@ -274,16 +266,14 @@ impl Explain for SourceError {
                 Some(ForeignKind::Empty) => {
                     "the file is empty: was the capture stopped before its header was written?".to_owned()
                 }
-                Some(ForeignKind::Compressed(program)) => {
-                    format!("it is compressed: {program} it first ({program} '{file}')")
+                Some(ForeignKind::Compressed(command)) => {
+                    format!("only gzip and zstd are decompressed here: {command} {} > decompressed.pcap", quoted(file))
                 }
-                Some(ForeignKind::Snoop) => format!("it is a snoop capture: editcap -F pcap '{file}' converted.pcap"),
-                None => "pcap and pcapng are read; editcap -F pcap converts most other captures".to_owned(),
-            }),
-            Self::Mixed { file, cause, .. } => Some(if cause.to_string().contains("snapshot length") {
-                format!("convert it first: editcap -F pcap '{file}' converted.pcap")
-            } else {
-                format!("take its interfaces apart: tshark -r '{file}' -Y frame.interface_id==0 -F pcap -w first.pcap")
+                Some(ForeignKind::Snoop) => {
+                    format!("it is a snoop capture: editcap -F pcap {} converted.pcap", quoted(file))
+                }
+                None => "pcap and pcapng are read, also compressed with gzip or zstd; editcap -F pcap converts most other captures"
+                    .to_owned(),
             }),
             Self::Damaged { .. } => {
                 Some("the frames before are good; the rest of the file cannot be trusted".to_owned())

@@ -1,14 +1,18 @@
-//! The operator's filter expression: compiled by libpcap on the capture it is for.
+//! The operator's filter expression. It asks the Ethernet frame that is mirrored.
 //!
-//! It must be that very capture: on a live one the kernel has taken VLAN tags out of the frame, and libpcap writes
-//! `vlan` as a question about the tag beside it.
+//! On a live Ethernet interface libpcap compiles it for that very capture: the kernel has taken VLAN tags out of the frame,
+//! and libpcap writes `vlan` as a question about the tag beside it. Everywhere else it is compiled for Ethernet and asked
+//! here, of the complete frame. What only another link type knows, such as `inbound` of a cooked capture, is compiled for
+//! that link type and asks the frame as it was captured.
 
 use std::os::fd::AsFd as _;
 
-use pcap::{Activated, Active, BpfProgram, Capture};
+use pcap::{Activated, Active, BpfProgram, Capture, Linktype};
 use socket2::{SockFilter, SockRef};
 
+use super::bpf::{Instruction, Program};
 use super::error::SourceError;
+use super::link_type::LinkKind;
 use crate::quantity::{Directions, SocketMark};
 use crate::sys::socket_filter;
 
@@ -83,51 +87,215 @@ pub(super) fn program(
         (Directions::In, _) => format!("inbound and ({expression})"),
         (Directions::Out, _) => format!("outbound and ({expression})"),
     };
-    let program = capture.compile(&whole, true)?;
-    program.get_instructions().iter().map(|instruction| read(&instruction.to_string())).collect()
+    let program = read(&capture.compile(&whole, true)?)?;
+    let of_kernel =
+        |Instruction { code, jump_true, jump_false, operand }| SockFilter::new(code, jump_true, jump_false, operand);
+    Ok(program.into_iter().map(of_kernel).collect())
 }
 
-/// Reads one instruction as the pcap crate prints it: code, jump if true, jump if false, operand, in decimal. The crate
-/// gives no other way to its fields.
-fn read(instruction: &str) -> Result<SockFilter, pcap::Error> {
-    let fields: Option<Vec<u32>> = instruction.split_whitespace().map(|field| field.parse().ok()).collect();
-    let filter = match fields.as_deref() {
-        Some(&[code, jump_true, jump_false, operand]) => u16::try_from(code)
-            .ok()
-            .zip(u8::try_from(jump_true).ok())
-            .zip(u8::try_from(jump_false).ok())
-            .map(|((code, jump_true), jump_false)| SockFilter::new(code, jump_true, jump_false, operand)),
-        _ => None,
+/// Reads a program as the pcap crate prints its instructions: code, jump if true, jump if false, operand, in decimal. The
+/// crate gives no other access to their fields.
+fn read(program: &BpfProgram) -> Result<Vec<Instruction>, pcap::Error> {
+    let one = |printed: String| {
+        let fields: Option<Vec<u32>> = printed.split_whitespace().map(|field| field.parse().ok()).collect();
+        let &[code, jump_true, jump_false, operand] = fields.as_deref()? else { return None };
+        let (code, jump_true, jump_false) =
+            (code.try_into().ok()?, jump_true.try_into().ok()?, jump_false.try_into().ok()?);
+        Some(Instruction { code, jump_true, jump_false, operand })
     };
-    filter.ok_or(pcap::Error::InvalidString)
+    let read = program.get_instructions().iter().map(|instruction| one(instruction.to_string()));
+    read.collect::<Option<_>>().ok_or(pcap::Error::InvalidString)
 }
 
 /// Whether `expression` can be understood, on Ethernet.
 pub(super) fn check(expression: &str) -> Result<(), SourceError> {
-    of_ethernet(expression).map(drop)
+    compiled_for_ethernet(expression).map(drop)
 }
 
 /// Whether `expression` can be understood on any kind of link that is captured; if not, why not on Ethernet.
 pub(super) fn check_anywhere(expression: &str) -> Result<(), SourceError> {
-    const OTHERS: [pcap::Linktype; 4] = [
-        pcap::Linktype::LINUX_SLL,
-        pcap::Linktype::LINUX_SLL2,
-        pcap::Linktype::RAW,
-        pcap::Linktype::IEEE802_11_RADIOTAP,
-    ];
-    let understands = |link| Capture::dead(link).is_ok_and(|capture| capture.compile(expression, true).is_ok());
-    check(expression).or_else(|error| if OTHERS.into_iter().any(understands) { Ok(()) } else { Err(error) })
+    FrameFilter::compile(expression).map(drop)
 }
 
 /// A program that asks complete Ethernet frames, tags and all; none when every frame matches.
-pub(super) fn of_ethernet(expression: &str) -> Result<Option<BpfProgram>, SourceError> {
-    let bad = |ethernet: &Capture<_>, cause| bad_filter(ethernet, expression, cause);
+pub(super) fn of_ethernet(expression: &str) -> Result<Option<Program>, SourceError> {
+    let program = compiled_for_ethernet(expression)?;
+    if program.as_ref().is_some_and(Program::asks_the_kernel) {
+        let words = "it asks for something that only the kernel knows, and only while it captures".to_owned();
+        let (expression, cause) = (expression.to_owned(), pcap::Error::PcapError(words));
+        return Err(SourceError::BadFilter { expression, fault: None, cause });
+    }
+    Ok(program)
+}
+
+fn compiled_for_ethernet(expression: &str) -> Result<Option<Program>, SourceError> {
     if expression.trim().is_empty() {
         return Ok(None);
     }
-    let ethernet = Capture::dead(pcap::Linktype::ETHERNET).map_err(SourceError::NoCompiler)?;
+    let ethernet = Capture::dead(Linktype::ETHERNET).map_err(SourceError::NoCompiler)?;
     // Compiled only: a capture that is not open refuses to be given any filter.
-    ethernet.compile(expression, true).map(Some).map_err(|cause| bad(&ethernet, cause))
+    let program = ethernet.compile(expression, true).and_then(|program| read(&program));
+    program.map(|program| Some(Program::new(program))).map_err(|cause| bad_filter(&ethernet, expression, cause))
+}
+
+/// An expression for frames of any link type.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FrameFilter {
+    expression: String,
+    /// What the Ethernet frame is asked; none when every frame matches, or when only other link types know.
+    ethernet: Option<Program>,
+    /// What frames of other link types are asked as they were captured, where Ethernet does not understand the expression.
+    others: Vec<(Linktype, Program)>,
+}
+
+/// What the frames of one interface are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// Nothing: all of them are kept.
+    Nothing,
+    /// The Ethernet frame, what it is.
+    Ethernet,
+    /// The frame as it was captured, with the program of this number.
+    Captured(usize),
+    /// Nothing that could be answered: none of them is kept.
+    Unanswerable,
+}
+
+impl FrameFilter {
+    /// Link types that know what Ethernet does not: direction, radio.
+    const OTHERS: [Linktype; 7] = [
+        Linktype::LINUX_SLL,
+        Linktype::LINUX_SLL2,
+        Linktype::RAW,
+        Linktype::PPP,
+        Linktype(166),
+        Linktype(204),
+        Linktype::IEEE802_11_RADIOTAP,
+    ];
+
+    /// Compiles an expression.
+    ///
+    /// # Errors
+    /// When no link type understands it: what is wrong with it on Ethernet.
+    pub fn compile(expression: &str) -> Result<Self, SourceError> {
+        let refused = match of_ethernet(expression) {
+            Ok(ethernet) => return Ok(Self { expression: expression.to_owned(), ethernet, others: Vec::new() }),
+            Err(refused) => refused,
+        };
+        let compiled = |link| {
+            let program = Capture::dead(link).ok()?.compile(expression, true).ok()?;
+            Some((link, Program::new(read(&program).ok()?)))
+        };
+        let others: Vec<_> = Self::OTHERS.into_iter().filter_map(compiled).collect();
+        if others.is_empty() {
+            Err(refused)
+        } else {
+            Ok(Self { expression: expression.to_owned(), ethernet: None, others })
+        }
+    }
+
+    /// Why Ethernet frames cannot be asked, if they cannot.
+    pub fn refusal(&self) -> Option<SourceError> {
+        of_ethernet(&self.expression).err()
+    }
+
+    /// What frames of this link type are asked. libpcap's numbers.
+    pub fn of(&self, link: Linktype) -> Asks {
+        if self.ethernet.is_some() {
+            return Asks::Ethernet;
+        }
+        match self.others.iter().position(|(other, _)| *other == link) {
+            Some(number) => Asks::Captured(number),
+            None if self.others.is_empty() => Asks::Nothing,
+            None => Asks::Unanswerable,
+        }
+    }
+
+    /// Whether a frame is kept. `captured` and `ethernet` are its bytes, as far as they were captured, and its length.
+    pub fn keeps(&self, asks: Asks, captured: (&[u8], u32), ethernet: (&[u8], u32)) -> bool {
+        match asks {
+            Asks::Nothing => true,
+            Asks::Ethernet => self.ethernet.as_ref().is_none_or(|program| program.matches(ethernet.0, ethernet.1)),
+            Asks::Captured(number) => {
+                self.others.get(number).is_some_and(|(_, program)| program.matches(captured.0, captured.1))
+            }
+            Asks::Unanswerable => false,
+        }
+    }
+}
+
+/// The filter of a live interface that libpcap captures: what the kernel is asked is set on `capture`, what is left to be
+/// asked of the Ethernet frame is returned.
+pub(super) fn apply_live<T: Activated>(
+    capture: &mut Capture<T>,
+    kind: LinkKind,
+    expression: &str,
+) -> Result<FrameFilter, SourceError> {
+    if kind == LinkKind::Ethernet || asks_the_packet(expression) {
+        let applied = apply(capture, expression);
+        if kind == LinkKind::Ethernet || applied.is_ok() {
+            return applied.map(|()| FrameFilter::default());
+        }
+    }
+    match of_ethernet(expression) {
+        Ok(ethernet) => Ok(FrameFilter { expression: expression.to_owned(), ethernet, others: Vec::new() }),
+        // What only this link type knows is asked in the kernel.
+        Err(refused) => apply(capture, expression).map(|()| FrameFilter::default()).map_err(|_| refused),
+    }
+}
+
+/// Whether every word of an expression asks the IP packet, which is the same on every link type. Words that libpcap does
+/// not have are names of hosts and services.
+fn asks_the_packet(expression: &str) -> bool {
+    /// Words of pcap-filter(7) that ask the frame, its length or its capture, or that tell what link there is.
+    const OF_THE_FRAME: [&str; 44] = [
+        "link",
+        "ether",
+        "ppp",
+        "slip",
+        "fddi",
+        "tr",
+        "wlan",
+        "radio",
+        "less",
+        "greater",
+        "len",
+        "byte",
+        "broadcast",
+        "multicast",
+        "inbound",
+        "outbound",
+        "ifindex",
+        "on",
+        "ifname",
+        "vlan",
+        "mpls",
+        "pppoed",
+        "pppoes",
+        "geneve",
+        "vxlan",
+        "lane",
+        "llc",
+        "metac",
+        "bcc",
+        "oam",
+        "oamf4",
+        "iso",
+        "clnp",
+        "esis",
+        "isis",
+        "stp",
+        "ipx",
+        "netbeui",
+        "decnet",
+        "atalk",
+        "aarp",
+        "gateway",
+        "arp",
+        "rarp",
+    ];
+    let words = expression.split(|letter: char| !(letter.is_alphanumeric() || matches!(letter, '-' | '_' | '.' | ':')));
+    words.into_iter().all(|word| !OF_THE_FRAME.contains(&word.to_ascii_lowercase().as_str()))
 }
 
 fn bad_filter<T: Activated + ?Sized>(capture: &Capture<T>, expression: &str, cause: pcap::Error) -> SourceError {

@@ -5,6 +5,10 @@
 //! | Linux cooked v1, v2 | 16, 20 bytes | its protocol field | its link-layer address is the sender's; its packet type tells the direction |
 //! | raw IP (also IPv4 only, IPv6 only) | none | the IP version | – |
 //! | BSD loopback (NULL, LOOP) | 4 bytes | the address family | – |
+//! | PPP, PPP in HDLC framing | 1 to 4 bytes | the protocol number: IP and MPLS; everything else stays PPP | – |
+//! | PPP with a direction (`PPP_PPPD`, `PPP_WITH_DIR`) | 1 or 2 more | the same | – |
+//! | PPP over Ethernet | none | its code: session or discovery | – |
+//! | Cisco HDLC | 4 bytes, 5 with a direction | its protocol field | – |
 //!
 //! Addresses that the capture does not have are [`HOST`] for this host and [`PEER`] for everyone else; what was sent to a group goes to the broadcast address. A VLAN tag of a cooked frame stands behind
 //! its protocol field, so that it comes out where Ethernet has it.
@@ -18,8 +22,8 @@ use crate::wire::ethernet::{self, HEADER_LEN, HOST, PEER};
 use crate::wire::layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, u16_at};
 
 /// What can be mirrored, for messages.
-pub(super) const SUPPORTED: &str =
-    "Ethernet, Linux cooked (LINUX_SLL, LINUX_SLL2), raw IP (RAW, IPV4, IPV6) and BSD loopback (NULL, LOOP)";
+pub(super) const SUPPORTED: &str = "Ethernet, Linux cooked (LINUX_SLL, LINUX_SLL2), raw IP (RAW, IPV4, IPV6), BSD loopback (NULL, LOOP), PPP (PPP, PPP_SERIAL, \
+     PPP_ETHER, PPP_PPPD, PPP_WITH_DIR) and Cisco HDLC (C_HDLC)";
 
 /// Largest frame that libpcap hands over (its `MAXIMUM_SNAPLEN`), in bytes.
 pub(super) const LARGEST_FRAME: usize = 262_144;
@@ -40,19 +44,41 @@ pub(super) struct Ethernet<'a> {
 /// Makes Ethernet frames of one capture's frames.
 #[derive(Debug)]
 pub(super) struct LinkLayer {
-    kind: Kind,
-    /// Where synthetic frames are put together; claimed once.
-    scratch: Vec<u8>,
+    kind: LinkKind,
+    scratch: Scratch,
 }
 
+/// Where synthetic frames are put together; claimed once.
+#[derive(Debug)]
+pub(super) struct Scratch(Vec<u8>);
+
+/// A link type of which Ethernet frames can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum LinkKind {
+    /// Ethernet itself.
     Ethernet,
+    /// `LINKTYPE_LINUX_SLL`.
     Cooked1,
+    /// `LINKTYPE_LINUX_SLL2`.
     Cooked2,
+    /// An IP packet, whose first byte tells the version.
     Raw,
+    /// `LINKTYPE_NULL`, `LINKTYPE_LOOP`.
     Loopback,
+    /// An IP packet of this `EtherType`.
     Ip(u16),
+    /// `LINKTYPE_PPP`, `LINKTYPE_PPP_HDLC`: PPP with or without HDLC's address and control, or Cisco HDLC.
+    Ppp,
+    /// `LINKTYPE_PPP_WITH_DIR`: one byte with the direction, then as [`Ppp`](Self::Ppp).
+    PppWithDirection,
+    /// `LINKTYPE_PPP_PPPD`: the direction stands where HDLC has its address.
+    PppOfPppd,
+    /// `LINKTYPE_PPP_ETHER`: what Ethernet carries as PPP over Ethernet.
+    PppOverEthernet,
+    /// `LINKTYPE_C_HDLC`.
+    CiscoHdlc,
+    /// `LINKTYPE_C_HDLC_WITH_DIR`: one byte with the direction, then as [`CiscoHdlc`](Self::CiscoHdlc).
+    CiscoHdlcWithDirection,
 }
 
 /// What the header of another link type says.
@@ -67,54 +93,92 @@ struct Replaced {
 impl LinkLayer {
     /// For captures of this link type; `None` for one of which no Ethernet frames can be made.
     pub fn of(link_type: Linktype) -> Option<Self> {
-        // libpcap has raw IP as 12 (DLT_RAW on Linux), files have it as 101 (LINKTYPE_RAW).
-        let kind = match link_type.0 {
-            1 => Kind::Ethernet,
-            0 | 108 => Kind::Loopback,
-            12 | 101 => Kind::Raw,
-            113 => Kind::Cooked1,
-            228 => Kind::Ip(ETHERTYPE_IPV4),
-            229 => Kind::Ip(ETHERTYPE_IPV6),
-            276 => Kind::Cooked2,
-            _ => return None,
-        };
-        let scratch = if kind == Kind::Ethernet { 0 } else { LARGEST_FRAME + HEADER_LEN };
-        Some(Self { kind, scratch: Vec::with_capacity(scratch) })
+        let kind = LinkKind::of(link_type)?;
+        let scratch = if kind == LinkKind::Ethernet { Scratch(Vec::new()) } else { Scratch::new() };
+        Some(Self { kind, scratch })
+    }
+
+    /// The link type.
+    pub fn kind(&self) -> LinkKind {
+        self.kind
     }
 
     /// Whether its frames are Ethernet by themselves.
     pub fn is_ethernet(&self) -> bool {
-        self.kind == Kind::Ethernet
+        self.kind == LinkKind::Ethernet
     }
 
     /// Whether its frames tell which way they went.
     pub fn tells_direction(&self) -> bool {
-        matches!(self.kind, Kind::Cooked1 | Kind::Cooked2)
+        matches!(self.kind, LinkKind::Cooked1 | LinkKind::Cooked2)
     }
 
     /// `captured` as an Ethernet frame. `wire_len` is its length before it was cut.
     pub fn ethernet<'a>(&'a mut self, captured: &'a [u8], wire_len: u32) -> Ethernet<'a> {
+        self.kind.ethernet(captured, wire_len, &mut self.scratch)
+    }
+}
+
+impl Scratch {
+    /// Claims room for the largest frame with the longest synthetic header.
+    pub fn new() -> Self {
+        Self(Vec::with_capacity(LARGEST_FRAME + HEADER_LEN))
+    }
+}
+
+impl LinkKind {
+    /// For captures of this link type; `None` for one of which no Ethernet frames can be made.
+    pub fn of(link_type: Linktype) -> Option<Self> {
+        // libpcap has raw IP as 12 (DLT_RAW on Linux), files have it as 101 (LINKTYPE_RAW).
+        Some(match link_type.0 {
+            1 => Self::Ethernet,
+            0 | 108 => Self::Loopback,
+            9 | 50 => Self::Ppp,
+            12 | 101 => Self::Raw,
+            51 => Self::PppOverEthernet,
+            104 => Self::CiscoHdlc,
+            113 => Self::Cooked1,
+            166 => Self::PppOfPppd,
+            204 => Self::PppWithDirection,
+            205 => Self::CiscoHdlcWithDirection,
+            228 => Self::Ip(ETHERTYPE_IPV4),
+            229 => Self::Ip(ETHERTYPE_IPV6),
+            276 => Self::Cooked2,
+            _ => return None,
+        })
+    }
+
+    /// `captured` as an Ethernet frame, put together in `scratch` if it has another header. `wire_len` is its length before
+    /// it was cut.
+    pub fn ethernet<'a>(self, captured: &'a [u8], wire_len: u32, scratch: &'a mut Scratch) -> Ethernet<'a> {
         // A damaged file may claim that a frame was shorter than what was captured of it.
         let wire_len = wire_len.max(u32::try_from(captured.len()).unwrap_or(u32::MAX));
-        let replaced = match self.kind {
-            Kind::Ethernet => return Ethernet { bytes: captured, wire_len, direction: None },
-            Kind::Cooked1 => cooked1(captured, wire_len),
-            Kind::Cooked2 => cooked2(captured, wire_len),
-            Kind::Raw => ip_version(captured).map(|ethertype| Replaced::without_addresses(0, ethertype)),
-            Kind::Loopback => loopback(captured),
-            Kind::Ip(ethertype) => Some(Replaced::without_addresses(0, ethertype)),
+        let replaced = match self {
+            Self::Ethernet => return Ethernet { bytes: captured, wire_len, direction: None },
+            Self::Cooked1 => cooked1(captured, wire_len),
+            Self::Cooked2 => cooked2(captured, wire_len),
+            Self::Raw => ip_version(captured).map(|ethertype| Replaced::without_addresses(0, ethertype)),
+            Self::Loopback => loopback(captured),
+            Self::Ip(ethertype) => Some(Replaced::without_addresses(0, ethertype)),
+            Self::Ppp => ppp(captured),
+            Self::PppWithDirection => behind_direction(captured, ppp),
+            Self::PppOfPppd => behind_direction(captured, pppd),
+            Self::PppOverEthernet => ppp_over_ethernet(captured),
+            Self::CiscoHdlc => cisco_hdlc(captured),
+            Self::CiscoHdlcWithDirection => behind_direction(captured, cisco_hdlc),
         };
         let payload = replaced.as_ref().and_then(|header| captured.get(header.header_len..));
         let (Some(replaced), Some(payload)) = (replaced, payload) else {
             return Ethernet { bytes: &[], wire_len, direction: None };
         };
         let (destination, source) = replaced.addresses();
-        self.scratch.clear();
-        self.scratch.extend_from_slice(&ethernet::header(destination, source, replaced.ethertype));
-        self.scratch.extend_from_slice(payload);
+        let Scratch(scratch) = scratch;
+        scratch.clear();
+        scratch.extend_from_slice(&ethernet::header(destination, source, replaced.ethertype));
+        scratch.extend_from_slice(payload);
         let cut = wire_len.saturating_sub(u32::try_from(captured.len()).unwrap_or(u32::MAX));
-        let wire_len = u32::try_from(self.scratch.len()).unwrap_or(u32::MAX).saturating_add(cut);
-        Ethernet { bytes: &self.scratch, wire_len, direction: replaced.direction }
+        let wire_len = u32::try_from(scratch.len()).unwrap_or(u32::MAX).saturating_add(cut);
+        Ethernet { bytes: scratch, wire_len, direction: replaced.direction }
     }
 }
 
@@ -204,6 +268,72 @@ fn loopback(captured: &[u8]) -> Option<Replaced> {
         _ => return None,
     };
     Some(Replaced::without_addresses(LEN, ethertype))
+}
+
+/// PPP (RFC 1661 section 2), perhaps behind HDLC's address and control (RFC 1662 section 3.1); or Cisco HDLC, which
+/// `LINKTYPE_PPP_HDLC` may be as well.
+fn ppp(captured: &[u8]) -> Option<Replaced> {
+    const UNICAST: u8 = 0x0f;
+    const BROADCAST: u8 = 0x8f;
+    match captured {
+        [0xff, 0x03, ..] => ppp_behind(captured, 2),
+        [UNICAST | BROADCAST, 0x00, ..] => cisco_hdlc(captured),
+        _ => ppp_behind(captured, 0),
+    }
+}
+
+/// The header of PPP behind so many bytes. What carries no protocol that Ethernet has an `EtherType` of its own for stays
+/// PPP, with the `EtherType` of PPP.
+fn ppp_behind(captured: &[u8], begin: usize) -> Option<Replaced> {
+    /// IEEE 802 numbers: Point-to-Point Protocol.
+    const ETHERTYPE_PPP: u16 = 0x880b;
+    // A protocol number may be compressed to its lower byte, which is odd (RFC 1661 section 6.5).
+    let first = *captured.get(begin)?;
+    let (protocol, header_len) =
+        if first & 1 == 1 { (first.into(), begin + 1) } else { (u16_at(captured, begin)?, begin + 2) };
+    Some(match protocol {
+        0x0021 => Replaced::without_addresses(header_len, ETHERTYPE_IPV4),
+        0x0057 => Replaced::without_addresses(header_len, ETHERTYPE_IPV6),
+        // MPLS (RFC 3032 section 4).
+        0x0281 => Replaced::without_addresses(header_len, 0x8847),
+        0x0283 => Replaced::without_addresses(header_len, 0x8848),
+        _ => Replaced::without_addresses(begin, ETHERTYPE_PPP),
+    })
+}
+
+/// pppd's: HDLC's address has become the direction, its control is still there.
+fn pppd(captured: &[u8]) -> Option<Replaced> {
+    ppp_behind(captured, 1)
+}
+
+/// What `read` makes of everything behind one byte that is 0 for a frame that came in, and something else for one that
+/// went out.
+fn behind_direction(captured: &[u8], read: fn(&[u8]) -> Option<Replaced>) -> Option<Replaced> {
+    let (&direction, rest) = captured.split_first()?;
+    let replaced = read(rest)?;
+    let direction = if direction == 0 { Direction::In } else { Direction::Out };
+    Some(Replaced { header_len: replaced.header_len + 1, direction: Some(direction), ..replaced })
+}
+
+/// PPP over Ethernet (RFC 2516 section 4) without Ethernet: version and type (1 byte), code (1), session (2), length (2).
+fn ppp_over_ethernet(captured: &[u8]) -> Option<Replaced> {
+    const SESSION: u16 = 0x8864;
+    const DISCOVERY: u16 = 0x8863;
+    let ethertype = if *captured.get(1)? == 0 { SESSION } else { DISCOVERY };
+    Some(Replaced::without_addresses(0, ethertype))
+}
+
+/// Cisco HDLC (RFC 1547 section 4.3.1): address (1 byte), control (1), `EtherType` (2). Its keepalives (SLARP) and the
+/// protocols that Ethernet carries in IEEE 802.2 frames have no `EtherType` there.
+fn cisco_hdlc(captured: &[u8]) -> Option<Replaced> {
+    const LEN: usize = 4;
+    const SLARP: u16 = 0x8035;
+    const CDP: u16 = 0x2000;
+    const OSI: u16 = 0xfefe;
+    match u16_at(captured, 2)? {
+        SLARP | CDP | OSI | ..0x0600 => None,
+        ethertype => Some(Replaced::without_addresses(LEN, ethertype)),
+    }
 }
 
 fn ip_version(packet: &[u8]) -> Option<u16> {
@@ -301,7 +431,7 @@ mod tests {
 
     #[test]
     fn other_link_types_are_refused() {
-        for link_type in [9, 104, 105, 107, 127, 239] {
+        for link_type in [105, 107, 127, 239] {
             assert!(LinkLayer::of(Linktype(link_type)).is_none(), "link type {link_type}");
         }
     }
@@ -309,7 +439,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_safe(
-            link_type in proptest::sample::select(vec![0, 1, 12, 101, 108, 113, 228, 229, 276]),
+            link_type in proptest::sample::select(vec![0, 1, 9, 12, 50, 51, 101, 104, 108, 113, 166, 204, 205, 228, 229, 276]),
             captured in proptest::collection::vec(any::<u8>(), 0..64),
             wire_len in any::<u32>(),
         ) {

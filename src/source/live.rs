@@ -10,6 +10,7 @@ use socket2::SockRef;
 
 use super::error::SourceError;
 use super::fan_out::FanOut;
+use super::filter::{Asks, FrameFilter};
 use super::link_type::{LARGEST_FRAME, LinkLayer};
 use super::{Readiness, Source, filter, timestamp};
 use crate::config::plan::{ANY, LivePlan, SessionPlan};
@@ -32,6 +33,9 @@ pub(super) struct Live {
     /// Known when only one direction is captured.
     direction: Option<Direction>,
     mtu: Mtu,
+    /// What of the operator's filter is asked here, of the Ethernet frame: nothing where the kernel is asked.
+    filter: FrameFilter,
+    asks: Asks,
     /// Whether what the host's offloads left undone is to be finished.
     normalise: bool,
     /// Frames from before do not count: they may be another worker's too.
@@ -76,9 +80,9 @@ impl Live {
         let since = Timestamp::now();
         for live in &mut captures {
             live.since = since;
-            filter::set(&mut live.capture, &session.filter)?;
-            only(&mut live.capture, directions, &session.filter, &live.link)
-                .map_err(|cause| refusal(interface.1, cause))?;
+            let in_kernel = live.in_kernel(&session.filter);
+            filter::set(&mut live.capture, in_kernel)?;
+            only(&mut live.capture, directions, in_kernel, &live.link).map_err(|cause| refusal(interface.1, cause))?;
             live.leave_out_marked(session)?;
         }
         Ok(captures)
@@ -93,15 +97,15 @@ impl Live {
     ) -> Result<Self, SourceError> {
         let mut capture = activate(plan, name, buffer)?;
         let link = super::link_layer(name, capture.get_datalink())?;
-        filter::apply(&mut capture, &session.filter)?;
-        only(&mut capture, directions, &session.filter, &link).map_err(|cause| refusal(name, cause))?;
+        let filter = filter::apply_live(&mut capture, link.kind(), &session.filter)?;
+        let asks = filter.of(capture.get_datalink());
         let direction = match directions {
             Directions::In => Some(Direction::In),
             Directions::Out => Some(Direction::Out),
             Directions::InOut => None,
         };
         let mtu = mtu(capture.as_fd(), name).unwrap_or(Mtu::ETHERNET);
-        Ok(Self {
+        let mut live = Self {
             capture,
             link,
             name: name.to_owned(),
@@ -109,6 +113,8 @@ impl Live {
             place: place(plan, name),
             direction,
             mtu,
+            filter,
+            asks,
             normalise: session.normalise.enabled,
             since: Timestamp::default(),
             // libpcap asks the files of farspan's own namespace, in which another interface may have this name.
@@ -116,7 +122,15 @@ impl Live {
             drops: RisingDrops::default(),
             grace: super::grace(plan.delay),
             ending: None,
-        })
+        };
+        let in_kernel = live.in_kernel(&session.filter);
+        only(&mut live.capture, directions, in_kernel, &live.link).map_err(|cause| refusal(name, cause))?;
+        Ok(live)
+    }
+
+    /// What of the operator's filter is asked in the kernel.
+    fn in_kernel<'e>(&self, expression: &'e str) -> &'e str {
+        if self.asks == Asks::Nothing { expression } else { "" }
     }
 
     /// Has the kernel leave out frames that the tunnels of farspan processes sent, where `session` has a tunnel itself.
@@ -148,7 +162,7 @@ impl Source for Live {
         budget: usize,
         each: &mut dyn FnMut(&Frame<'_>),
     ) -> Result<Readiness, Box<dyn Explain>> {
-        let Self { capture, link, interface, direction, since, .. } = self;
+        let Self { capture, link, interface, direction, since, filter, asks, .. } = self;
         let offload = if self.normalise { Offload::Unknown { mtu: self.mtu } } else { Offload::Whole };
         let lent = capture.dispatch(Some(budget), |packet| {
             let timestamp = timestamp(packet.header);
@@ -157,6 +171,12 @@ impl Source for Live {
                 return;
             }
             let ethernet = link.ethernet(packet.data, packet.header.len);
+            let captured = (packet.data, packet.header.len);
+            // What cannot become Ethernet cannot be asked, and is counted.
+            let is_kept = || filter.keeps(*asks, captured, (ethernet.bytes, ethernet.wire_len));
+            if !ethernet.bytes.is_empty() && !is_kept() {
+                return;
+            }
             each(&Frame {
                 bytes: ethernet.bytes,
                 wire_len: ethernet.wire_len,

@@ -4,6 +4,7 @@
 //! never pin the source's memory. Sources know nothing of what happens to a frame.
 
 mod block;
+mod bpf;
 mod by_direction;
 mod captures;
 mod classic_bpf;
@@ -14,9 +15,11 @@ mod filter;
 mod flow_program;
 mod held;
 pub(crate) mod interfaces;
+mod lanes;
 mod link_type;
 mod live;
 mod pace;
+mod recorded;
 mod ring;
 mod tunnel;
 
@@ -33,7 +36,7 @@ use file::Replay;
 use link_type::LinkLayer;
 
 use crate::config::defaults;
-use crate::config::plan::{Engine, FilePath, FilePlan, NormalisePlan, Pace, SessionPlan, SourcePlan};
+use crate::config::plan::{Engine, FilePath, FilePlan, NormalisePlan, SessionPlan, SourcePlan};
 use crate::error::{ExitCode, Explain, Problems};
 use crate::frame::{Frame, InterfaceId, Place};
 use crate::kernel::netns::Namespace;
@@ -45,7 +48,7 @@ use crate::quantity::{Ifindex, Mtu, Timestamp};
 pub enum Readiness {
     /// More frames are there already: the budget was the limit.
     More,
-    /// Nothing now: wait for the source's descriptor.
+    /// Nothing now: wait for the source's descriptor to become readable.
     Waiting,
     /// Frames come so fast that the descriptor would be readable again at once. The buffer holds what comes until this
     /// moment many times over: let them come together.
@@ -78,6 +81,15 @@ pub trait Source: Send {
     fn place(&self) -> Place {
         Place::Recorded
     }
+
+    /// Whether the frames were captured before: by a capture file, also one that comes through a pipe.
+    fn is_recorded(&self) -> bool {
+        self.descriptor().is_none()
+    }
+
+    /// Tells interfaces that were found in a capture file since it was asked last: number, name, and the name of the file.
+    /// To be asked before each [`drain`](Self::drain), which lends no frame of an interface that was not told.
+    fn tell_interfaces(&mut self, _learn: &mut dyn FnMut(InterfaceId, &str, &str)) {}
 
     /// What the kernel dropped before us since the source was opened: rising totals. Takes a few system calls, in which
     /// a source also notices what changed about its interface: for once a second and for the end, not for every turn.
@@ -144,7 +156,7 @@ pub fn check_filter(plan: &SessionPlan) -> Result<(), Problems> {
 /// Whether the filter `expression` keeps this Ethernet frame; `None` for an expression that is wrong on Ethernet.
 pub fn keeps(expression: &str, frame: &[u8]) -> Option<bool> {
     let program = filter::of_ethernet(expression).ok()?;
-    Some(program.is_none_or(|program| program.filter(frame)))
+    Some(program.is_none_or(|program| program.matches(frame, u32::try_from(frame.len()).unwrap_or(u32::MAX))))
 }
 
 /// A mistake in a configuration file that only libpcap finds.
@@ -208,10 +220,11 @@ fn open_source(plan: &SessionPlan) -> Result<Opened, Problems> {
     match &plan.source {
         SourcePlan::Live(live) => captures::open(live, plan),
         SourcePlan::File(file) => {
-            let file = Replay::open(file, &plan.filter, &plan.normalise)?;
-            let interfaces = vec![Interface { name: file.name().to_owned(), index: None, mtu: None, engine: None }];
-            let progress = file.progress();
-            Ok(Opened { shares: vec![vec![Box::new(file)]], interfaces, progress })
+            let replay = Replay::open(file, &plan.filter, &plan.normalise, true)?;
+            let interface = |name: &str| Interface { name: name.to_owned(), index: None, mtu: None, engine: None };
+            let interfaces = replay.names().map(interface).collect();
+            let progress = replay.progress();
+            Ok(Opened { shares: vec![vec![Box::new(replay)]], interfaces, progress })
         }
         SourcePlan::Tunnels(tunnels) => tunnel::open(tunnels, plan),
     }
@@ -222,9 +235,8 @@ fn open_source(plan: &SessionPlan) -> Result<Opened, Problems> {
 /// # Errors
 /// When it is not there, is no capture file, or holds frames of which no Ethernet frames can be made.
 pub fn open_file(file: &FilePath) -> Result<Box<dyn Source>, SourceError> {
-    let plan = FilePlan { file: file.clone(), pace: Pace::Unpaced };
     let as_recorded = NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None, max_segments: None };
-    Ok(Box::new(Replay::open(&plan, "", &as_recorded)?))
+    Ok(Box::new(Replay::open(&FilePlan::unpaced(file.clone()), "", &as_recorded, false)?))
 }
 
 /// Lends every frame in a block that a packet ring has filled, and returns how many more its header promises, those that

@@ -12,8 +12,8 @@ use farspan::config::endpoint;
 use farspan::config::local_end::CaptureFilePlan;
 use farspan::config::plan::{
     Decap, DestinationPlan, Encapsulation, End, EndPlan, FilePath, FilePlan, Fit, Gso, Host, Ids, LimitPlan,
-    NormalisePlan, OuterPackets, Pace, PriorityPlan, Probe, SamplePlan, SessionPlan, SourcePlan, Spread, Tag,
-    TransmitPlan, TunnelPlan, TunnelsPlan, UdpChecksum,
+    NormalisePlan, OuterPackets, PriorityPlan, Probe, SamplePlan, SessionPlan, SourcePlan, Spread, Tag, TransmitPlan,
+    TunnelPlan, TunnelsPlan, UdpChecksum,
 };
 use farspan::daemon::control::{self, Answer, Command, Line};
 use farspan::daemon::http::{Request, Response, Status, exchange};
@@ -216,7 +216,7 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
     let asks = |bit: u8| asked & 1 << bit != 0;
     let endpoints = ["vxlan://0.0.0.0?vni=42,50-59", "gre://[::]", "erspan://198.51.100.2", "geneve://0.0.0.0:6081"];
     let tunnels = TunnelsPlan {
-        outer: OuterPackets::File(FilePlan { file: outer, pace: Pace::Unpaced }),
+        outer: OuterPackets::File(FilePlan::unpaced(outer)),
         endpoints: endpoints.iter().filter(|_| asks(0)).map(|url| endpoint::read(url).unwrap()).collect(),
         allow: ["198.51.100.0/25", "::/1"].iter().filter(|_| asks(1)).map(|prefix| prefix.parse().unwrap()).collect(),
         strict: asks(2),

@@ -30,7 +30,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ),
         ("decapsulate", tunnels.iter().flat_map(|frame| payloads(frame)).collect()),
         ("receive", received(&tunnels)),
-        ("capture_file", vec![pcap(&frames, true), pcap(&frames, false), pcapng(&frames)]),
+        ("capture_file", vec![pcap(&frames, true), pcap(&frames, false), pcapng(&frames), sections(&frames)]),
         ("compare", captures),
         ("http", http()),
         ("control", control()),
@@ -237,6 +237,53 @@ fn pcap(frames: &[Vec<u8>], little: bool) -> Vec<u8> {
         let length = u32::try_from(frame.len()).unwrap();
         file.extend([7, 8, length, length].map(word).concat());
         file.extend(frame);
+    }
+    file
+}
+
+/// pcapng with a section of each byte order, and blocks of every kind that a reader treats in its own way: interfaces with a
+/// name, a clock and a frame check sequence, enhanced, obsolete and simple packet blocks, flags, and a block without a frame.
+fn sections(frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for big in [false, true] {
+        let word = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
+        let half = |value: u16| if big { value.to_be_bytes() } else { value.to_le_bytes() };
+        let mut block = |kind: u32, body: &[u8]| {
+            let padding = vec![0; body.len().next_multiple_of(4) - body.len()];
+            let length = word(u32::try_from(12 + body.len() + padding.len()).unwrap());
+            file.extend([&word(kind)[..], &length, body, &padding, &length].concat());
+        };
+        block(0x0a0d_0d0a, &[&word(0x1a2b_3c4d)[..], &half(1), &half(0), &[0xff; 8]].concat());
+        let options = [
+            &half(2)[..],
+            &half(4),
+            b"eth0",
+            &half(9),
+            &half(1),
+            &[0x8a, 0, 0, 0],
+            &half(13),
+            &half(1),
+            &[4, 0, 0, 0],
+            &half(14),
+            &half(8),
+            &[0; 8],
+            &[0; 4],
+        ];
+        for link_type in [1, 101, 9, 113] {
+            block(1, &[&half(link_type)[..], &half(0), &word(0), &options.concat()].concat());
+        }
+        block(0xbad, &[1; 9]);
+        for (number, frame) in (0..).zip(frames) {
+            let length = u32::try_from(frame.len()).unwrap();
+            let times = [[0, 7], [length, length]].concat().into_iter().flat_map(word).collect::<Vec<_>>();
+            let padding = vec![0; frame.len().next_multiple_of(4) - frame.len()];
+            let flags = [&half(2)[..], &half(4), &word(1 | 4 << 5), &[0; 4]].concat();
+            match number % 3 {
+                0 => block(6, &[&word(number % 4), &times[..], frame, &padding, &flags].concat()),
+                1 => block(2, &[&half(0)[..], &half(1), &times, frame].concat()),
+                _ => block(3, &[&word(length), &frame[..]].concat()),
+            }
+        }
     }
     file
 }

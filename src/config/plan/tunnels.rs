@@ -31,7 +31,10 @@ impl TunnelsPlan {
     /// What stands for an interface's name in the ids of destinations: one for each socket, or the file.
     pub fn names(&self) -> Vec<String> {
         match &self.outer {
-            OuterPackets::File(file) => vec![format!("file:{}", file.file)],
+            OuterPackets::File(plan) => {
+                let names: Vec<_> = plan.files.iter().map(|file| format!("file:{file}")).collect();
+                vec![names.join(", ")]
+            }
             OuterPackets::Sockets { .. } => {
                 let name = |endpoints: &Vec<&EndpointPlan>| {
                     endpoints.iter().map(|endpoint| endpoint.written.as_str()).collect::<Vec<_>>().join(", ")

@@ -111,6 +111,11 @@ pub const FAMILIES: &[Family] = &[
         },
     ),
     of_session!(
+        "farspan_cut_frames",
+        "Frames that came cut: shorter than they were on the wire, or than their IP packet says.",
+        |session: &SessionView| session.ledger.cut
+    ),
+    of_session!(
         "farspan_segments_added_frames",
         "Extra frames made by cutting super-frames into wire segments.",
         |session: &SessionView| session.ledger.segments_added

@@ -39,7 +39,7 @@ impl OuterFile {
     pub fn open(plan: &FilePlan, receiver: Receiver, reorder: Option<Duration>) -> Result<Self, SourceError> {
         // Filter and normalise are for the frames inside.
         let untouched = NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None, max_segments: None };
-        let outer = Replay::open(plan, "", &untouched)?;
+        let outer = Replay::open(plan, "", &untouched, false)?;
         let reorder = Reorder::new(reorder);
         Ok(Self { outer, inside: Inside { receiver, reassembly: Reassembly::default(), given_up: 0, reorder } })
     }
@@ -98,7 +98,7 @@ impl Source for OuterFile {
         let Self { outer, inside } = self;
         inside.reorder.release(now, each);
         let drained = outer.drain(now, budget, &mut |frame| inside.take(now, frame, each));
-        if !matches!(drained, Ok(Readiness::More | Readiness::Until(_))) {
+        if !matches!(drained, Ok(Readiness::More | Readiness::Waiting | Readiness::Until(_))) {
             self.finish(each);
         }
         drained
@@ -106,6 +106,10 @@ impl Source for OuterFile {
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.outer.descriptor()
+    }
+
+    fn is_recorded(&self) -> bool {
+        self.outer.is_recorded()
     }
 
     fn kernel_drops(&mut self) -> KernelDrops {

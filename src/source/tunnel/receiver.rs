@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-use pcap::BpfProgram;
-
+use super::super::bpf::Program;
 use super::super::error::SourceError;
 use super::super::filter;
 use super::merged::MergeWatch;
@@ -31,7 +30,7 @@ pub struct Receiver {
     decap: Decap,
     tag: Tag,
     /// The operator's filter, for the frames inside.
-    filter: Option<BpfProgram>,
+    filter: Option<Program>,
     offload: Offload,
     interface: InterfaceId,
     senders: SenderTable,
@@ -165,7 +164,8 @@ impl Receiver {
         let row = self.senders.count(outer.from, &outermost);
         let inner = self.deeper(outermost)?;
         let bytes = put_together(&mut self.scratch, &inner, self.tag, outermost.id);
-        if self.filter.as_ref().is_some_and(|filter| !filter.filter(bytes)) {
+        let wire_len = wire_len(bytes, inner.missing, outermost.truncated);
+        if self.filter.as_ref().is_some_and(|filter| !filter.matches(bytes, wire_len)) {
             return Err(DropReason::Filtered);
         }
         let offload = match &mut self.merges {
@@ -174,7 +174,7 @@ impl Receiver {
         };
         let frame = Frame {
             bytes,
-            wire_len: wire_len(bytes, inner.missing, outermost.truncated),
+            wire_len,
             timestamp: outer.timestamp,
             direction: outermost.direction,
             interface: self.interface,
