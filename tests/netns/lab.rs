@@ -116,6 +116,14 @@ impl Lab {
         self.host.run(&format!("ip link set h0 mtu {mtu}"));
     }
 
+    /// Waits until this interface of the analyzer has received so many frames.
+    pub fn await_received(&self, link: &str, frames: u32) {
+        await_that(&format!("{frames} frames at {link}"), || {
+            let received = self.analyzer.run(&format!("cat /sys/class/net/{link}/statistics/rx_packets"));
+            received.trim().parse::<u32>().is_ok_and(|received| received >= frames)
+        });
+    }
+
     /// Waits until the taps of this interface of the host have had so many frames, or dropped them.
     ///
     /// What a veth counts as received may still wait in a CPU's backlog, in front of the taps.

@@ -10,7 +10,7 @@ use etherparse::PacketBuilder;
 
 use crate::farspan::{Farspan, Ledger, binary, run};
 use crate::judge::{Capture, tshark};
-use crate::lab::{Lab, succeed};
+use crate::lab::{Lab, Namespace, await_that, succeed};
 use crate::traffic::{self, STRANGER};
 
 /// TCP SYNs from one client to one server, one from each of these ports.
@@ -90,13 +90,19 @@ fn a06_check_prints_the_fingerprint_and_never_the_seed() {
     assert!(said.contains("32 hexadecimal digits") && !said.contains("my-secret"), "{said}");
 }
 
+/// The MAC address of an interface.
+fn mac(namespace: &Namespace, link: &str) -> [u8; 6] {
+    let text = namespace.run(&format!("cat /sys/class/net/{link}/address"));
+    let mut mac = [0; 6];
+    for (byte, digits) in mac.iter_mut().zip(text.trim().split(':')) {
+        *byte = u8::from_str_radix(digits, 16).expect("a MAC");
+    }
+    mac
+}
+
 /// One Ethernet frame from the client's network to the tapped host, with this ICMP message about a tunnel of GRE.
 fn forged(lab: &Lab, v6: bool, kind: [u8; 2], word: u32) -> Vec<u8> {
-    let mac = lab.host.run("cat /sys/class/net/h0/address");
-    let mut to = [0; 6];
-    to.iter_mut()
-        .zip(mac.trim().split(':'))
-        .for_each(|(byte, text)| *byte = u8::from_str_radix(text, 16).expect("a MAC"));
+    let to = mac(&lab.host, "h0");
     let start = PacketBuilder::ethernet2(STRANGER, to);
     let (near, far) = ([0x2001, 0xdb8, 9, 0, 0, 0, 0, 1_u16], [0x2001, 0xdb8, 9, 0, 0, 0, 0, 2_u16]);
     let octets = |address: [u16; 8]| std::net::Ipv6Addr::from(address).octets();
@@ -171,7 +177,7 @@ fn a12_a_learnt_path_mtu_that_costs_most_frames_is_a_warning() {
     traffic::send(&lab, &vec![forged(&lab, false, [3, 4], 552); 3], "--pps=100");
     let frames: Vec<_> = (0..4000).map(|number| traffic::udp_frame(number, 16, 1500)).collect();
     traffic::send(&lab, &frames, "--pps=1000");
-    crate::lab::await_that("a warning", || farspan.log().contains("too long for the path MTU of 1280 that was learnt"));
+    await_that("a warning", || farspan.log().contains("too long for the path MTU of 1280 that was learnt"));
     assert!(farspan.log().contains("WARN destination 1 (gre://192.0.2.2?fit=drop): "), "{}", farspan.log());
     farspan.stop_anyhow();
 }
@@ -249,4 +255,34 @@ fn a07_a_flood_of_learnt_flows_keeps_to_the_limit() {
     let seen = ports(&flood, 2.5).into_iter().filter(|&port| (12_000..12_200).contains(&port)).count();
     // A random flood leaves a tenth of them.
     assert!(seen >= 10, "{seen} of 200 honest flows");
+}
+
+/// Forged senders of one allowed network come first, then an honest one of another.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a23_forged_senders_of_one_network_leave_a_row_to_another() {
+    let lab = Lab::with_underlay_mtu(1600);
+    lab.analyzer.run("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.a0.rp_filter=0");
+    let to = format!("pcap:{}", lab.path("received.pcap").display());
+    let arguments = ["--from", "vxlan://0.0.0.0", "--allow", "10.66.0.0/16", "--allow", "192.0.2.0/24", "--to", &to];
+    let receiver = Farspan::receive(&lab, &lab.analyzer, &arguments);
+    let target = mac(&lab.analyzer, "a0");
+    let datagram = |from: [u8; 4]| {
+        let packet = PacketBuilder::ethernet2(STRANGER, target).ipv4(from, [192, 0, 2, 2], 64).udp(50_000, 4789);
+        let payload = [&[8, 0, 0, 0, 0, 0, 42, 0][..], &traffic::numbered_frame(7, 60)].concat();
+        let mut frame = Vec::new();
+        packet.write(&mut frame, &payload).expect("a vector takes everything");
+        frame
+    };
+    let forged = (0..1500_u16).map(|number| datagram([10, 66, number.to_be_bytes()[0], number.to_be_bytes()[1]]));
+    let frames: Vec<_> = forged.chain((0..100).map(|_| datagram([192, 0, 2, 1]))).collect();
+    traffic::send_from(&lab, &lab.host, "u0", &frames, "--pps=2000");
+    lab.await_received("a0", 1600);
+    let said = receiver.log();
+    let ledger = receiver.stop();
+    let of = |from: &str| {
+        ledger.senders.iter().filter(|sender| sender.from == from).map(|sender| sender.received).sum::<u64>()
+    };
+    assert_eq!((ledger.captured, of("192.0.2.1")), (1600, 100), "{said}");
+    assert!(ledger.senders.len() < 1024 && said.contains("WARN the table of senders is full"), "{said}");
 }
