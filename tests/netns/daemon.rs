@@ -481,6 +481,11 @@ fn reload_under_traffic(slower: u32) -> Result<(), Disturbed> {
     daemon.reload(&lab, &configuration("normalise.truncate = 90\n"), "reloaded: changed changed; 1 session went on");
     daemon.reload(&lab, &configuration("source.delay = \"3ms\"\n"), "reloaded: changed changed; 1 session went on");
     let ended_before = sender.ended().is_some();
+    // A busy machine lets the sender have less than its rate.
+    let deadline = std::time::Instant::now() + Duration::from_mins(2);
+    while sender.ended().is_none() && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(100));
+    }
     await_that("the end of the traffic", || sender.ended().is_some());
     await_that("the last frames", || {
         let size = || fs::metadata(&arrived).map_or(0, |file| file.len());
@@ -502,8 +507,10 @@ fn reload_under_traffic(slower: u32) -> Result<(), Disturbed> {
     // Of the changed one: no frame is lost, and none comes twice, but for those of the very moment of the change.
     let changed: Vec<_> = account.senders.iter().filter(|sender| sender.id == Some(2)).collect();
     let came: u64 = changed.iter().map(|sender| sender.received).sum();
-    // Where the host keeps a worker from its processor past that moment, those of some milliseconds.
-    assert!(came.abs_diff(u64::from(count)) <= 1500, "{account:#?}");
+    // Where the host keeps a worker from its processor past that moment, those of some milliseconds: fewer at a lower pace.
+    if came.abs_diff(u64::from(count)) > 1500 {
+        return Err(Disturbed(format!("{came} frames of the changed session, {count} were sent: {account:#?}")));
+    }
     Ok(())
 }
 
