@@ -16,7 +16,7 @@ const EACH_TURN: u32 = 16;
 /// Of the other frames of a group one in so many is searched. A power of two.
 pub(super) const SAMPLE: u32 = 16;
 /// Groups of flows.
-const GROUPS: usize = 1024;
+const GROUPS: u32 = 1024;
 /// How long a group is searched completely after something was found in it, in seconds.
 const GROUP_ALERT: u64 = 60;
 /// How long everything is, in nanoseconds.
@@ -35,12 +35,17 @@ pub(super) struct Relays {
     alert_until: u64,
 }
 
+/// The group that a flow belongs to.
+fn group_of(flow: FlowHash) -> usize {
+    flow.bucket(GROUPS) as usize
+}
+
 impl Relays {
     /// Searches for other tunnels from now on.
     pub(super) fn learn(&mut self, targets: &Targets) {
         self.finders = targets.locals().into_iter().map(|local| Finder::new(local).into_owned()).collect();
         if !targets.is_empty() {
-            self.groups.resize(GROUPS, 0);
+            self.groups.resize(GROUPS as usize, 0);
         }
     }
 
@@ -67,7 +72,7 @@ impl Relays {
         if found.is_some() {
             self.alert_until = now.saturating_add(ALERT);
             let until = u32::try_from((now / ALERT + GROUP_ALERT) % (1 << 28)).unwrap_or(0);
-            if let Some(group) = self.groups.get_mut(flow.0 as usize % GROUPS) {
+            if let Some(group) = self.groups.get_mut(group_of(flow)) {
                 *group = until * SAMPLE;
             }
         }
@@ -80,7 +85,7 @@ impl Relays {
             self.left -= 1;
             return true;
         }
-        let Some(group) = self.groups.get_mut(flow.0 as usize % GROUPS) else { return false };
+        let Some(group) = self.groups.get_mut(group_of(flow)) else { return false };
         let (count, until) = (*group % SAMPLE, *group / SAMPLE);
         *group = until * SAMPLE + (count + 1) % SAMPLE;
         if count == 0 {
