@@ -26,9 +26,9 @@ pub fn farspan() -> Command {
 pub fn mirror(files: &[&Path], to: &Path, more: &[&str]) {
     let mut command = farspan();
     command.arg("mirror");
-    files.iter().for_each(|file| {
+    for file in files {
         command.arg("-r").arg(file);
-    });
+    }
     succeed(command.args(["--to", &super::pcap_file(to)]).args(more));
 }
 
@@ -63,7 +63,9 @@ pub fn frames(capture: &Path) -> Vec<Frame> {
     let packets: Vec<Value> = serde_json::from_str(&tshark(&["-T", "json", "-x", "-j", "frame"])).unwrap();
     let fields = ["time_epoch", "len", "interface_name", "packet_flags_direction"].map(|name| format!("frame.{name}"));
     let mut arguments = vec!["-T", "fields", "-E", "separator=/t"];
-    fields.iter().for_each(|field| arguments.extend(["-e", field]));
+    for field in &fields {
+        arguments.extend(["-e", field]);
+    }
     let told = tshark(&arguments);
     assert_eq!(told.lines().count(), packets.len());
     packets.iter().zip(told.lines()).map(|(packet, told)| frame(packet, told)).collect()
@@ -84,7 +86,7 @@ fn frame(packet: &Value, told: &str) -> Frame {
 
 /// Waits until something holds.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(60);
+    let patience = Instant::now() + Duration::from_mins(1);
     while !holds() {
         assert!(Instant::now() < patience, "{what}");
         std::thread::sleep(Duration::from_millis(10));

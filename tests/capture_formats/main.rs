@@ -62,7 +62,9 @@ fn r04_every_link_type_of_one_file_becomes_ethernet() {
     ];
     for big in [false, true] {
         let mut file = section(big);
-        kinds.iter().for_each(|(kind, _)| file.extend(idb(big, *kind, 262_144, &[])));
+        for (kind, _) in &kinds {
+            file.extend(idb(big, *kind, 262_144, &[]));
+        }
         for (number, (_, bytes)) in (0..).zip(&kinds) {
             file.extend(epb(big, number, 1_700_000_000_000_000 + u64::from(number), bytes, &[]));
         }
