@@ -323,7 +323,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("inner.pcap");
         let plan = CaptureFilePlan::plain(FilePath::Path(file.clone()));
-        let destination = CaptureFile::open(&plan, &[], &mut Shared::new(&[], 0)).unwrap();
+        let destination = CaptureFile::open(&plan, &["probe".into()], &mut Shared::new(&[], 0)).unwrap();
         let mut destinations = Destinations::new(vec![Destination::File(destination)]);
         let mut ledger = Ledger::new([("1", "pcap:inner.pcap")]);
 

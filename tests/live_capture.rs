@@ -61,6 +61,7 @@ fn live_by(engine: Engine, directions: Directions) -> LivePlan {
         promiscuous: true,
         engine,
         buffer: defaults::BUFFER,
+        max_interfaces: defaults::MAX_INTERFACES,
         delay: defaults::DELAY,
         workers: defaults::WORKERS,
         pin: Vec::new(),

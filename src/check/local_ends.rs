@@ -5,7 +5,7 @@ use std::io;
 use super::facts::Facts;
 use super::finding::Finding;
 use super::report::Statement;
-use crate::config::local_end::{CaptureFilePlan, Sync, TapPlan};
+use crate::config::local_end::{CaptureFilePlan, FileMode, Sync, TapPlan};
 use crate::config::plan::{DestinationPlan, End, SessionPlan};
 use crate::destination::open_error::CannotOpen;
 use crate::destination::tap_device::TapError;
@@ -96,6 +96,9 @@ pub(super) fn file_in_words(plan: &CaptureFilePlan) -> String {
         Sync::Rotate => "; each is on the disk when it is complete",
         Sync::Flush => "; every batch waits for the disk",
     };
+    if plan.mode != FileMode::DEFAULT {
+        words = format!("{words}; permissions {:04o}", plan.mode.bits());
+    }
     words
 }
 
@@ -180,11 +183,16 @@ mod tests {
         assert_eq!(words, expected);
 
         let rotation = Rotation { size: Some(1 << 20), time: Some(Duration::from_hours(1)), keep: Some(24) };
-        let file = CaptureFilePlan { file: "m.pcapng".parse().unwrap(), rotation, sync: Sync::Rotate };
+        let file = CaptureFilePlan {
+            rotation,
+            sync: Sync::Rotate,
+            mode: "0640".parse().unwrap(),
+            ..CaptureFilePlan::plain("m.pcapng".parse().unwrap())
+        };
         assert_eq!(
             file_in_words(&file),
             "inner frames to m.pcapng, a new file after 1048576 bytes or 1h; the last 24 of this run are kept; each is on \
-             the disk when it is complete"
+             the disk when it is complete; permissions 0640"
         );
         assert_eq!(file_in_words(&CaptureFilePlan::plain("m.pcap".parse().unwrap())), "inner frames to m.pcap");
     }

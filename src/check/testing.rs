@@ -36,6 +36,7 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
             promiscuous: true,
             engine: Engine::Pcap,
             buffer: 1 << 20,
+            max_interfaces: 512,
             delay: Duration::from_millis(2),
             workers: Workers::LEAST,
             pin: Vec::new(),

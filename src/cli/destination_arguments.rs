@@ -98,6 +98,9 @@ pub struct DestinationArguments {
     /// When capture files must be on the disk: off, rotate (when complete), flush (every batch) [default: off]
     #[arg(long, value_name = "WHEN")]
     sync: Option<String>,
+    /// Permissions of capture files, octal: 0640 for a group that reads them [default: 0600]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
 }
 
 impl DestinationArguments {
@@ -133,6 +136,7 @@ impl DestinationArguments {
             ("rotate_time", "--rotate-time", &self.rotate_time),
             ("keep", "--keep", &self.keep),
             ("sync", "--sync", &self.sync),
+            ("mode", "--mode", &self.mode),
         ]
         .into_iter()
         .filter_map(|(key, flag, word)| Some((key.to_owned(), Written::flag(flag, word.as_ref()?))))

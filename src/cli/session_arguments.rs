@@ -238,6 +238,7 @@ mod tests {
                     promiscuous: true,
                     engine: Engine::default(),
                     buffer: 24 << 20,
+                    max_interfaces: 512,
                     delay: Duration::from_millis(2),
                     workers: Workers::LEAST,
                     pin: Vec::new(),
@@ -284,6 +285,7 @@ mod tests {
                 promiscuous: false,
                 engine: Engine::Pcap,
                 buffer: 4 << 20,
+                max_interfaces: 512,
                 delay: Duration::from_millis(5),
                 workers: Workers::new(3).unwrap(),
                 netns: None,
@@ -386,10 +388,11 @@ mod tests {
             file: FilePath::Path("m-{number}.pcapng".into()),
             rotation: Rotation { size: Some(100 << 20), time: Some(Duration::from_hours(1)), keep: Some(24) },
             sync: Sync::Rotate,
+            mode: "0640".parse().unwrap(),
         };
-        let url = "pcap:m-{number}.pcapng?rotate_size=100MiB&rotate-time=1h&keep=24&sync=rotate";
+        let url = "pcap:m-{number}.pcapng?rotate_size=100MiB&rotate-time=1h&keep=24&sync=rotate&mode=0640";
         assert_eq!(destination(url).end, End::File(rotated.clone()));
-        let line = "-i eth0 --rotate-size 100MiB --rotate-time 1h --keep 24 --sync rotate --tap-mtu 9000 --to \
+        let line = "-i eth0 --rotate-size 100MiB --rotate-time 1h --keep 24 --sync rotate --mode 0640 --tap-mtu 9000 --to \
                     pcap:m-{number}.pcapng --to tap:ids0?owner=0&name=ids";
         let plan = plan(line);
         assert_eq!(plan.destinations[0].end, End::File(rotated));
@@ -417,6 +420,10 @@ mod tests {
             (
                 "-i eth0 --to pcap:a?rotate_size=1KiB",
                 "1024 is not a file size in bytes: it goes from 65536 to 1125899906842624",
+            ),
+            (
+                "-i eth0 --to pcap:a?mode=0755",
+                "`0755` is not a file mode: write octal digits from 0600 to 0666, such as 0640",
             ),
             ("-i eth0 --to pcap:a?sync=often", "`often` is not a way to sync: write off, rotate or flush"),
             ("-i eth0 --to pcap:-?rotate_time=1h", "`rotate_time` is for files, and `pcap:-` is standard output"),
@@ -452,10 +459,8 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_of_one_url_is_stronger_than_a_flag_for_all() {
-        let plan = plan(
-            "-i eth0 --vni 5 --fit drop --to vxlan://h --to geneve://h?vni=6&fit=truncate&name=lab --to erspan1://h",
-        );
+    fn a_flag_is_for_all_destinations_that_have_a_use_for_it() {
+        let plan = plan("-i eth0 --vni 5 --fit drop --to vxlan://h --to geneve://h?vni=5&name=lab --to erspan1://h");
         let seen: Vec<_> = plan
             .destinations
             .iter()
@@ -468,7 +473,32 @@ mod tests {
                 (destination.name.as_str(), vni.map(Vni::value), tunnel.fit)
             })
             .collect();
-        assert_eq!(seen, [("1", Some(5), Fit::Drop), ("lab", Some(6), Fit::Truncate), ("3", None, Fit::Drop)]);
+        assert_eq!(seen, [("1", Some(5), Fit::Drop), ("lab", Some(5), Fit::Drop), ("3", None, Fit::Drop)]);
+    }
+
+    #[test]
+    fn o4_a_flag_and_a_url_that_contradict_each_other_are_one_mistake_with_both_places() {
+        let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        let text = "[session.a]\nsource.interface = \"lo\"\n\
+                    destination.url.to = \"vxlan://192.0.2.1?vni=42\"\n\
+                    destination.key = { to = \"vxlan://192.0.2.2\", vni = 43, fit = \"drop\" }\n";
+        std::fs::write(file.path(), text).unwrap();
+        let problems = |line: &str| {
+            let arguments = Line::try_parse_from(std::iter::once("farspan").chain(line.split(' '))).unwrap();
+            arguments.session.plan().err().map_or_else(Vec::new, |problems| {
+                problems.iter().map(|problem| (problem.to_string(), problem.place().unwrap_or_default())).collect()
+            })
+        };
+        let both = "`--vni 9` contradicts `vni=42` in the URL";
+        let url = "--to vxlan://192.0.2.1?vni=42";
+        assert_eq!(problems(&format!("-i lo {url} --vni 9")), [(both.to_owned(), url.to_owned())]);
+        let in_file = problems(&format!("-C {} --vni 9", file.path().display()));
+        let [(what, place)] = &in_file[..] else { panic!("{in_file:?}") };
+        assert!(what == both && place.contains(".toml:3:") && place.contains("destination.url.to"), "{in_file:?}");
+        // The same value is no contradiction, and a flag is the stronger layer over a key of the file.
+        assert_eq!(problems(&format!("-i lo {url} --vni 42")), []);
+        assert_eq!(problems(&format!("-C {} --vni 42", file.path().display())), []);
+        assert_eq!(problems(&format!("-C {} --fit truncate", file.path().display())), []);
     }
 
     #[test]
@@ -476,7 +506,7 @@ mod tests {
         let names = Line::try_parse_from(
             "farspan --vni 1 --vni-out 1 --key 1 --key-out 1 --session-id 1 --session-id-out 1 --index 1 --seq 1 --fit 1 \
              --analyzer 1 --transmit 1 --source 1 --device 1 --dscp 1 --ttl 1 --udp-checksum 1 --gso 1 --ports 1 --tap-mtu 1 --path-mtu 1 --mtu-floor 1 --weight 1 --probe 1 --resolve 1 \
-             --owner 1 --rotate-size 1 --rotate-time 1 --keep 1 --sync 1"
+             --owner 1 --rotate-size 1 --rotate-time 1 --keep 1 --sync 1 --mode 1"
                 .split_whitespace(),
         );
         let mut flags: Vec<String> = names.unwrap().session.destination.table().into_keys().collect();
@@ -498,7 +528,8 @@ mod tests {
             [session.dmz]
             source = { interface = "eth0", delay = "9ms" }
             [session.dmz.destination.ids]
-            to = "vxlan://192.0.2.1?vni=1"
+            to = "vxlan://192.0.2.1"
+            vni = 1
             [session.dmz.destination.second]
             to = "erspan2://192.0.2.2"
             session = 2

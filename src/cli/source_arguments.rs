@@ -42,6 +42,9 @@ pub struct CaptureArguments {
     /// Longest time that a frame waits in the capture memory [default: 2ms]
     #[arg(long, value_name = "TIME")]
     delay: Option<String>,
+    /// Most interfaces at one time: further ones that a pattern means are refused, with a warning [default: 512]
+    #[arg(long, value_name = "N")]
+    max_interfaces: Option<String>,
     /// Threads that share the flows of the interfaces, 1 to 64 [default: 1]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
@@ -116,6 +119,7 @@ impl SourceFlags for CaptureArguments {
         set_flag(keys, &["source", "engine"], "--engine", self.engine.as_deref());
         set_flag(keys, &["source", "delay"], "--delay", self.delay.as_deref());
         set_flag(keys, &["source", "workers"], "--workers", self.workers.as_deref());
+        set_flag(keys, &["source", "max_interfaces"], "--max-interfaces", self.max_interfaces.as_deref());
         set_flag(keys, &["source", "pin"], "--pin", self.pin.as_deref());
         set_flag(keys, &["source", "netns"], "--netns", self.netns.as_deref());
         if self.no_promiscuous {

@@ -18,6 +18,10 @@ pub const GENEVE_PORT: u16 = Geneve::PORT;
 pub const BUFFER: u64 = 24 << 20;
 /// Smallest capture buffer of one interface, in bytes.
 pub const LEAST_BUFFER: u64 = 1 << 20;
+/// Smallest ring of one interface and worker, in bytes, where the memory is used up: two blocks.
+pub const LEAST_RING: u64 = 512 << 10;
+/// Most interfaces of a session at one time.
+pub const MAX_INTERFACES: usize = 512;
 /// Memory of the capture buffers of all the daemon's sessions together, in bytes: ten sessions have all they ask for, and
 /// two hundred more than a Mebibyte each. It is the kernel's memory and cannot be swapped out: more than that is the
 /// operator's decision.

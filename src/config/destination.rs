@@ -55,8 +55,9 @@ pub(super) fn resolve(one: &One<'_>, used: &mut HashSet<String>, mistakes: &mut 
     (mistakes.len() == found).then(|| DestinationPlan { name, to: to.to_owned(), weight, end })
 }
 
-/// The keys of one destination out of their three places. On the command line the URL is more particular than a flag
-/// for all; over a file's destination a flag is the stronger layer.
+/// The keys of one destination out of their three places. A flag is the stronger layer over a key of a file's table, as over
+/// every key of a file. A parameter of a URL belongs to the destination's name, which the ledger and every message show: what
+/// contradicts it, a key beside it or a flag, is a mistake.
 fn merged(one: &One<'_>, url: &DestinationUrl, used: &mut HashSet<String>, mistakes: &mut Mistakes) -> Table {
     let mut keys = one.own.as_table().clone();
     let Some(to) = keys.shift_remove("to") else { return keys };
@@ -73,14 +74,35 @@ fn merged(one: &One<'_>, url: &DestinationUrl, used: &mut HashSet<String>, mista
             ("tap_mtu", Kind::Tap) | ("path_mtu", Kind::Tunnel(_)) => "mtu",
             (key, _) => key,
         };
-        if has.contains(&meant) {
-            used.insert(key.clone());
-            if !(to.is_flag() && keys.contains_key(meant)) {
+        if !has.contains(&meant) {
+            continue;
+        }
+        used.insert(key.clone());
+        match keys.get(meant) {
+            Some(known) if matches!(known.origin(), Some(Origin::Url(_))) => {
+                // What stands in the URL and beside it has been told.
+                let is_alone = !one.own.as_table().contains_key(meant);
+                if is_alone && known.value != flag.value {
+                    let (flag, url) = (text(flag), text(known));
+                    let contradiction = What::Contradiction { key: meant.to_owned(), flag, url };
+                    mistakes.push(Mistake::at(contradiction, known.origin(), one.own.path(meant)));
+                }
+            }
+            _ => {
                 keys.insert(meant.to_owned(), flag.clone());
             }
         }
     }
     keys
+}
+
+/// What was written: a flag with its value, or the value.
+fn text(written: &Written) -> String {
+    match (written.origin(), &written.value) {
+        (Some(Origin::Flag(flag)), _) => flag.clone(),
+        (_, Value::Word(word)) => word.clone(),
+        _ => String::new(),
+    }
 }
 
 fn in_url(origin: &Origin) -> Origin {

@@ -342,7 +342,7 @@ impl Kind {
         match self {
             Self::Tunnel(scheme) => scheme.keys(),
             Self::Tap => vec!["mtu", "owner", "weight"],
-            Self::File => vec!["rotate_size", "rotate_time", "keep", "sync", "weight"],
+            Self::File => vec!["rotate_size", "rotate_time", "keep", "sync", "mode", "weight"],
         }
     }
 }

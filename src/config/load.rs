@@ -244,7 +244,8 @@ mod tests {
 
     #[test]
     fn the_defaults_in_the_reference_s_comments_are_real_too() {
-        const LIVE_ONLY: &[&str] = &["interface", "direction", "promiscuous", "engine", "buffer", "delay", "workers"];
+        const LIVE_ONLY: &[&str] =
+            &["interface", "direction", "promiscuous", "engine", "buffer", "max_interfaces", "delay", "workers"];
         const WITHOUT_DEFAULT: &[&str] = &[
             "rate",
             "seed",

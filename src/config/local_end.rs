@@ -1,5 +1,6 @@
 //! Destinations on this host: a TAP device, a capture file.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use nix::unistd::User;
@@ -8,7 +9,7 @@ use super::keys::{Keys, Mistakes};
 use super::mistake::What;
 use super::plan::FilePath;
 use super::words;
-use crate::quantity::Mtu;
+use crate::quantity::{Mtu, QuantityError};
 
 /// A TAP device that programs of this host sniff.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,41 @@ pub struct CaptureFilePlan {
     pub rotation: Rotation,
     /// When it must be on the disk.
     pub sync: Sync,
+    /// Who may read it.
+    pub mode: FileMode,
+}
+
+/// The permissions of a capture file: octal digits, such as 0640. The owner can always read and write it, and nobody can
+/// execute it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(u32);
+
+impl FileMode {
+    /// For nobody but its owner.
+    pub const DEFAULT: Self = Self(0o600);
+
+    /// As chmod(2) takes it.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for FileMode {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl FromStr for FileMode {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_digit());
+        match u32::from_str_radix(text, 8) {
+            Ok(bits) if is_octal && bits & 0o600 == 0o600 && bits & !0o666 == 0 => Ok(Self(bits)),
+            _ => Err(words::unreadable("file mode", text, "octal digits from 0600 to 0666, such as 0640")),
+        }
+    }
 }
 
 /// When a capture file is followed by the next one: whatever comes first. By default never.
@@ -58,7 +94,7 @@ pub enum Sync {
 impl CaptureFilePlan {
     /// A file that is never rotated.
     pub fn plain(file: FilePath) -> Self {
-        Self { file, rotation: Rotation::default(), sync: Sync::Off }
+        Self { file, rotation: Rotation::default(), sync: Sync::Off, mode: FileMode::DEFAULT }
     }
 }
 
@@ -94,13 +130,14 @@ pub(super) fn capture_file(keys: &Keys<'_>, file: FilePath, mistakes: &mut Mista
         keep: keys.read("keep", mistakes, words::keep),
     };
     let sync = keys.read("sync", mistakes, str::parse).unwrap_or_default();
+    let mode = keys.read("mode", mistakes, str::parse).unwrap_or_default();
     if file == FilePath::Standard {
-        let foreign = ["rotate_size", "rotate_time", "keep", "sync"].into_iter();
+        let foreign = ["rotate_size", "rotate_time", "keep", "sync", "mode"].into_iter();
         mistakes.extend(
             foreign.filter(|key| keys.written(key).is_some()).map(|key| keys.mistake(key, What::RotatedStream(key))),
         );
     } else if rotation.keep.is_some() && keys.written("rotate_size").or(keys.written("rotate_time")).is_none() {
         mistakes.push(keys.mistake("keep", What::KeepWithoutRotation));
     }
-    CaptureFilePlan { file, rotation, sync }
+    CaptureFilePlan { file, rotation, sync, mode }
 }

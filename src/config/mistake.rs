@@ -81,6 +81,16 @@ pub enum What {
         /// The key.
         key: String,
     },
+    /// A flag that says something else than the URL.
+    #[error("`{flag}` contradicts `{key}={url}` in the URL")]
+    Contradiction {
+        /// The key.
+        key: String,
+        /// The flag with its value.
+        flag: String,
+        /// The value in the URL.
+        url: String,
+    },
     /// A key of the other kind of source.
     #[error("`{key}` is for {wanted}, and the source is {found}")]
     OtherSource {
@@ -318,6 +328,9 @@ impl Explain for Mistake {
             What::Missing { key, .. } => Some(example(key, &self.place)),
             What::Meaningless { kind, .. } => Some(format!("{kind} has {}", kind.keys().join(", "))),
             What::UselessFlag { .. } => Some("leave it out, or add a destination that has it".to_owned()),
+            What::Contradiction { key, .. } => Some(format!(
+                "leave out one of the two; where destinations differ, write `{key}` into each URL and no flag"
+            )),
             What::Twice { key } => Some(format!("leave `{key}` out of one of the two")),
             What::OtherSource { key, .. } => Some(format!("leave out `{key}`")),
             What::MtuWithoutNormalise => {

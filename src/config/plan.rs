@@ -161,8 +161,11 @@ pub struct LivePlan {
     pub promiscuous: bool,
     /// What captures.
     pub engine: Engine,
-    /// Memory of all capture buffers of the session together, in bytes.
+    /// Memory of all capture buffers of the session together, in bytes. Where more interfaces appear than it has room for,
+    /// small rings are borrowed from what [`LimitPlan::memory`] or the daemon's limit leaves.
     pub buffer: u64,
+    /// Most interfaces at one time.
+    pub max_interfaces: usize,
     /// Longest time that a frame waits in the capture buffer.
     pub delay: Duration,
     /// How many threads share the flows.

@@ -84,7 +84,7 @@ fn session_keys(written: &SessionWritten) -> Keys<'_> {
 const KINDS: [(&str, &[&str], &str, &str); 3] = [
     (
         "interface",
-        &["direction", "engine", "buffer", "delay", "promiscuous", "workers", "pin", "netns"],
+        &["direction", "engine", "buffer", "delay", "promiscuous", "workers", "pin", "netns", "max_interfaces"],
         "interfaces",
         "an interface",
     ),
@@ -147,13 +147,14 @@ fn live(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<LivePlan> {
     let workers = keys.read("workers", mistakes, str::parse).unwrap_or(defaults::WORKERS);
     let pin = cpus(keys, "pin", mistakes);
     let netns = keys.read("netns", mistakes, str::parse);
+    let max_interfaces = keys.read("max_interfaces", mistakes, words::interfaces).unwrap_or(defaults::MAX_INTERFACES);
     let interfaces = keys.words("interface", mistakes)?;
     for pattern in &interfaces {
         if glob::Pattern::new(pattern).is_err() {
             mistakes.push(keys.mistake("interface", What::Pattern { pattern: pattern.clone() }));
         }
     }
-    Some(LivePlan { interfaces, directions, promiscuous, engine, buffer, delay, workers, pin, netns })
+    Some(LivePlan { interfaces, directions, promiscuous, engine, buffer, max_interfaces, delay, workers, pin, netns })
 }
 
 /// The CPUs behind `key`. Each must be one that the kernel lets this process run on.

@@ -199,6 +199,12 @@ pub(super) fn buffer(text: &str) -> Result<u64, QuantityError> {
     in_range("buffer size in bytes", size, defaults::LEAST_BUFFER, MOST)
 }
 
+/// How many interfaces a session may capture at one time: frames tell 65,536 apart.
+pub(super) fn interfaces(text: &str) -> Result<usize, QuantityError> {
+    let count = text.parse().map_err(|_| unreadable("number of interfaces", text, "a number, such as 512"))?;
+    in_range("number of interfaces", count, 1, 65_536).map(|count| usize::try_from(count).unwrap_or(usize::MAX))
+}
+
 /// The memory of all capture buffers together: from one buffer's least to what no host has.
 pub(super) fn memory(text: &str) -> Result<u64, QuantityError> {
     let size = size(text).ok_or_else(|| unreadable("memory size", text, "a number with its unit, such as 256MiB"))?;

@@ -164,6 +164,8 @@ pub async fn run(
 fn start_sessions(manager: &Manager, common: &Arc<Common>, plan: &DaemonPlan) -> impl Future<Output = ()> + use<> {
     let plans: Vec<Arc<SessionPlan>> = plan.sessions.iter().cloned().map(Arc::new).collect();
     let granted = reload::grant(plan.limit, &plans);
+    let taken = granted.iter().map(|plan| plan.buffer()).sum();
+    common.memory().resize(plan.limit.memory.saturating_sub(taken));
     let (entries, tried): (Vec<_>, Vec<_>) = plans
         .into_iter()
         .zip(granted)

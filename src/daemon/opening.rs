@@ -28,7 +28,7 @@ use crate::ledger::Published;
 use crate::select::all_tunnels::AllTunnels;
 use crate::session::governor::Totals;
 use crate::session::{Running, Session, SessionError, Surroundings};
-use crate::source::Interface;
+use crate::source::{Interface, Pool};
 
 /// How many sessions are opened at a time: each has a thread meanwhile.
 const AT_A_TIME: usize = 32;
@@ -50,6 +50,8 @@ pub(super) struct Common {
     openings: Semaphore,
     /// What all sessions together use.
     totals: Arc<Totals>,
+    /// Memory that no session was granted.
+    memory: Pool,
     /// Whether workers may start: everything that takes privileges has been tried once, and they have been given up.
     may_start: watch::Receiver<bool>,
     /// What was said about routes: a session that is tried again says nothing new.
@@ -90,6 +92,7 @@ impl Common {
             kernel: tokio::sync::Mutex::default(),
             openings: Semaphore::new(AT_A_TIME),
             totals: Arc::new(Totals::new(limit)),
+            memory: Pool::default(),
             may_start,
             said: Mutex::default(),
         }
@@ -98,6 +101,11 @@ impl Common {
     /// What all sessions together may use, and do.
     pub(super) fn totals(&self) -> &Totals {
         &self.totals
+    }
+
+    /// Memory that no session was granted, for the rings of interfaces that appear.
+    pub(super) fn memory(&self) -> &Pool {
+        &self.memory
     }
 
     /// Changes whenever a link, an address or a route of the host has.
@@ -132,6 +140,7 @@ impl Common {
             stays,
             totals: Some(Arc::clone(&self.totals)),
             errors: kept.errors.clone(),
+            memory: Some(self.memory.clone()),
         };
         let (send, receive) = oneshot::channel();
         let work = {

@@ -75,7 +75,8 @@ pub(super) async fn reload(
 ) -> Result<ReloadReport, Problems> {
     let before: Vec<Before> = manager.sessions().iter().map(Before::of).collect();
     let changes = Changes::between(before.iter().map(|one| &*one.plan), plan.sessions.iter());
-    let mut coming = coming(plan, &before, &changes);
+    let mut coming = coming(plan, &before, &changes, common.memory().lent());
+    let granted = granted(&before, &changes, &coming);
 
     // Whoever leaves or changes holds what it has until it is told to let go.
     let goes_on = |one: &&Before| {
@@ -114,19 +115,21 @@ pub(super) async fn reload(
     let order: Vec<&str> = plan.sessions.iter().map(|plan| plan.name.as_str()).collect();
     let report = carry_out(manager, common, changes, coming, &order);
     common.totals().replace(plan.limit);
+    common.memory().resize(plan.limit.memory.saturating_sub(granted));
     Ok(report)
 }
 
 /// The sessions that are new or have another plan, each with the buffers that it gets: what is left by those that go on. Where
 /// those hold more than all may have now, everybody gets another share, and who gets a smaller one is opened anew.
-fn coming(plan: &DaemonPlan, before: &[Before], changes: &Changes) -> Vec<Coming> {
+/// `borrowed` is what sessions have beyond their buffers.
+fn coming(plan: &DaemonPlan, before: &[Before], changes: &Changes, borrowed: u64) -> Vec<Coming> {
     let is_kept = |name: &str| changes.kept.iter().any(|kept| kept == name);
     let kept = before.iter().filter(|one| is_kept(&one.plan.name));
     let taken: u64 = kept.map(|one| one.granted.buffer()).sum();
     let is_too_much = taken > plan.limit.memory;
     let plans = plan.sessions.iter().filter(|plan| is_too_much || !is_kept(&plan.name));
     let plans: Vec<Arc<SessionPlan>> = plans.map(|plan| Arc::new(plan.clone())).collect();
-    let left = if is_too_much { plan.limit.memory } else { plan.limit.memory - taken };
+    let left = if is_too_much { plan.limit.memory } else { (plan.limit.memory - taken).saturating_sub(borrowed) };
     let granted = grant(TotalLimitPlan { memory: left, ..plan.limit }, &plans);
     let one = |(plan, granted): (Arc<SessionPlan>, Arc<SessionPlan>)| {
         let before = before.iter().find(|one| one.plan.name == plan.name).cloned();
@@ -138,6 +141,16 @@ fn coming(plan: &DaemonPlan, before: &[Before], changes: &Changes) -> Vec<Coming
         Some(Coming { plan, granted, kept, before, is_same, outcome: None })
     };
     plans.into_iter().zip(granted).filter_map(one).collect()
+}
+
+/// Bytes of the buffers that all sessions have when `coming` has been carried out.
+fn granted(before: &[Before], changes: &Changes, coming: &[Coming]) -> u64 {
+    let is_kept = |one: &&Before| {
+        let name = &one.plan.name;
+        changes.kept.contains(name) && coming.iter().all(|other| other.plan.name != *name)
+    };
+    let kept = before.iter().filter(is_kept).map(|one| one.granted.buffer());
+    kept.chain(coming.iter().map(|one| one.granted.buffer())).sum()
 }
 
 /// The plans with the buffers that `limit` lets them have.

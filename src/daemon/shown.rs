@@ -1,5 +1,6 @@
 //! What a supervisor shows of its session: written by it, read by whoever makes a view.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -33,6 +34,8 @@ struct Inner {
     since: SystemTime,
     restarts: u64,
     interfaces: Vec<InterfaceView>,
+    /// How many interfaces the run has no room for.
+    refused_for_room: Arc<AtomicUsize>,
     /// The ways of the destinations while the session runs, in their order.
     underlays: Vec<Option<Arc<Underlay>>>,
     /// Which of them can be given frames, where they are watched for it.
@@ -64,6 +67,7 @@ impl Shown {
             since: SystemTime::now(),
             restarts: 0,
             interfaces: Vec::new(),
+            refused_for_room: Arc::default(),
             underlays: Vec::new(),
             health: Health::new(),
             workers: Vec::new(),
@@ -109,6 +113,11 @@ impl Shown {
         self.lock().governor = governor;
     }
 
+    /// How many interfaces the run has no room for, from now on.
+    pub(super) fn set_refused_for_room(&self, refused: Arc<AtomicUsize>) {
+        self.lock().refused_for_room = refused;
+    }
+
     /// What is captured now.
     pub(super) fn set_interfaces(&self, interfaces: &[Interface]) {
         let interfaces: Vec<InterfaceView> = interfaces.iter().map(Into::into).collect();
@@ -124,6 +133,7 @@ impl Shown {
         inner.last_frame = inner.last_frame();
         inner.workers.clear();
         inner.governor = None;
+        inner.refused_for_room = Arc::default();
         inner.underlays.clear();
         inner.health = Health::new();
         ledger.go_on_from(&inner.finished);
@@ -201,6 +211,7 @@ impl Shown {
             since: inner.since,
             restarts: inner.restarts,
             interfaces: inner.interfaces.clone(),
+            refused_for_room: inner.refused_for_room.load(Ordering::Relaxed),
             ledger: inner.ledger(),
             last_frame: inner.last_frame(),
             last_error,

@@ -179,6 +179,7 @@ impl Supervisor {
         started.running.govern();
         self.shown.set_governor(started.running.governor());
         self.shown.set_running(started.published(), &started.interfaces, started.ways.clone(), &started.health);
+        self.shown.set_refused_for_room(started.running.refused_for_room());
         match self.until_order(&mut started).await {
             Ended::ByItself(outcome) => {
                 self.end_run(&mut started, &outcome);

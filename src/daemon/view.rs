@@ -57,6 +57,9 @@ pub struct SessionView {
     pub restarts: u64,
     /// What it captures from; what it captured from last while it does not run.
     pub interfaces: Vec<InterfaceView>,
+    /// How many interfaces it means and does not capture, because its memory or `source.max_interfaces` is used up.
+    #[serde(default)]
+    pub refused_for_room: usize,
     /// The account of all its workers, and of its earlier runs under the plan that it has now.
     pub ledger: Ledger,
     /// When a frame was captured last, in seconds since 1970.
@@ -232,6 +235,7 @@ mod tests {
             since: time,
             restarts: 3,
             interfaces: vec![InterfaceView { name: "eth0".into(), mtu: Some(1500), engine: Some("ring".into()) }],
+            refused_for_room: 0,
             ledger,
             last_frame: Some(time),
             last_error: Some("there is no interface `eth0`".into()),

@@ -19,8 +19,12 @@ pub struct CaptureFile {
     file: SharedFile,
     /// By what number the file knows each of the session's interfaces.
     interfaces: Vec<Option<Known>>,
+    /// The file's numbers that none of the session's interfaces has, but a record that waits in the buffer may name.
+    unused: Vec<u32>,
     origins: Origins,
     records: Vec<u8>,
+    /// When it is looked at again whether somebody else harmed the file.
+    look_at: Option<Instant>,
     /// What every further frame is dropped for, once nothing can be written any more.
     closed: Option<DropReason>,
 }
@@ -58,13 +62,22 @@ impl CaptureFile {
             self.interfaces.resize_with(at + 1, || None);
         }
         let number = self.file.number_of_another(Interface { name: name.to_owned(), comment: None });
-        if let Some(before) = self.interfaces[at].replace(Known { name: name.to_owned(), number }) {
-            self.file.release(before.number);
+        if let Some(interface) = self.interfaces.get_mut(at) {
+            let before = interface.replace(Known { name: name.to_owned(), number });
+            self.unused.extend(before.map(|before| before.number));
         }
     }
 
+    /// Forgets an interface: frames with this number are dropped until another one is learnt by it. What waits in the buffer
+    /// is recorded under the name that was known.
+    pub fn forget_interface(&mut self, interface: InterfaceId) {
+        let known = self.interfaces.get_mut(usize::from(interface.0)).and_then(Option::take);
+        self.unused.extend(known.map(|known| known.number));
+    }
+
     fn writing(file: SharedFile, interfaces: Vec<Option<Known>>) -> Self {
-        Self { file, interfaces, origins: Origins::new(), records: Vec::with_capacity(Self::BUFFER), closed: None }
+        let records = Vec::with_capacity(Self::BUFFER);
+        Self { file, interfaces, unused: Vec::new(), origins: Origins::new(), records, look_at: None, closed: None }
     }
 
     /// Whether nothing can be written any more: the reader of the pipe has ended, or a record broke off in it.
@@ -83,31 +96,37 @@ impl CaptureFile {
             account.dropped[reason] += 1;
             return;
         }
+        let Some(interface) = self.interface_of(frame) else {
+            account.dropped[DropReason::UnknownInterface] += 1;
+            return;
+        };
         if self.records.len() + self.file.format.overhead() + frame.len() > Self::BUFFER {
             self.write(account);
         }
-        let about = About {
-            timestamp: frame.timestamp,
-            wire_len: frame.wire_len,
-            interface: self.interface_of(frame),
-            direction: frame.direction,
-        };
+        let about =
+            About { timestamp: frame.timestamp, wire_len: frame.wire_len, interface, direction: frame.direction };
         about.write(self.file.format, [frame.head, frame.body], &mut self.records);
         account.in_flight += 1;
     }
 
-    /// Where the file says that the frame was seen: its tunnelled stream, or the session's interface.
-    fn interface_of(&mut self, frame: &WireFrame<'_>) -> u32 {
-        let Some(Some(known)) = self.interfaces.get(usize::from(frame.interface.0)) else { return 0 };
+    /// Where the file says that the frame was seen: its tunnelled stream, or the session's interface. `None` when the
+    /// interface is unknown.
+    fn interface_of(&mut self, frame: &WireFrame<'_>) -> Option<u32> {
+        let known = self.interfaces.get(usize::from(frame.interface.0))?.as_ref()?;
         let origin = frame.origin.filter(|_| self.file.format == Format::Pcapng);
         let stream = origin.and_then(|origin| self.origins.number_of(origin, &known.name, &self.file));
-        stream.unwrap_or(known.number)
+        Some(stream.unwrap_or(known.number))
     }
 
     /// Writes the buffer and gives every record its fate. Where time ends files, `now` may have ended the last one.
     pub fn flush(&mut self, now: Instant, account: &mut DestinationLedger) {
         if self.file.rotates_by_time {
             self.file.look_at_the_time(now);
+        }
+        if self.look_at.is_none_or(|at| now >= at) {
+            // Before the records are written: they go to a file that is there.
+            self.look_at = Some(SharedFile::next_look(now));
+            account.lost_from_file += self.file.look(now);
         }
         self.write(account);
     }
@@ -118,6 +137,12 @@ impl CaptureFile {
     }
 
     fn write(&mut self, account: &mut DestinationLedger) {
+        self.write_records(account);
+        // No record of ours names them any more: other interfaces may have these numbers.
+        self.unused.drain(..).for_each(|number| self.file.release(number));
+    }
+
+    fn write_records(&mut self, account: &mut DestinationLedger) {
         if self.records.is_empty() {
             return;
         }
@@ -141,14 +166,25 @@ impl CaptureFile {
     /// wants it to have.
     pub fn finish(&mut self, account: &mut DestinationLedger) {
         self.write(account);
-        self.file.finish();
+        account.lost_from_file += self.file.finish();
     }
 }
 
 impl Drop for CaptureFile {
     fn drop(&mut self) {
         let interfaces = self.interfaces.iter().flatten().map(|known| known.number);
-        interfaces.chain(self.origins.numbers()).for_each(|number| self.file.release(number));
+        interfaces
+            .chain(self.unused.iter().copied())
+            .chain(self.origins.numbers())
+            .for_each(|number| self.file.release(number));
+    }
+}
+
+#[cfg(test)]
+impl CaptureFile {
+    /// What it calls an interface.
+    pub(super) fn name_of(&self, interface: InterfaceId) -> Option<&str> {
+        self.interfaces.get(usize::from(interface.0))?.as_ref().map(|known| known.name.as_str())
     }
 }
 
@@ -183,7 +219,7 @@ mod tests {
 
     /// A destination that writes to `file`, which cannot be cut.
     fn writing_to(file: File) -> CaptureFile {
-        CaptureFile::writing(SharedFile::writing_to(file), vec![None])
+        CaptureFile::writing(SharedFile::writing_to(file), vec![Some(Known { name: "eth0".to_owned(), number: 0 })])
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Patience;
 use super::batch::{Batch, Datagram};
@@ -37,6 +38,8 @@ pub(super) struct DryRun {
     packet: Vec<u8>,
     /// Bytes of outer IP and UDP in front of each datagram.
     outer_len: usize,
+    /// When it is looked at again whether somebody else harmed the file.
+    look_at: Option<Instant>,
     /// Whether nothing can be written any more.
     closed: bool,
 }
@@ -64,6 +67,7 @@ impl DryRun {
             recorded: Vec::new(),
             packet: Vec::new(),
             outer_len: outer_len(&plan.encapsulation, underlay.remote()),
+            look_at: None,
             closed: false,
         })
     }
@@ -135,6 +139,17 @@ impl Transmit for DryRun {
         self.batch.truncate(count)
     }
 
+    fn settle(&mut self, now: Instant, account: &mut DestinationLedger) {
+        if self.look_at.is_none_or(|at| now >= at) {
+            self.look_at = Some(SharedFile::next_look(now));
+            account.lost_from_file += self.file.look(now);
+        }
+    }
+
+    fn finish(&mut self, account: &mut DestinationLedger) {
+        account.lost_from_file += self.file.finish();
+    }
+
     fn collect_reports(&mut self, _: &mut DestinationLedger) -> Option<io::Error> {
         // The file says itself why it cannot be written.
         None
@@ -149,7 +164,6 @@ impl Transmit for DryRun {
 mod tests {
     use std::os::fd::AsRawFd;
     use std::path::Path;
-    use std::time::Instant;
 
     use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 

@@ -61,7 +61,7 @@ enum Format {
     Vxlan { streams: Streams<Vni>, port: u16 },
     Geneve { streams: Streams<Vni>, port: u16 },
     Gre { streams: Streams<Option<GreKey>>, sequence: bool },
-    Erspan1,
+    Erspan1 { streams: Streams<()> },
     Erspan2 { streams: Streams<ErspanSessionId>, index: ErspanIndex },
     Erspan3 { streams: Streams<ErspanSessionId> },
 }
@@ -86,7 +86,7 @@ impl Encapsulator {
             Encapsulation::Gre { key: None, sequence } => {
                 Format::Gre { streams: Streams::one(None, interfaces), sequence: *sequence }
             }
-            Encapsulation::Erspan1 => Format::Erspan1,
+            Encapsulation::Erspan1 => Format::Erspan1 { streams: Streams::one((), interfaces) },
             Encapsulation::Erspan2 { session, index } => {
                 Format::Erspan2 { streams: Streams::resolve(session, SESSION, interfaces)?, index: *index }
             }
@@ -98,7 +98,8 @@ impl Encapsulator {
         Ok(Self { format, header_len: header_len(encapsulation), numbering })
     }
 
-    /// Resolves the ids for an interface that appeared while the session runs, or has another name now.
+    /// Resolves the ids for an interface that appeared while the session runs, or has another name now. Until then, and
+    /// after an error, frames with this number belong to no stream.
     ///
     /// # Errors
     /// [`OpenError::NoId`] when it has none.
@@ -106,7 +107,7 @@ impl Encapsulator {
         match &mut self.format {
             Format::Vxlan { streams, .. } | Format::Geneve { streams, .. } => streams.learn(interface, name),
             Format::Gre { streams, .. } => streams.learn(interface, name),
-            Format::Erspan1 => Ok(()),
+            Format::Erspan1 { streams } => streams.learn(interface, name),
             Format::Erspan2 { streams, .. } | Format::Erspan3 { streams } => streams.learn(interface, name),
         }
     }
@@ -116,8 +117,28 @@ impl Encapsulator {
         match &self.format {
             Format::Vxlan { streams, .. } | Format::Geneve { streams, .. } => streams.positions_for(name).is_ok(),
             Format::Gre { streams, .. } => streams.positions_for(name).is_ok(),
-            Format::Erspan1 => true,
+            Format::Erspan1 { .. } => true,
             Format::Erspan2 { streams, .. } | Format::Erspan3 { streams } => streams.positions_for(name).is_ok(),
+        }
+    }
+
+    /// Forgets an interface: frames with this number belong to no stream.
+    pub(super) fn forget(&mut self, interface: InterfaceId) {
+        match &mut self.format {
+            Format::Vxlan { streams, .. } | Format::Geneve { streams, .. } => streams.set(interface, None),
+            Format::Gre { streams, .. } => streams.set(interface, None),
+            Format::Erspan1 { streams } => streams.set(interface, None),
+            Format::Erspan2 { streams, .. } | Format::Erspan3 { streams } => streams.set(interface, None),
+        }
+    }
+
+    /// The stream that `frame` belongs to; `None` when its interface is unknown. Two array accesses a frame.
+    pub fn stream_of(&self, frame: &WireFrame<'_>) -> Option<Stream> {
+        match &self.format {
+            Format::Vxlan { streams, .. } | Format::Geneve { streams, .. } => streams.of(frame),
+            Format::Gre { streams, .. } => streams.of(frame),
+            Format::Erspan1 { streams } => streams.of(frame),
+            Format::Erspan2 { streams, .. } | Format::Erspan3 { streams } => streams.of(frame),
         }
     }
 
@@ -139,7 +160,7 @@ impl Encapsulator {
                 Carrier::Udp { sources, destination: *port, vnis: streams.ids().collect() }
             }
             Format::Gre { streams, sequence } => Carrier::Gre { keys: streams.ids().collect(), sequence: *sequence },
-            Format::Erspan1 => Carrier::Erspan1,
+            Format::Erspan1 { .. } => Carrier::Erspan1,
             Format::Erspan2 { streams, .. } => Carrier::Erspan2 { sessions: streams.ids().collect() },
             Format::Erspan3 { streams } => Carrier::Erspan3 { sessions: streams.ids().collect() },
         }
@@ -151,38 +172,36 @@ impl Encapsulator {
     }
 
     /// Writes the header of `frame` to `out`, which is [`header_len`](Self::header_len) bytes long. A sequence number is
-    /// missing until [`number`](Self::number). The frame's interface must be one of those the ids were resolved for.
-    pub fn write(&mut self, frame: &WireFrame<'_>, out: &mut [u8]) {
+    /// missing until [`number`](Self::number). `stream` is what [`stream_of`](Self::stream_of) said of the frame.
+    pub fn write(&mut self, frame: &WireFrame<'_>, stream: Stream, out: &mut [u8]) {
         let numbering = &mut self.numbering;
-        let mut sequence = |position| numbering.as_mut().map(|numbering| numbering.ask(position));
+        let mut sequence = || numbering.as_mut().map(|numbering| numbering.ask(stream.0));
         match &self.format {
-            Format::Vxlan { streams, .. } => Vxlan { vni: streams.of(frame).1 }.write(out),
-            Format::Geneve { streams, .. } => Geneve { vni: streams.of(frame).1 }.write(out),
+            Format::Vxlan { streams, .. } => Vxlan { vni: streams.id(stream) }.write(out),
+            Format::Geneve { streams, .. } => Geneve { vni: streams.id(stream) }.write(out),
             Format::Gre { streams, .. } => {
-                let (position, key) = streams.of(frame);
-                Gre { protocol: gre::TRANSPARENT_ETHERNET, key, sequence: sequence(position) }.write(out);
+                let key = streams.id(stream);
+                Gre { protocol: gre::TRANSPARENT_ETHERNET, key, sequence: sequence() }.write(out);
             }
-            Format::Erspan1 => Gre { protocol: gre::ERSPAN, key: None, sequence: None }.write(out),
+            Format::Erspan1 { .. } => Gre { protocol: gre::ERSPAN, key: None, sequence: None }.write(out),
             Format::Erspan2 { streams, index } => {
-                let (position, session) = streams.of(frame);
                 let header = Erspan2 {
-                    session,
+                    session: streams.id(stream),
                     index: *index,
                     truncated: frame.is_truncated(),
                     tagged: frame.layers.network > ethernet::HEADER_LEN,
                 };
-                header.write(behind_gre(gre::ERSPAN, sequence(position), out));
+                header.write(behind_gre(gre::ERSPAN, sequence(), out));
             }
             Format::Erspan3 { streams } => {
-                let (position, session) = streams.of(frame);
                 let header = Erspan3 {
-                    session,
+                    session: streams.id(stream),
                     // The header cannot say "unknown"; a frame that only passed by was received.
                     direction: frame.direction.unwrap_or(Direction::In),
                     timestamp: frame.timestamp.into(),
                     truncated: frame.is_truncated(),
                 };
-                header.write(behind_gre(gre::ERSPAN_III, sequence(position), out));
+                header.write(behind_gre(gre::ERSPAN_III, sequence(), out));
             }
         }
     }
@@ -201,10 +220,10 @@ impl Format {
     /// (RFC 2890 section 2).
     fn numbering(&self) -> Option<Numbering> {
         let (key, ids) = match self {
-            Self::Vxlan { .. } | Self::Geneve { .. } | Self::Erspan1 | Self::Gre { sequence: false, .. } => {
+            Self::Vxlan { .. } | Self::Geneve { .. } | Self::Erspan1 { .. } | Self::Gre { sequence: false, .. } => {
                 return None;
             }
-            Self::Gre { streams, .. } => (streams.ids[0], streams.ids.len()),
+            Self::Gre { streams, .. } => (streams.ids.first().copied().flatten(), streams.ids.len()),
             Self::Erspan2 { streams, .. } | Self::Erspan3 { streams } => (None, streams.ids.len()),
         };
         let header = Gre { protocol: 0, key, sequence: Some(0) };
@@ -231,9 +250,13 @@ struct Streams<T> {
     /// The plan's patterns, each with the position of its id.
     positions: Ids<usize>,
     /// By interface: the position of the id of frames that came in, or whose direction is unknown, and of those that
-    /// went out.
-    by_interface: Vec<[usize; 2]>,
+    /// went out. `None` for numbers that no interface has, or one without an id.
+    by_interface: Vec<Option<[usize; 2]>>,
 }
+
+/// A stream of one destination: the position of its id among those of the encapsulator that named it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream(usize);
 
 impl<T: Copy + PartialEq> Streams<T> {
     /// Asks the patterns once for each interface and direction, so that no frame has to.
@@ -242,25 +265,31 @@ impl<T: Copy + PartialEq> Streams<T> {
         let positions = ids.map(|id| position_of(&mut known, id));
         let mut streams = Self { what, ids: known, positions, by_interface: Vec::with_capacity(interfaces.len()) };
         for interface in interfaces {
-            streams.by_interface.push(streams.positions_for(interface)?);
+            streams.by_interface.push(Some(streams.positions_for(interface)?));
         }
         Ok(streams)
     }
 
     /// One id for everything.
     fn one(id: T, interfaces: &[String]) -> Self {
-        Self { what: "id", ids: vec![id], positions: Ids::all(0), by_interface: vec![[0, 0]; interfaces.len()] }
+        Self { what: "id", ids: vec![id], positions: Ids::all(0), by_interface: vec![Some([0, 0]); interfaces.len()] }
     }
 
     /// Asks the patterns for an interface that was not there, or had another name.
     fn learn(&mut self, interface: InterfaceId, name: &str) -> Result<(), OpenError> {
-        let positions = self.positions_for(name)?;
+        let positions = self.positions_for(name);
+        self.set(interface, positions.as_ref().ok().copied());
+        positions.map(drop)
+    }
+
+    fn set(&mut self, interface: InterfaceId, positions: Option<[usize; 2]>) {
         let at = usize::from(interface.0);
         if self.by_interface.len() <= at {
-            self.by_interface.resize(at + 1, positions);
+            self.by_interface.resize(at + 1, None);
         }
-        self.by_interface[at] = positions;
-        Ok(())
+        if let Some(known) = self.by_interface.get_mut(at) {
+            *known = positions;
+        }
     }
 
     fn positions_for(&self, interface: &str) -> Result<[usize; 2], OpenError> {
@@ -284,11 +313,15 @@ impl<T: Copy + PartialEq> Streams<T> {
         Streams { what, ids: ids.into_iter().map(convert).collect(), positions, by_interface }
     }
 
-    /// The position and the id of the stream that `frame` belongs to.
-    fn of(&self, frame: &WireFrame<'_>) -> (usize, T) {
-        let [in_or_unknown, out] = self.by_interface[usize::from(frame.interface.0)];
-        let position = if frame.direction == Some(Direction::Out) { out } else { in_or_unknown };
-        (position, self.ids[position])
+    /// The stream that `frame` belongs to; `None` when its interface is unknown.
+    fn of(&self, frame: &WireFrame<'_>) -> Option<Stream> {
+        let [in_or_unknown, out] = (*self.by_interface.get(usize::from(frame.interface.0))?)?;
+        Some(Stream(if frame.direction == Some(Direction::Out) { out } else { in_or_unknown }))
+    }
+
+    /// The id of a stream that [`of`](Self::of) named: positions in `by_interface` are those of `ids`, which never shrinks.
+    fn id(&self, stream: Stream) -> T {
+        self.ids[stream.0]
     }
 }
 
@@ -314,7 +347,8 @@ mod tests {
         let bytes = udp_frame(1, 10);
         let mut out = vec![0xee; encapsulator.header_len()];
         let frame = WireFrame { interface: InterfaceId(interface), direction, ..frame(&bytes) };
-        encapsulator.write(&frame, &mut out);
+        let stream = encapsulator.stream_of(&frame).expect("a known interface");
+        encapsulator.write(&frame, stream, &mut out);
         out
     }
 
@@ -360,6 +394,33 @@ mod tests {
     }
 
     #[test]
+    fn a02_a_number_that_no_interface_has_belongs_to_no_stream() {
+        for encapsulation in encapsulations() {
+            let mut encapsulator = Encapsulator::new(&encapsulation, &interfaces()).unwrap();
+            let bytes = udp_frame(1, 10);
+            let known = |encapsulator: &Encapsulator, interface| {
+                encapsulator.stream_of(&WireFrame { interface: InterfaceId(interface), ..frame(&bytes) }).is_some()
+            };
+            assert_eq!([0, 2, 3, u16::MAX].map(|number| known(&encapsulator, number)), [true, true, false, false]);
+            encapsulator.learn(InterfaceId(5), "veth5").unwrap();
+            assert_eq!([4, 5].map(|number| known(&encapsulator, number)), [false, true], "4 was not learnt");
+            encapsulator.forget(InterfaceId(5));
+            encapsulator.forget(InterfaceId(900));
+            assert_eq!([2, 5, 900].map(|number| known(&encapsulator, number)), [true, false, false]);
+        }
+    }
+
+    #[test]
+    fn a01_a_name_without_an_id_does_not_keep_the_id_of_the_name_before() {
+        let vni = Ids { by_interface: vec![("eth0".into(), Vni::new(10).unwrap())], out_by_interface: Vec::new() };
+        let mut encapsulator = Encapsulator::new(&Encapsulation::Vxlan { vni, port: 4789 }, &["eth0".into()]).unwrap();
+        let bytes = udp_frame(1, 10);
+        assert!(encapsulator.stream_of(&frame(&bytes)).is_some());
+        assert!(encapsulator.learn(InterfaceId(0), "tap0").is_err());
+        assert_eq!(encapsulator.stream_of(&frame(&bytes)), None);
+    }
+
+    #[test]
     fn each_id_has_its_own_sequence() {
         let key = |value| GreKey::new(value).unwrap();
         let keys =
@@ -385,12 +446,16 @@ mod tests {
         let cut = WireFrame { wire_len: 1000, direction: Some(Direction::Out), ..frame(&tagged) };
 
         let mut out = vec![0; 16];
-        Encapsulator::new(erspan2, &interfaces()).unwrap().write(&cut, &mut out);
+        let mut encapsulator = Encapsulator::new(erspan2, &interfaces()).unwrap();
+        let stream = encapsulator.stream_of(&cut).unwrap();
+        encapsulator.write(&cut, stream, &mut out);
         // GRE with sequence 0, then version 1, VLAN 0, En 11, T 1, session 5, index 3.
         assert_eq!(out, [0x10, 0, 0x88, 0xbe, 0, 0, 0, 0, 0x10, 0, 0x1c, 5, 0, 0, 0, 3]);
 
         let mut out = vec![0; 20];
-        Encapsulator::new(erspan3, &interfaces()).unwrap().write(&cut, &mut out);
+        let mut encapsulator = Encapsulator::new(erspan3, &interfaces()).unwrap();
+        let stream = encapsulator.stream_of(&cut).unwrap();
+        encapsulator.write(&cut, stream, &mut out);
         // 1,700,000,000.123456789 s in units of 100 µs, the low 32 bits.
         let ticks = u32::try_from(17_000_000_001_234_u64 % (1 << 32)).unwrap().to_be_bytes();
         assert_eq!(out[..12], [0x10, 0, 0x22, 0xeb, 0, 0, 0, 0, 0x20, 0, 0x04, 5]);

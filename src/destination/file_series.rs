@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::config::local_end::Rotation;
+use super::output_file::{self, OutputFile};
+use crate::config::local_end::{FileMode, Rotation};
 
 /// UTC when the file was begun: `20261124T203015.123Z`.
 const TIME: &str = "{time}";
@@ -28,11 +29,13 @@ pub(super) struct FileSeries {
     /// The files of this run that still stand, oldest first, where only some are kept.
     kept: VecDeque<PathBuf>,
     keep: Option<usize>,
+    /// Permissions of each file.
+    mode: FileMode,
 }
 
 impl FileSeries {
     /// The series that `path` means. A rotated file whose name has no placeholder gets the time into its name.
-    pub(super) fn new(path: &Path, rotation: &Rotation) -> Self {
+    pub(super) fn new(path: &Path, rotation: &Rotation, mode: FileMode) -> Self {
         // `/` and `..` name no file; the kernel will say so.
         let (directory, name) = match (path.parent(), path.file_name()) {
             (Some(directory), Some(name)) => (directory.to_owned(), name),
@@ -44,24 +47,24 @@ impl FileSeries {
             name.insert_str(suffix, "-{time}");
         }
         let number = if name.contains(TIME) { 1 } else { last_number(&directory, &name).saturating_add(1) };
-        Self { directory, name, number, kept: VecDeque::new(), keep: rotation.keep }
+        Self { directory, name, number, kept: VecDeque::new(), keep: rotation.keep, mode }
     }
 
     /// Begins the next file, after the oldest ones have made room for it. A name without placeholders is one file for
     /// ever, begun anew; every other name is one that no file had.
-    pub(super) fn begin(&mut self) -> io::Result<(PathBuf, File)> {
+    pub(super) fn begin(&mut self) -> io::Result<(PathBuf, OutputFile)> {
         /// Files that others may have made at the same moment.
         const ATTEMPTS: u32 = 1000;
         self.make_room();
         if !has_placeholder(&self.name) {
             let path = self.directory.join(&self.name);
-            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            let file = output_file::begin(&path, self.mode)?;
             return Ok((path, file));
         }
         let mut time = SystemTime::now();
         for _ in 0..ATTEMPTS {
             let path = self.directory.join(self.name_of(time));
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
+            match output_file::create(&path, self.mode) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                     self.number = self.number.saturating_add(1);
                     time += Duration::from_millis(1);
@@ -130,7 +133,7 @@ mod tests {
     use super::*;
 
     fn series(path: &Path, keep: Option<usize>) -> FileSeries {
-        FileSeries::new(path, &Rotation { size: Some(1 << 20), time: None, keep })
+        FileSeries::new(path, &Rotation { size: Some(1 << 20), time: None, keep }, FileMode::DEFAULT)
     }
 
     fn begin(series: &mut FileSeries) -> String {
@@ -152,7 +155,7 @@ mod tests {
 
     #[test]
     fn a19_a_clock_before_1970_or_beyond_the_year_9999_gives_the_nearest_time() {
-        let series = FileSeries::new(Path::new("x-{time}.pcap"), &Rotation::default());
+        let series = FileSeries::new(Path::new("x-{time}.pcap"), &Rotation::default(), FileMode::DEFAULT);
         for (time, expected) in [
             (UNIX_EPOCH - Duration::from_secs(220_000_000), "x-19700101T000000.000Z.pcap"),
             (UNIX_EPOCH + Duration::from_secs(400_000_000_000), "x-99991231T235959.000Z.pcap"),
@@ -205,7 +208,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.pcap");
         fs::write(&path, "earlier").unwrap();
-        let mut series = FileSeries::new(&path, &Rotation::default());
+        let mut series = FileSeries::new(&path, &Rotation::default(), FileMode::DEFAULT);
         assert_eq!(begin(&mut series), "a.pcap");
         assert_eq!(fs::read_to_string(&path).unwrap(), "");
     }

@@ -15,6 +15,7 @@ mod notices;
 pub mod open_error;
 mod origins;
 mod outer;
+mod output_file;
 mod raw_ip;
 mod records;
 pub mod runs;
@@ -86,7 +87,7 @@ pub struct Destinations {
 
 /// A capture file without all its frames.
 #[derive(Debug, thiserror::Error)]
-#[error("{frames} frames for {to} could not be written")]
+#[error("{frames} frames for {to} could not be written, or were removed by somebody else")]
 pub struct Unwritten {
     to: Arc<str>,
     frames: u64,
@@ -101,7 +102,7 @@ impl Explain for Unwritten {
 impl Unwritten {
     /// The destination of `account`, which is a capture file, if it lacks frames.
     pub fn of(account: &DestinationLedger) -> Option<Self> {
-        let frames = account.dropped[DropReason::WriteFailed];
+        let frames = account.dropped[DropReason::WriteFailed] + account.lost_from_file;
         (frames > 0).then(|| Self { to: Arc::clone(&account.to), frames })
     }
 }
@@ -113,6 +114,15 @@ impl Destination {
             Self::Tunnel(tunnel) => tunnel.learn_interface(interface, name),
             Self::Tap(_) => {}
             Self::File(file) => file.learn_interface(interface, name),
+        }
+    }
+
+    /// Forgets an interface, whose number another one may get.
+    fn forget_interface(&mut self, interface: InterfaceId) {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.forget_interface(interface),
+            Self::Tap(_) => {}
+            Self::File(file) => file.forget_interface(interface),
         }
     }
 
@@ -224,6 +234,12 @@ impl Destinations {
         }
     }
 
+    /// Has every destination forget an interface that no source captures: frames with its number are
+    /// [`DropReason::UnknownInterface`] until another interface is learnt by it.
+    pub fn forget_interface(&mut self, interface: InterfaceId) {
+        self.all.iter_mut().for_each(|destination| destination.forget_interface(interface));
+    }
+
     /// Gives `frame` to those destinations that are to have it. What does not leave at once is in flight until the next
     /// flush.
     pub fn offer(&mut self, frame: &WireFrame<'_>, ledger: &mut Ledger) {
@@ -311,5 +327,17 @@ impl Destinations {
         for (destination, account) in self.all.iter_mut().zip(&mut ledger.destinations) {
             act(destination, account);
         }
+    }
+}
+
+#[cfg(test)]
+impl Destinations {
+    /// What each capture file calls an interface.
+    pub(crate) fn names_of(&self, interface: InterfaceId) -> Vec<String> {
+        let name = |destination: &Destination| match destination {
+            Destination::File(file) => file.name_of(interface).map(str::to_owned),
+            Destination::Tunnel(_) | Destination::Tap(_) => None,
+        };
+        self.all.iter().filter_map(name).collect()
     }
 }

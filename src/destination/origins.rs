@@ -115,7 +115,6 @@ mod tests {
     fn a_file_that_takes_nothing_is_asked_again_after_a_flush() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("full.pcapng");
-        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         let file = SharedFile::create(&CaptureFilePlan::plain(FilePath::Path(path))).unwrap();
         let mut origins = Origins { refused: true, ..Origins::new() };
         let ask = |origins: &mut Origins| origins.number_of(&origin(3, None), "erspan://[::]", &file);

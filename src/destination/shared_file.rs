@@ -1,17 +1,19 @@
 //! A capture file with several writers, or a series of them: one batch of records after the other.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{AccessFlags, access};
 
 use super::file_series::FileSeries;
+use super::output_file::{self, Identity, OutputFile, Refused};
 use super::records::Format;
 use crate::config::local_end::{CaptureFilePlan, Rotation, Sync};
 use crate::config::plan::FilePath;
@@ -29,9 +31,17 @@ pub struct CannotCreate {
 }
 
 impl CannotCreate {
+    /// Why it is refused although the kernel would write it.
+    fn refused(&self) -> Option<&Refused> {
+        Refused::of(&self.cause)
+    }
+
     /// What keeps the files of `plan` from being written, as far as that can be told without creating one.
     pub fn in_the_way(plan: &CaptureFilePlan) -> Option<Self> {
         let FilePath::Path(path) = &plan.file else { return None };
+        if let Some(refused) = output_file::in_the_way(path).filter(|_| !plan.rotation.is_on()) {
+            return Some(Self { file: path.display().to_string(), cause: refused.into() });
+        }
         let may = if !plan.rotation.is_on() && path.exists() {
             access(path, AccessFlags::W_OK)
         } else {
@@ -45,6 +55,9 @@ impl CannotCreate {
 
 impl Explain for CannotCreate {
     fn hint(&self) -> Option<String> {
+        if let Some(refused) = self.refused() {
+            return refused.hint();
+        }
         match self.cause.kind() {
             ErrorKind::NotFound => Some("its directory does not exist".to_owned()),
             ErrorKind::PermissionDenied => Some("choose a directory that you may write to".to_owned()),
@@ -89,6 +102,10 @@ struct Output {
     closed: Option<DropReason>,
     /// With which error it could last not be written. The first one is said in the log.
     refusal: Option<String>,
+    /// When it is looked at again whether the file at hand is still the one at its path.
+    look_at: Instant,
+    /// When it was last said that it is not.
+    said_at: Option<Instant>,
 }
 
 /// An interface that a file knows.
@@ -103,13 +120,32 @@ struct Known {
 /// where containers come and go for years, a file does not begin with all that there ever were.
 const MOST_UNUSED: usize = 256;
 
+/// How often it is looked at whether the file at hand is still the one at its path, while it is written.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often it is said that it is not, where somebody cuts or removes it again and again.
+const SAY: Duration = Duration::from_mins(1);
+
 #[derive(Debug)]
 struct Current {
     file: File,
-    /// Length of the file up to its last whole record; `None` for what cannot be cut: a pipe, standard output.
+    /// Where it is and what it is; `None` for what cannot be cut: a pipe, standard output.
+    place: Option<(PathBuf, Identity)>,
+    /// Length of the file up to its last whole record; `None` for what cannot be cut.
     whole: Option<u64>,
-    has_records: bool,
+    /// How many records it has.
+    records: u64,
     since: Instant,
+}
+
+/// What somebody else did to the file at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Harm {
+    /// It is shorter than what was written.
+    Cut,
+    /// It has no name.
+    Removed,
+    /// It has another name: nothing is lost.
+    Moved,
 }
 
 /// What became of a batch of records.
@@ -140,12 +176,14 @@ impl SharedFile {
             sync: plan.sync,
             series: match &plan.file {
                 FilePath::Standard => None,
-                FilePath::Path(path) => Some(FileSeries::new(path, &plan.rotation)),
+                FilePath::Path(path) => Some(FileSeries::new(path, &plan.rotation, plan.mode)),
             },
             current: None,
             syncing: None,
             closed: None,
             refusal: None,
+            look_at: Instant::now() + LOOK,
+            said_at: None,
         };
         match output.begin() {
             Ok(()) => Ok(Self::over(output)),
@@ -215,9 +253,21 @@ impl SharedFile {
         self.output().deadline()
     }
 
-    /// Waits until the disk has everything, where the plan wants that.
-    pub(super) fn finish(&self) {
-        self.output().finish();
+    /// Looks whether the file at hand is still the one at its path, if it is time, and begins another one if it is not. Says
+    /// how many frames that were written are lost.
+    pub(super) fn look(&self, now: Instant) -> u64 {
+        self.output().look(now)
+    }
+
+    /// Waits until the disk has everything, where the plan wants that. Says how many frames that were written are lost,
+    /// because somebody cut or removed the file.
+    pub(super) fn finish(&self) -> u64 {
+        self.output().finish()
+    }
+
+    /// When it is time to [look](Self::look) again.
+    pub(super) fn next_look(now: Instant) -> Instant {
+        now + LOOK
     }
 
     fn output(&self) -> MutexGuard<'_, Output> {
@@ -229,12 +279,16 @@ impl SharedFile {
 impl Output {
     /// Begins the next file, or standard output, with its header.
     fn begin(&mut self) -> io::Result<()> {
-        let (file, path) = match &mut self.series {
-            None => (io::stdout().as_fd().try_clone_to_owned().map(File::from)?, None),
-            Some(series) => series.begin().map(|(path, file)| (file, Some(path)))?,
+        let (file, path, place) = match &mut self.series {
+            None => (io::stdout().as_fd().try_clone_to_owned().map(File::from)?, None, None),
+            Some(series) => {
+                let (path, OutputFile { file, identity }) = series.begin()?;
+                let place = identity.map(|identity| (path.clone(), identity));
+                (file, Some(path), place)
+            }
         };
-        let can_be_cut = path.is_some() && file.metadata().is_ok_and(|metadata| metadata.is_file());
-        let mut current = Current { file, whole: None, has_records: false, since: Instant::now() };
+        let can_be_cut = place.is_some();
+        let mut current = Current { file, place, whole: None, records: 0, since: Instant::now() };
         let header = self.header();
         if let Err(error) = current.file.write_all(&header) {
             // Half a header is no capture file. What was a device or a pipe stays where it was.
@@ -317,7 +371,7 @@ impl Output {
         let format = self.format;
         // A record that is larger than a file may be has one for itself.
         let first = format.record_len(records).unwrap_or(records.len()).min(records.len());
-        if self.current.as_ref().is_some_and(|current| current.has_records && self.room(current) < first) {
+        if self.current.as_ref().is_some_and(|current| current.records > 0 && self.room(current) < first) {
             self.end();
         }
         if self.current.is_none()
@@ -337,9 +391,9 @@ impl Output {
         };
         let Some(current) = &mut self.current else { return Err((0, DropReason::WriteFailed)) };
         let (written, result) = write_as_much_as_possible(&mut current.file, part);
-        let (_, bytes) = format.whole_records(&part[..written], usize::MAX);
+        let (records, bytes) = format.whole_records(&part[..written], usize::MAX);
         current.whole = current.whole.map(|whole| whole + bytes as u64);
-        current.has_records |= bytes > 0;
+        current.records += records;
         match result {
             Ok(()) if self.sync == Sync::Flush => {
                 let synced = current.file.sync_data();
@@ -385,7 +439,7 @@ impl Output {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let current = self.current.as_ref().filter(|current| current.has_records)?;
+        let current = self.current.as_ref().filter(|current| current.records > 0)?;
         self.rotation.time.and_then(|time| current.since.checked_add(time))
     }
 
@@ -403,11 +457,56 @@ impl Output {
         self.syncing = thread::Builder::new().name("sync".to_owned()).spawn(sync).ok();
     }
 
-    fn finish(&mut self) {
+    fn look(&mut self, now: Instant) -> u64 {
+        if now < self.look_at {
+            return 0;
+        }
+        self.look_at = now + LOOK;
+        let Some(harm) = self.current.as_ref().and_then(Current::harm) else { return 0 };
+        let lost = self.give_up_file(harm);
+        if let Err(error) = self.begin() {
+            self.complain_of(Some(&error));
+        }
+        lost
+    }
+
+    /// Leaves the file at hand, which is not the one at its path any more, or not whole.
+    fn give_up_file(&mut self, harm: Harm) -> u64 {
+        let lost = match (&self.current, harm) {
+            (Some(current), Harm::Cut | Harm::Removed) => current.records,
+            (_, Harm::Moved) | (None, _) => 0,
+        };
+        if self.said_at.is_none_or(|said| said.elapsed() >= SAY) {
+            self.said_at = Some(Instant::now());
+            let name = &self.name;
+            match harm {
+                Harm::Cut => {
+                    tracing::warn!("somebody cut the capture file `{name}`: {lost} frames are lost; it is begun again");
+                }
+                Harm::Removed => {
+                    tracing::warn!(
+                        "somebody removed the capture file `{name}`: {lost} frames are lost; it is begun again"
+                    );
+                }
+                Harm::Moved => tracing::warn!("somebody moved the capture file `{name}`; it is begun again"),
+            }
+        }
+        if harm == Harm::Moved {
+            self.end();
+        } else {
+            self.current = None;
+        }
+        lost
+    }
+
+    fn finish(&mut self) -> u64 {
+        let harm = self.current.as_ref().and_then(Current::harm);
+        let lost = harm.map_or(0, |harm| self.give_up_file(harm));
         self.wait_for_disk();
         if let Some(current) = self.current.as_ref().filter(|_| self.sync != Sync::Off) {
             say_of_sync(&self.name, current.file.sync_all());
         }
+        lost
     }
 
     fn wait_for_disk(&mut self) {
@@ -439,11 +538,22 @@ impl Current {
         result
     }
 
-    /// Takes back what stands behind the last whole record.
+    /// Takes back what stands behind the last whole record. The next write goes to the end of the file.
     fn take_back(&mut self) -> io::Result<()> {
         let whole = self.whole.ok_or(ErrorKind::Unsupported)?;
-        self.file.set_len(whole)?;
-        self.file.seek(SeekFrom::Start(whole)).map(|_| ())
+        // One that somebody cut is not made longer.
+        if self.file.metadata()?.len() > whole { self.file.set_len(whole) } else { Ok(()) }
+    }
+
+    /// What somebody else did to the file. Two system calls.
+    fn harm(&self) -> Option<Harm> {
+        let (path, identity) = self.place.as_ref()?;
+        let found = self.file.metadata().ok()?;
+        if found.len() < self.len() {
+            return Some(Harm::Cut);
+        }
+        let is_gone = !output_file::is_at(path, *identity);
+        is_gone.then_some(if found.nlink() == 0 { Harm::Removed } else { Harm::Moved })
     }
 }
 
@@ -469,7 +579,7 @@ fn write_as_much_as_possible(file: &mut File, bytes: &[u8]) -> (usize, io::Resul
 impl SharedFile {
     /// Writes pcap behind what `file` holds already, which cannot be cut.
     pub(super) fn writing_to(file: File) -> Self {
-        let current = Current { file, whole: None, has_records: false, since: Instant::now() };
+        let current = Current { file, place: None, whole: None, records: 0, since: Instant::now() };
         Self::over(Output {
             name: "test".to_owned(),
             format: Format::Pcap,
@@ -482,6 +592,8 @@ impl SharedFile {
             syncing: None,
             closed: None,
             refusal: None,
+            look_at: Instant::now() + LOOK,
+            said_at: None,
         })
     }
 }

@@ -281,7 +281,8 @@ fn reason_of(error: &io::Error) -> DropReason {
         Some(libc::ENOBUFS) => DropReason::DeviceBusy,
         Some(libc::EAGAIN) => DropReason::SocketFull,
         Some(libc::EMSGSIZE) => DropReason::Oversize,
-        Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => DropReason::Unreachable,
+        // No route; routes of the types unreachable, prohibit and blackhole (`fib_props` in net/ipv4/fib_semantics.c).
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => DropReason::Unreachable,
         Some(libc::ENETDOWN | libc::ENODEV | libc::ENXIO) => DropReason::InterfaceDown,
         _ => DropReason::WriteFailed,
     }
@@ -555,6 +556,8 @@ mod tests {
             (libc::EMSGSIZE, DropReason::Oversize),
             (libc::ENETUNREACH, DropReason::Unreachable),
             (libc::EHOSTUNREACH, DropReason::Unreachable),
+            (libc::EACCES, DropReason::Unreachable),
+            (libc::EINVAL, DropReason::Unreachable),
             (libc::ENETDOWN, DropReason::InterfaceDown),
             (libc::ENODEV, DropReason::InterfaceDown),
             (libc::ENXIO, DropReason::InterfaceDown),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Patience;
 use super::dry_run::DryRun;
-use super::encapsulate::{Encapsulator, outer_len};
+use super::encapsulate::{Encapsulator, Stream, outer_len};
 use super::fit::Fitter;
 use super::next_hop::{NextHopGate, Passage};
 use super::notices::{Notices, Said};
@@ -92,9 +92,9 @@ impl Tunnel {
             .map_err(|error| CannotOpen { destination: destination.place(), error })
     }
 
-    /// Resolves the ids for an interface of this name, which frames call `interface` from now on.
+    /// Resolves the ids for an interface of this name, which frames call `interface` from now on. Where it has none, its
+    /// frames are dropped as [`DropReason::UnknownInterface`].
     pub fn learn_interface(&mut self, interface: InterfaceId, name: &str) {
-        // Whoever opens an interface has asked [`Encapsulator::new`] before, and refused one without an id.
         if let Err(error) = self.outbox.encapsulator.learn(interface, name) {
             tracing::error!("{error}");
         }
@@ -105,10 +105,19 @@ impl Tunnel {
         self.outbox.encapsulator.has_id_for(name)
     }
 
+    /// Forgets an interface, whose number another one may get.
+    pub fn forget_interface(&mut self, interface: InterfaceId) {
+        self.outbox.encapsulator.forget(interface);
+    }
+
     /// Fits, encapsulates and batches one frame.
     pub fn offer(&mut self, frame: &WireFrame<'_>, account: &mut DestinationLedger) {
         let outbox = &mut self.outbox;
-        match self.fitter.fit(frame, self.room, |piece, cut| outbox.push(piece, cut, account)) {
+        let Some(stream) = outbox.encapsulator.stream_of(frame) else {
+            account.dropped[DropReason::UnknownInterface] += 1;
+            return;
+        };
+        match self.fitter.fit(frame, self.room, |piece, cut| outbox.push(piece, stream, cut, account)) {
             Ok(pieces) => account.split_added += pieces - 1,
             Err(reason) => account.dropped[reason] += 1,
         }
@@ -199,11 +208,11 @@ impl Outbox {
     }
 
     /// Takes one frame that is ready to leave: the tunnel header in front, the one copy behind it.
-    fn push(&mut self, frame: &WireFrame<'_>, cut: bool, account: &mut DestinationLedger) {
+    fn push(&mut self, frame: &WireFrame<'_>, stream: Stream, cut: bool, account: &mut DestinationLedger) {
         account.in_flight += 1;
-        if !self.try_push(frame, cut) {
+        if !self.try_push(frame, stream, cut) {
             self.release(None, account);
-            if !self.try_push(frame, cut) {
+            if !self.try_push(frame, stream, cut) {
                 // The engine is full of frames that are held for the next hop, or that the device has not sent yet.
                 let is_held = self.engine.waiting() > 0;
                 let reason = if is_held { DropReason::Unreachable } else { self.engine.when_full() };
@@ -213,10 +222,10 @@ impl Outbox {
     }
 
     /// Gives the frame to the engine, if that has room.
-    fn try_push(&mut self, frame: &WireFrame<'_>, cut: bool) -> bool {
+    fn try_push(&mut self, frame: &WireFrame<'_>, stream: Stream, cut: bool) -> bool {
         let bucket = frame.flow.bucket(self.buckets);
         let Some(header) = self.engine.push(self.encapsulator.header_len(), frame, bucket, cut) else { return false };
-        self.encapsulator.write(frame, header);
+        self.encapsulator.write(frame, stream, header);
         self.lengths.note(self.overhead + frame.len());
         true
     }

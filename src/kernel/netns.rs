@@ -16,6 +16,7 @@ use std::thread;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 use super::netns_error::NetnsError;
 use crate::config::netns::{NAMED, Netns};
@@ -136,6 +137,20 @@ impl Found {
             }
             (ErrorKind::NotFound, Netns::Process(pid)) => NetnsError::NoProcess { pid: *pid },
             (ErrorKind::NotFound, Netns::Container(id)) => NetnsError::NoContainer { id: id.clone() },
+            // While a namespace is made or deleted, its name is a file that nobody may read and nothing is mounted over.
+            (ErrorKind::PermissionDenied, Netns::Name(name)) if !is_mounted(&path) => {
+                NetnsError::NoSuchName { name: name.clone(), present: present() }
+            }
+            (ErrorKind::PermissionDenied, Netns::Path(_)) if !is_mounted(&path) => {
+                NetnsError::NotANamespace { path: path.clone() }
+            }
+            // The kernel shows nothing of a process that is ending.
+            (ErrorKind::PermissionDenied, Netns::Process(pid)) if has_ended(process) => {
+                NetnsError::NoProcess { pid: *pid }
+            }
+            (ErrorKind::PermissionDenied, Netns::Container(id)) if has_ended(process) => {
+                NetnsError::NoContainer { id: id.clone() }
+            }
             (ErrorKind::PermissionDenied, _) => NetnsError::Hidden { netns: netns.clone(), cause },
             _ => NetnsError::Unreadable { path: path.clone(), cause },
         })?;
@@ -161,12 +176,28 @@ impl Found {
 }
 
 impl Process {
+    /// Whether only its exit code is left (the third field of `proc_pid_stat(5)`).
+    fn is_zombie(self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with(['Z', 'X']))
+    }
+
     fn find(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field is the program's name in parentheses, whatever it contains; 19 fields on is the 22nd.
         let (_, fields) = stat.rsplit_once(')')?;
         Some(Self { pid, started: fields.split_whitespace().nth(19)?.parse().ok()? })
     }
+}
+
+/// Whether the file at `path` stands for a namespace, which takes no permission to read it.
+fn is_mounted(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
+}
+
+/// Whether the process has ended, or has nothing left but its exit code.
+fn has_ended(process: Option<Process>) -> bool {
+    process.is_some_and(|process| Process::find(process.pid) != Some(process) || process.is_zombie())
 }
 
 /// The file that stands for the namespace.

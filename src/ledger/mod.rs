@@ -99,8 +99,16 @@ pub struct DestinationLedger {
     pub bytes: u64,
     /// Frames that were not sent, by reason.
     pub dropped: Drops,
+    /// Of the sent ones: frames whose records somebody else removed, with the capture file or by cutting it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lost_from_file: u64,
     /// ICMP errors that came back: reports, never fates.
     pub icmp: IcmpReports,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference to the field")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What the kernel dropped between interface and source, as rising totals.

@@ -129,6 +129,7 @@ fn destination(f: &mut fmt::Formatter<'_>, account: &DestinationLedger) -> fmt::
     };
     line(f, "sent", account.sent, &volume)?;
     some(f, "truncated", account.truncated, "of those sent: cut to fit the path")?;
+    some(f, "lost from file", account.lost_from_file, "of those sent: somebody cut or removed the capture file")?;
     some(f, "in flight", account.in_flight, "not settled yet")?;
     reasons(f, &account.dropped)?;
     let IcmpReports { port_unreachable, host_unreachable, too_big, other } = account.icmp;

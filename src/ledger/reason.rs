@@ -99,6 +99,9 @@ reasons! {
     OwnExcess, "own_excess", Loss,
         "the frame looks like one of farspan's own tunnels, and there are more such frames on its interface than farspan sent",
         "find out with tcpdump -e who sends them: somebody forges them, or a switch sends the tunnel back";
+    UnknownInterface, "unknown_interface", Loss,
+        "the destination does not know the interface that the frame was captured on, so that it would leave under another one's id",
+        "this is a defect of farspan: please report it with what the log says";
     Unsegmentable, "unsegmentable", Loss,
         "a super-frame whose wire segments cannot be known",
         "capture with engine = \"ring\", or switch off the offload that made it: ethtool -K IF tx-udp-segmentation off gro off";

@@ -65,8 +65,20 @@ impl AddAssign<&Self> for Ledger {
 impl AddAssign<&Self> for DestinationLedger {
     /// Adds what another worker sent to the same destination.
     fn add_assign(&mut self, other: &Self) {
-        let Self { name: _, to: _, assigned, split_added, sent, in_flight, truncated, datagrams, bytes, dropped, icmp } =
-            other;
+        let Self {
+            name: _,
+            to: _,
+            assigned,
+            split_added,
+            sent,
+            in_flight,
+            truncated,
+            datagrams,
+            bytes,
+            dropped,
+            lost_from_file,
+            icmp,
+        } = other;
         self.assigned += assigned;
         self.split_added += split_added;
         self.sent += sent;
@@ -75,6 +87,7 @@ impl AddAssign<&Self> for DestinationLedger {
         self.datagrams += datagrams;
         self.bytes += bytes;
         self.dropped = &self.dropped + dropped;
+        self.lost_from_file += lost_from_file;
         self.icmp = self.icmp + *icmp;
     }
 }

@@ -5,6 +5,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -19,11 +20,11 @@ use crate::config::plan::{LivePlan, SessionPlan};
 use crate::destination::missing_ids;
 use crate::error::{Explain, what_and_why};
 use crate::frame::InterfaceId;
-use crate::kernel::link_events::{Links, LinksError};
+use crate::kernel::link_events::{Links, LinksError, Present};
 use crate::kernel::netns::{Namespace, Process};
 use crate::quantity::Ifindex;
-use crate::source::interfaces::{Meant, meant};
-use crate::source::{self, Captured, Interface, SourceError};
+use crate::source::interfaces::{Meant, by_other_names, meant, unlisted};
+use crate::source::{self, Budget, Captured, Interface, NoRoom, Opened, SourceError};
 
 /// How often what was not possible is tried again, and a namespace looked at: nobody tells when its last process has ended.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -39,6 +40,12 @@ pub(super) struct Follower {
     /// Whether the session waits for what it names, too; else that has to stay where it is.
     stays: bool,
     roster: Roster,
+    /// What the rings may take.
+    budget: Option<Budget>,
+    /// What was said about interfaces for which there is no room: once, until there is room for all.
+    no_room: Option<NoRoom>,
+    /// How many there are.
+    refused_for_room: Arc<AtomicUsize>,
     /// What is captured now, for whoever wants to see it.
     shown: watch::Sender<Vec<Interface>>,
     returns: UnboundedReceiver<LetGo>,
@@ -48,9 +55,8 @@ pub(super) struct Follower {
     /// The process that the latest one was found by: `pid:` means that one for ever. It holds nothing.
     met: Option<Process>,
     links: Option<Links>,
-    /// The interfaces that are being opened, and the numbers that are reserved for them.
-    opening: Option<oneshot::Receiver<Vec<Opened>>>,
-    reserved: Vec<InterfaceId>,
+    /// The interfaces that are being opened, with numbers that are reserved for them.
+    opening: Option<oneshot::Receiver<Vec<Attempt>>>,
     /// When to look although nobody tells of a change.
     look_at: Instant,
     /// What was said about interfaces that cannot be captured, by their name: once each.
@@ -62,45 +68,53 @@ pub(super) struct Follower {
 }
 
 /// An interface whose turn it is to be opened.
-struct Opened {
+#[derive(Clone, Debug)]
+struct Wanted {
     meant: Meant,
+    /// Reserved for it.
     id: InterfaceId,
-    /// Whether destinations have to learn the number's name.
-    is_new: bool,
     /// Bytes of one ring.
     buffer: u64,
+}
+
+/// One that was opened, or not.
+struct Attempt {
+    wanted: Wanted,
     outcome: Result<Captured, SourceError>,
 }
 
 impl Follower {
-    /// Of a session that captures `interfaces` already. If it `stays`, nothing that is missing is a failure.
+    /// Of a session that captures what was `opened` already. If it `stays`, nothing that is missing is a failure.
     pub(super) fn new(
         live: LivePlan,
         plan: Arc<SessionPlan>,
-        interfaces: &[Interface],
+        opened: &mut Opened,
         returns: UnboundedReceiver<LetGo>,
         failures: Failures,
         stays: bool,
     ) -> Self {
+        let (interfaces, namespace) = (&opened.interfaces, opened.namespace.clone());
         let workers = usize::from(live.workers.value());
-        let share = source::share(live.buffer, interfaces.len() * workers, live.has_patterns());
         Self {
-            roster: Roster::new(workers, interfaces, share * workers as u64),
-            shown: watch::Sender::new(interfaces.to_vec()),
+            roster: Roster::new(workers, interfaces.iter().cloned().zip(opened.buffers.iter().copied())),
+            budget: opened.budget.take(),
+            no_room: None,
+            refused_for_room: Arc::default(),
+            shown: watch::Sender::new(interfaces.clone()),
             live,
             plan,
             stays,
             returns,
             failures,
-            namespace: None,
-            met: None,
+            // The very one in which they were opened: another one of the same name has other interfaces.
+            met: namespace.as_ref().and_then(Namespace::process),
+            namespace,
             links: None,
             opening: None,
             look_at: Instant::now(),
             complaints: Vec::new(),
             refused: Vec::new(),
             resting: Vec::new(),
-            reserved: Vec::new(),
         }
     }
 
@@ -146,7 +160,30 @@ impl Follower {
             return;
         }
         let Some(links) = &mut self.links else { return };
-        let (mut meant, _) = meant(&self.live.interfaces, &links.now());
+        let present = links.now();
+        let present = self.with_other_names(&present);
+        let wanted = self.compare(&present, contacts);
+        if !wanted.is_empty() {
+            self.open(wanted);
+        }
+    }
+
+    /// Those that are there, also by the names that the plan has for them and the kernel's list has not.
+    fn with_other_names(&self, present: &[Present]) -> Vec<Present> {
+        let mut all = present.to_vec();
+        if let Some(namespace) = &self.namespace
+            && unlisted(&self.live.interfaces, present).next().is_some()
+        {
+            let others = namespace.within(|| by_other_names(&self.live.interfaces, present));
+            all.extend(others.unwrap_or_default());
+        }
+        all
+    }
+
+    /// Has what follows from the interfaces that are there carried out, except that it returns those that are to be opened:
+    /// [`attach`](Self::attach) or [`give_up`](Self::give_up) has to follow before the next look.
+    fn compare(&mut self, present: &[Present], contacts: &[Contact]) -> Vec<Wanted> {
+        let (mut meant, _) = meant(&self.live.interfaces, present);
         self.complaints.retain(|(name, _)| meant.iter().any(|one| one.name == *name));
         self.refused.retain(|refused| meant.iter().any(|one| is_of(refused, one)));
         meant.retain(|one| self.has_use_for(one));
@@ -163,7 +200,7 @@ impl Follower {
         if let Some(next) = self.resting.iter().map(|&(_, until)| until).min() {
             self.look_at = self.look_at.min(next);
         }
-        self.open(wanted);
+        self.reserve(wanted)
     }
 
     /// Finds the namespace of the plan and the look at its interfaces, or lets go of everything when it has gone.
@@ -184,7 +221,10 @@ impl Follower {
         if self.links.is_some() {
             return true;
         }
-        let namespace = Namespace::find_again(self.live.netns.as_ref(), self.met);
+        let namespace = match self.namespace.clone() {
+            Some(namespace) => Ok(namespace),
+            None => Namespace::find_again(self.live.netns.as_ref(), self.met),
+        };
         let links = namespace.map_err(LinksError::from).and_then(|namespace| {
             let links = Links::follow(&namespace)?;
             self.met = namespace.process();
@@ -219,32 +259,57 @@ impl Follower {
         missing.is_empty()
     }
 
-    /// Starts opening interfaces, on a thread inside the namespace.
-    fn open(&mut self, wanted: Vec<Meant>) {
-        let Some(namespace) = self.namespace.clone() else { return };
-        let workers = usize::from(self.live.workers.value());
-        let free = self.live.buffer.saturating_sub(self.roster.buffer());
-        let buffer = source::share(free, wanted.len() * workers, self.live.has_patterns());
-        let mut reserved = Vec::new();
-        for one in wanted {
-            match self.roster.reserve(&one.name) {
-                Some((id, is_new)) => reserved.push((one, id, is_new)),
-                None => self.complain(&one.name.clone(), &TooMany { interface: one.name }, TRYING_AGAIN),
+    /// Gives each interface that is to be opened its number and its part of the memory. For some there may be no room: they
+    /// are tried again at every look.
+    fn reserve(&mut self, meant: Vec<Meant>) -> Vec<Wanted> {
+        let workers = u64::from(self.live.workers.value());
+        let (mut wanted, mut refused, count) = (Vec::new(), None, meant.len());
+        if let Some(budget) = &mut self.budget {
+            // What rings that have gone had is anybody's.
+            budget.allows(self.roster.buffer());
+            for (before, meant) in meant.into_iter().enumerate() {
+                let ring = budget.ring(self.roster.len(), self.roster.buffer(), count - before);
+                let reserved = ring.and_then(|buffer| {
+                    let id = self.roster.reserve(buffer * workers);
+                    id.map(|id| (id, buffer)).ok_or(NoRoom::Interfaces(self.roster.len()))
+                });
+                match reserved {
+                    Ok((id, buffer)) => wanted.push(Wanted { meant, id, buffer }),
+                    // No other one finds room either.
+                    Err(no_room) => {
+                        refused = Some(no_room);
+                        break;
+                    }
+                }
             }
         }
-        if reserved.is_empty() {
-            return;
+        self.refused_for_room.store(count - wanted.len(), Ordering::Relaxed);
+        if let Some(no_room) = &refused
+            && self.no_room.as_ref().map(std::mem::discriminant) != Some(std::mem::discriminant(no_room))
+        {
+            tracing::warn!("{}", what_and_why(no_room));
         }
+        self.no_room = refused;
+        wanted
+    }
+
+    /// How many interfaces the session means and has no room for.
+    pub(super) fn refused_for_room(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.refused_for_room)
+    }
+
+    /// Starts opening interfaces, on a thread inside the namespace.
+    fn open(&mut self, wanted: Vec<Wanted>) {
+        let Some(namespace) = self.namespace.clone() else { return self.give_up() };
         let (tell, told) = oneshot::channel();
         let (live, plan, span) = (self.live.clone(), Arc::clone(&self.plan), tracing::Span::current());
-        self.reserved = reserved.iter().map(|&(_, id, _)| id).collect();
         let open = move || {
             let _span = span.enter();
-            let open_one = |(meant, id, is_new): (Meant, InterfaceId, bool)| {
-                let outcome = source::open_one(&live, &plan, (id, &meant), buffer);
-                Opened { meant, id, is_new, buffer, outcome }
+            let open_one = |wanted: Wanted| {
+                let outcome = source::open_one(&live, &plan, (wanted.id, &wanted.meant), wanted.buffer);
+                Attempt { wanted, outcome }
             };
-            let opened = namespace.within(|| reserved.into_iter().map(open_one).collect::<Vec<_>>());
+            let opened = namespace.within(|| wanted.into_iter().map(open_one).collect::<Vec<_>>());
             // Nobody waits for it when the session ends meanwhile.
             let _ = tell.send(opened.unwrap_or_default());
         };
@@ -259,23 +324,19 @@ impl Follower {
 
     /// Nothing that was to be opened is: the thread did not start, or the namespace has gone.
     fn give_up(&mut self) {
-        for id in self.reserved.drain(..) {
-            self.roster.release(id);
-        }
+        self.roster.release_reserved();
         self.look_at = Instant::now() + AGAIN;
     }
 
-    /// Hands every worker its part of the interfaces that were opened.
-    fn attach(&mut self, opened: Vec<Opened>, contacts: &[Contact]) {
+    /// Hands every worker its part of the interfaces that were opened. What was not opened gives its number back.
+    fn attach(&mut self, opened: Vec<Attempt>, contacts: &[Contact]) {
         if opened.is_empty() {
             self.give_up();
         }
-        self.reserved.clear();
-        for Opened { meant, id, is_new, buffer, outcome } in opened {
+        for Attempt { wanted: Wanted { meant, id, buffer }, outcome } in opened {
             let Captured { sources, interface } = match outcome {
                 Ok(captured) => captured,
                 Err(error) => {
-                    self.roster.release(id);
                     self.cannot_open(meant, &error);
                     continue;
                 }
@@ -285,10 +346,10 @@ impl Follower {
             let attachment = self.roster.attach(id, interface, buffer * sources.len() as u64);
             let name: Arc<str> = meant.name.into();
             for (contact, source) in contacts.iter().zip(sources) {
-                let learn = is_new.then(|| Order::Learn { interface: id, name: Arc::clone(&name) });
-                contact.order(learn.into_iter().chain([Order::Attach { attachment, source }]));
+                contact.order([Order::Attach { attachment, interface: id, name: Arc::clone(&name), source }]);
             }
         }
+        self.roster.release_reserved();
     }
 
     fn cannot_open(&mut self, meant: Meant, error: &SourceError) {
@@ -321,8 +382,8 @@ impl Follower {
     fn order(&mut self, change: Change, contacts: &[Contact]) {
         for contact in contacts {
             match &change {
-                Change::Rename(interface, name) => {
-                    contact.order([Order::Learn { interface: *interface, name: Arc::clone(name) }]);
+                Change::Rename(attachment, name) => {
+                    contact.order([Order::Rename { attachment: *attachment, name: Arc::clone(name) }]);
                 }
                 Change::LetGo(attachment) => contact.order([Order::Detach { attachment: *attachment }]),
                 Change::Open(_) => {}
@@ -367,22 +428,13 @@ impl Follower {
     }
 }
 
-/// More interfaces at one time than frames can tell apart.
-#[derive(Debug, thiserror::Error)]
-#[error("{interface} is not mirrored: a session has 65,536 interfaces at most")]
-struct TooMany {
-    interface: String,
-}
-
-impl Explain for TooMany {}
-
 /// Whether a refusal is of this interface, as it is called now.
 fn is_of((index, name): &(Option<Ifindex>, String), one: &Meant) -> bool {
     *index == one.index && *name == one.name
 }
 
 /// What was opened, when it is; for ever, if nothing is being opened.
-async fn opened(opening: &mut Option<oneshot::Receiver<Vec<Opened>>>) -> Vec<Opened> {
+async fn opened(opening: &mut Option<oneshot::Receiver<Vec<Attempt>>>) -> Vec<Attempt> {
     match opening {
         // A thread that ends without a word has opened nothing.
         Some(opening) => opening.await.unwrap_or_default(),
@@ -402,3 +454,6 @@ impl std::fmt::Debug for Follower {
         f.debug_struct("Follower").field("roster", &self.roster).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,7 +47,7 @@ use crate::select::account::Sightings;
 use crate::select::all_tunnels::{AllTunnels, Entry};
 use crate::select::mirror_loop::{LoopNotices, MirrorLoop};
 use crate::select::own_traffic::OwnTraffic;
-use crate::source::{self, Interface, Progress};
+use crate::source::{self, Interface, Opened, Pool, Progress};
 use crate::wire::carrier::OwnTunnel;
 
 use contact::{Contact, Failures};
@@ -93,6 +93,8 @@ pub struct Surroundings {
     pub totals: Option<Arc<Totals>>,
     /// Where is noted what goes wrong with its destinations.
     pub errors: LastErrors,
+    /// Memory that its capture rings may borrow beyond its own; that of a session alone unless given.
+    pub memory: Option<Pool>,
 }
 
 impl Session {
@@ -115,10 +117,11 @@ impl Session {
         around: &mut Surroundings,
     ) -> Result<Self, Problems> {
         Problems::unless_empty(relay_loop::relay_loops(plan, underlays))?;
-        let opened = if around.stays {
-            source::open_staying(plan, &|name| missing_ids(&plan.destinations, &[name.to_owned()]).pop())?
+        let pool = around.memory.clone().unwrap_or_else(|| source::alone(plan));
+        let mut opened = if around.stays {
+            source::open_staying(plan, &pool, &|name| missing_ids(&plan.destinations, &[name.to_owned()]).pop())?
         } else {
-            source::open(plan)?
+            source::open_among(plan, &pool)?
         };
         let (patience, delay) = patience_of(&plan.source);
         let names: Vec<String> = opened.interfaces.iter().map(|interface| interface.name.clone()).collect();
@@ -138,7 +141,7 @@ impl Session {
 
         let failures = Failures::default();
         let loop_notices = LoopNotices::default();
-        let (returns, follower) = follower(plan, &opened.interfaces, &failures, around.stays).unzip();
+        let (returns, follower) = follower(plan, &mut opened, &failures, around.stays).unzip();
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
@@ -286,18 +289,13 @@ fn no_resources(cause: nix::Error) -> SessionError {
 }
 
 /// Who follows the interfaces, and how workers give theirs back: where some may come, or go without ending the session.
-fn follower(
-    plan: &SessionPlan,
-    interfaces: &[Interface],
-    failures: &Failures,
-    stays: bool,
-) -> Option<(Returns, Follower)> {
+fn follower(plan: &SessionPlan, opened: &mut Opened, failures: &Failures, stays: bool) -> Option<(Returns, Follower)> {
     let SourcePlan::Live(live) = &plan.source else { return None };
     // What is only named is there at the start, and its end is the session's.
     (stays || live.has_patterns()).then(|| {
         let (returns, returned) = unbounded_channel();
         let plan = Arc::new(plan.clone());
-        (returns, Follower::new(live.clone(), plan, interfaces, returned, failures.clone(), stays))
+        (returns, Follower::new(live.clone(), plan, opened, returned, failures.clone(), stays))
     })
 }
 

@@ -18,10 +18,11 @@ pub(super) struct Attachment(pub(super) u64);
 
 /// Something to do between two turns.
 pub(super) enum Order {
-    /// Destinations call interfaces of this name so from now on.
-    Learn { interface: InterfaceId, name: Arc<str> },
-    /// Takes frames of this source, too.
-    Attach { attachment: Attachment, source: Box<dyn Source> },
+    /// Has the destinations learn the interface, then takes frames of this source, too. One order, so that no source is
+    /// attached by a number that means another name, or nothing.
+    Attach { attachment: Attachment, interface: InterfaceId, name: Arc<str>, source: Box<dyn Source> },
+    /// The interface has another name now.
+    Rename { attachment: Attachment, name: Arc<str> },
     /// Takes what the kernel has captured until now, then gives the source back.
     Detach { attachment: Attachment },
     /// Keeps within limits from now on.

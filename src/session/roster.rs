@@ -1,5 +1,9 @@
 //! Which interfaces a session captures, by what number frames call each, and what has to change when the host's have
 //! changed. Pure bookkeeping: nothing here opens or closes anything.
+//!
+//! A number belongs to one opening of one interface, from [`Roster::reserve`] until that has failed or every worker has given
+//! the source back. Destinations learn its name with the order that attaches the source, and forget it with the source: the
+//! roster keeps nothing about them, so that no failed opening can leave anything behind.
 
 use std::sync::Arc;
 
@@ -13,17 +17,20 @@ use crate::source::interfaces::Meant;
 pub(super) struct Roster {
     /// How many workers have a part of each interface.
     workers: usize,
-    /// By number: what frames call it, and how many have it. A name that comes again gets its number again, and a number
-    /// that nobody has is for another name: so there are never more numbers than interfaces at one time.
-    slots: Vec<Slot>,
+    /// By number: who has it. The lowest free number is given out next, so that there are never more than interfaces at one
+    /// time.
+    numbers: Vec<Holder>,
     attached: Vec<Attached>,
     next: u64,
 }
 
-#[derive(Debug)]
-struct Slot {
-    name: String,
-    users: usize,
+/// Who has a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    Nobody,
+    /// An interface that is being opened, with rings of so many bytes.
+    Opening(u64),
+    Attached,
 }
 
 /// An interface that is captured.
@@ -34,7 +41,7 @@ struct Attached {
     interface: Interface,
     /// Bytes of its rings.
     buffer: u64,
-    /// How many workers have not let it go.
+    /// How many workers have not given their source back.
     holders: usize,
     /// Whether they were told to.
     is_leaving: bool,
@@ -46,19 +53,19 @@ pub(super) enum Change {
     /// An interface is there that is not captured.
     Open(Meant),
     /// It has another name, by which the plan means it too.
-    Rename(InterfaceId, Arc<str>),
+    Rename(Attachment, Arc<str>),
     /// It is gone, or not meant any more.
     LetGo(Attachment),
 }
 
 impl Roster {
-    /// Of a session with so many workers, that was started with `interfaces`, whose rings have `buffer` bytes each time.
-    pub(super) fn new(workers: usize, interfaces: &[Interface], buffer: u64) -> Self {
-        let mut roster = Self { workers, slots: Vec::new(), attached: Vec::new(), next: 0 };
-        for interface in interfaces {
-            if let Some((id, _)) = roster.reserve(&interface.name) {
-                roster.attach(id, interface.clone(), buffer);
-            }
+    /// Of a session with so many workers, that was started with `interfaces`, numbered in their order, each with the bytes of
+    /// its rings.
+    pub(super) fn new(workers: usize, interfaces: impl IntoIterator<Item = (Interface, u64)>) -> Self {
+        let mut roster = Self { workers, numbers: Vec::new(), attached: Vec::new(), next: 0 };
+        for (number, (interface, buffer)) in (0..=u16::MAX).zip(interfaces) {
+            roster.numbers.push(Holder::Nobody);
+            roster.attach(InterfaceId(number), interface, buffer);
         }
         roster
     }
@@ -68,24 +75,29 @@ impl Roster {
         self.attached.iter().filter(|one| !one.is_leaving).map(|one| one.interface.clone()).collect()
     }
 
-    /// Bytes of all rings.
+    /// Bytes of all rings, also of those that are being opened.
     pub(super) fn buffer(&self) -> u64 {
-        self.attached.iter().map(|one| one.buffer).sum()
+        let opening = self.numbers.iter().map(|holder| match holder {
+            Holder::Opening(buffer) => *buffer,
+            Holder::Nobody | Holder::Attached => 0,
+        });
+        opening.chain(self.attached.iter().map(|one| one.buffer)).sum()
+    }
+
+    /// How many numbers are taken: by interfaces that are captured, being opened, or not given back by every worker.
+    pub(super) fn len(&self) -> usize {
+        self.numbers.iter().filter(|&&holder| holder != Holder::Nobody).count()
     }
 
     /// Compares with `meant`, the interfaces that are there and that the plan means, and takes note of what it says itself.
     pub(super) fn compare(&mut self, meant: &[Meant]) -> Vec<Change> {
         let mut changes = Vec::new();
         for one in self.attached.iter_mut().filter(|one| !one.is_leaving) {
-            let now = meant.iter().find(|now| now.index == one.interface.index);
-            let slot = self.slots.get_mut(usize::from(one.id.0));
-            match (now, slot) {
-                (Some(now), _) if now.name == one.interface.name => {}
-                // Frames of another interface that had the same name keep that name.
-                (Some(now), Some(slot)) if slot.users == 1 && now.index.is_some() => {
+            match meant.iter().find(|now| now.index == one.interface.index) {
+                Some(now) if now.name == one.interface.name => {}
+                Some(now) if now.index.is_some() => {
                     one.interface.name.clone_from(&now.name);
-                    slot.name.clone_from(&now.name);
-                    changes.push(Change::Rename(one.id, now.name.as_str().into()));
+                    changes.push(Change::Rename(one.attachment, now.name.as_str().into()));
                 }
                 _ => {
                     one.is_leaving = true;
@@ -103,31 +115,28 @@ impl Roster {
         self.compare(&[])
     }
 
-    /// A number for frames of interfaces of this name, and whether destinations have to learn it. `None` when every number
-    /// is taken.
-    pub(super) fn reserve(&mut self, name: &str) -> Option<(InterfaceId, bool)> {
-        let same = self.slots.iter().position(|slot| slot.name == name);
-        let at = same.or_else(|| self.slots.iter().position(|slot| slot.users == 0)).unwrap_or(self.slots.len());
+    /// A number for an interface that is to be opened with rings of `buffer` bytes. `None` when every number is taken.
+    pub(super) fn reserve(&mut self, buffer: u64) -> Option<InterfaceId> {
+        let free = self.numbers.iter().position(|&holder| holder == Holder::Nobody);
+        let at = free.unwrap_or(self.numbers.len());
         let id = u16::try_from(at).ok().map(InterfaceId)?;
-        match self.slots.get_mut(at) {
-            Some(slot) => {
-                name.clone_into(&mut slot.name);
-                slot.users += 1;
-            }
-            None => self.slots.push(Slot { name: name.to_owned(), users: 1 }),
+        match self.numbers.get_mut(at) {
+            Some(number) => *number = Holder::Opening(buffer),
+            None => self.numbers.push(Holder::Opening(buffer)),
         }
-        Some((id, same.is_none()))
+        Some(id)
     }
 
-    /// Gives a number back that was reserved.
-    pub(super) fn release(&mut self, id: InterfaceId) {
-        if let Some(slot) = self.slots.get_mut(usize::from(id.0)) {
-            slot.users = slot.users.saturating_sub(1);
+    /// Takes back every number that was reserved and whose interface has not been attached.
+    pub(super) fn release_reserved(&mut self) {
+        for number in self.numbers.iter_mut().filter(|number| matches!(number, Holder::Opening(_))) {
+            *number = Holder::Nobody;
         }
     }
 
     /// Takes up an interface whose number was reserved, with rings of `buffer` bytes.
     pub(super) fn attach(&mut self, id: InterfaceId, interface: Interface, buffer: u64) -> Attachment {
+        self.set(id, Holder::Attached);
         let attachment = Attachment(self.next);
         self.next += 1;
         let holders = self.workers;
@@ -135,16 +144,17 @@ impl Roster {
         attachment
     }
 
-    /// One worker has let go. Says which interface when it is the first one that tells an end that nobody ordered.
+    /// One worker has given its source back. Says which interface when it is the first one that tells an end that nobody
+    /// ordered.
     pub(super) fn let_go(&mut self, attachment: Attachment) -> Option<Interface> {
         let at = self.attached.iter().position(|one| one.attachment == attachment)?;
-        let one = &mut self.attached[at];
-        one.holders -= 1;
+        let one = self.attached.get_mut(at)?;
+        one.holders = one.holders.saturating_sub(1);
         let is_news = !std::mem::replace(&mut one.is_leaving, true);
         let news = is_news.then(|| one.interface.clone());
         if one.holders == 0 {
             let gone = self.attached.swap_remove(at);
-            self.release(gone.id);
+            self.set(gone.id, Holder::Nobody);
         }
         news
     }
@@ -152,6 +162,21 @@ impl Roster {
     /// The interface that a source is of, while any worker has it.
     pub(super) fn interface(&self, attachment: Attachment) -> Option<&Interface> {
         self.attached.iter().find(|one| one.attachment == attachment).map(|one| &one.interface)
+    }
+
+    fn set(&mut self, id: InterfaceId, holder: Holder) {
+        if let Some(number) = self.numbers.get_mut(usize::from(id.0)) {
+            *number = holder;
+        }
+    }
+}
+
+#[cfg(test)]
+impl Roster {
+    /// The interfaces that are captured, by their numbers.
+    pub(super) fn numbers(&self) -> Vec<(InterfaceId, String)> {
+        let attached = self.attached.iter().filter(|one| !one.is_leaving);
+        attached.map(|one| (one.id, one.interface.name.clone())).collect()
     }
 }
 
@@ -168,31 +193,35 @@ mod tests {
         Interface { name: name.to_owned(), index: index(number), mtu: None, engine: None }
     }
 
+    fn started(workers: usize, interfaces: &[Interface], buffer: u64) -> Roster {
+        Roster::new(workers, interfaces.iter().map(|one| (one.clone(), buffer)))
+    }
+
     fn there(interfaces: &[(u32, &str)]) -> Vec<Meant> {
         let meant = |&(number, name): &(u32, &str)| Meant { name: name.to_owned(), index: index(number), up: true };
         interfaces.iter().map(meant).collect()
     }
 
     /// Opens what `changes` say, and the numbers that it got.
-    fn open(roster: &mut Roster, changes: &[Change]) -> Vec<(InterfaceId, bool)> {
+    fn open(roster: &mut Roster, changes: &[Change]) -> Vec<InterfaceId> {
         let opened = changes.iter().filter_map(|change| match change {
             Change::Open(meant) => Some(meant),
             _ => None,
         });
         let take_up = |meant: &Meant| {
-            let (id, is_new) = roster.reserve(&meant.name).unwrap();
+            let id = roster.reserve(10).unwrap();
             let interface = Interface { name: meant.name.clone(), index: meant.index, mtu: None, engine: None };
             roster.attach(id, interface, 10);
-            (id, is_new)
+            id
         };
         opened.map(take_up).collect()
     }
 
     #[test]
     fn what_appears_is_opened_and_what_vanishes_is_let_go_by_every_worker() {
-        let mut roster = Roster::new(2, &[interface(1, "veth1")], 10);
+        let mut roster = started(2, &[interface(1, "veth1")], 10);
         let changes = roster.compare(&there(&[(1, "veth1"), (2, "veth2")]));
-        assert_eq!(open(&mut roster, &changes), [(InterfaceId(1), true)]);
+        assert_eq!(open(&mut roster, &changes), [InterfaceId(1)]);
         assert_eq!((roster.compare(&there(&[(1, "veth1"), (2, "veth2")])), roster.buffer()), (Vec::new(), 20));
 
         assert_eq!(roster.compare(&there(&[(2, "veth2")])), [Change::LetGo(Attachment(0))]);
@@ -205,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_end_that_nobody_ordered_is_news_once() {
-        let mut roster = Roster::new(2, &[interface(1, "veth1")], 10);
+        let mut roster = started(2, &[interface(1, "veth1")], 10);
         assert_eq!(roster.let_go(Attachment(0)), Some(interface(1, "veth1")));
         assert_eq!(roster.compare(&there(&[(1, "veth1")])), [], "the other worker still has it");
         assert_eq!(roster.let_go(Attachment(0)), None);
@@ -213,18 +242,36 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_made_again_has_its_name_s_number_while_the_old_one_leaves() {
-        let mut roster = Roster::new(1, &[interface(1, "veth1"), interface(2, "veth2")], 10);
+    fn one_that_is_made_again_has_another_number_while_the_old_one_leaves() {
+        let mut roster = started(1, &[interface(1, "veth1"), interface(2, "veth2")], 10);
         let changes = roster.compare(&there(&[(9, "veth1"), (2, "veth2")]));
         assert_eq!(changes[0], Change::LetGo(Attachment(0)));
-        assert_eq!(open(&mut roster, &changes), [(InterfaceId(0), false)]);
+        assert_eq!(open(&mut roster, &changes), [InterfaceId(2)]);
         assert_eq!(roster.let_go(Attachment(0)), None);
         assert_eq!(roster.compare(&there(&[(9, "veth1"), (2, "veth2")])), []);
+        assert_eq!(roster.reserve(10), Some(InterfaceId(0)), "free again");
+    }
+
+    #[test]
+    fn a01_an_opening_that_failed_leaves_nothing_behind() {
+        let mut roster = started(1, &[interface(1, "veth1")], 10);
+        assert_eq!((roster.reserve(5), roster.reserve(7)), (Some(InterfaceId(1)), Some(InterfaceId(2))));
+        assert_eq!((roster.buffer(), roster.len()), (22, 3));
+        roster.attach(InterfaceId(2), interface(3, "veth3"), 7);
+        roster.release_reserved();
+        assert_eq!((roster.buffer(), roster.len()), (17, 2));
+        assert_eq!(roster.reserve(1), Some(InterfaceId(1)));
+    }
+
+    #[test]
+    fn interfaces_of_the_start_have_their_position_as_number_whatever_they_are_called() {
+        let mut roster = started(1, &[interface(1, "a"), interface(2, "a"), interface(3, "b")], 10);
+        assert_eq!(roster.reserve(10), Some(InterfaceId(3)));
     }
 
     #[test]
     fn years_of_containers_take_no_more_numbers_than_there_are_at_one_time() {
-        let mut roster = Roster::new(1, &[interface(1, "eth0")], 10);
+        let mut roster = started(1, &[interface(1, "eth0")], 10);
         for number in 2..200_000 {
             let name = format!("veth{number}");
             let changes = roster.compare(&there(&[(1, "eth0"), (number, &name)]));
@@ -232,21 +279,21 @@ mod tests {
             let Some(&Change::LetGo(attachment)) = changes.first() else { continue };
             roster.let_go(attachment);
         }
-        assert!(roster.slots.len() <= 3, "{:?}", roster.slots);
+        assert!(roster.numbers.len() <= 3, "{:?}", roster.numbers);
     }
 
     #[test]
     fn another_name_is_learnt_unless_the_plan_does_not_mean_it() {
-        let mut roster = Roster::new(1, &[interface(1, "veth1")], 10);
+        let mut roster = started(1, &[interface(1, "veth1")], 10);
         let renamed = roster.compare(&there(&[(1, "web0")]));
-        assert_eq!(renamed, [Change::Rename(InterfaceId(0), "web0".into())]);
+        assert_eq!(renamed, [Change::Rename(Attachment(0), "web0".into())]);
         assert_eq!(roster.compare(&there(&[(1, "web0")])), []);
         assert_eq!(roster.compare(&[]), [Change::LetGo(Attachment(0))]);
     }
 
     #[test]
     fn an_interface_that_is_down_is_left_until_it_is_up() {
-        let mut roster = Roster::new(1, &[], 0);
+        let mut roster = started(1, &[], 0);
         let mut meant = there(&[(1, "veth1")]);
         meant[0].up = false;
         assert_eq!(roster.compare(&meant), []);

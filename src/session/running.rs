@@ -4,6 +4,7 @@ use std::future::pending;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::Duration;
 
@@ -236,6 +237,11 @@ impl Running {
     /// The interfaces, or the file, that are captured now; it changes when they do.
     pub fn interfaces(&self) -> watch::Receiver<Vec<Interface>> {
         self.follower.as_ref().map_or_else(|| self.interfaces.subscribe(), |follower| follower.interfaces())
+    }
+
+    /// How many interfaces the session means and has no room for: for as long as it runs.
+    pub fn refused_for_room(&self) -> Arc<AtomicUsize> {
+        self.follower.as_ref().map_or_else(Arc::default, |follower| follower.refused_for_room())
     }
 
     /// Follows the interfaces of farspan's own network namespace by a look that other sessions share.

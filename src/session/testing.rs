@@ -41,7 +41,7 @@ pub(super) fn contact() -> Contact {
 
 pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Option<u64>) -> Worker {
     let plan = CaptureFilePlan::plain(FilePath::Path("/dev/null".into()));
-    let nowhere = CaptureFile::open(&plan, &[], &mut Shared::new(&[], 0)).unwrap();
+    let nowhere = CaptureFile::open(&plan, &["eth0".into()], &mut Shared::new(&[], 0)).unwrap();
     let path = Path {
         selector: Selector::new(OwnTraffic::default(), crate::flow::FlowKey::PUBLIC, SamplePlan::default()),
         normaliser: Normaliser::new(None),

@@ -15,7 +15,7 @@ use super::orders::{Attachment, LetGo, Order};
 use super::path::Path;
 use super::pulse::Pulse;
 use crate::error::Explain;
-use crate::frame::Frame;
+use crate::frame::{Frame, InterfaceId};
 use crate::ledger::{DropReason, KernelDrops};
 use crate::quantity::Timestamp;
 use crate::select::account::Sightings;
@@ -96,6 +96,8 @@ pub(super) struct Worker {
 /// A source with what the worker remembers about it.
 struct Tap {
     attachment: Attachment,
+    /// What its frames, and so the destinations, call its interface.
+    interface: InterfaceId,
     source: Box<dyn Source>,
     readiness: Readiness,
     /// The last answer, kept when the source is gone.
@@ -107,9 +109,9 @@ struct Tap {
 }
 
 impl Tap {
-    fn new(attachment: Attachment, source: Box<dyn Source>) -> Self {
+    fn new(attachment: Attachment, interface: InterfaceId, source: Box<dyn Source>) -> Self {
         let (readiness, kernel_drops) = (Readiness::More, KernelDrops::default());
-        Self { attachment, source, readiness, kernel_drops, leaves_at: None, failure: None }
+        Self { attachment, interface, source, readiness, kernel_drops, leaves_at: None, failure: None }
     }
 
     /// Whether its frames were captured before: a file's.
@@ -139,8 +141,9 @@ impl Worker {
             }
         }
         let pulse = Pulse::new(contact.published.clone(), contact.stop.clone(), source::grace(delay) + MOST_GRACE);
-        let taps =
-            (0..).map(Attachment).zip(sources).map(|(attachment, source)| Tap::new(attachment, source)).collect();
+        // The sources of a session that starts are those of its interfaces, in their order.
+        let numbered = (0..).map(Attachment).zip((0..=u16::MAX).map(InterfaceId)).zip(sources);
+        let taps = numbered.map(|((attachment, interface), source)| Tap::new(attachment, interface, source)).collect();
         Ok(Self {
             taps,
             path,
@@ -478,15 +481,24 @@ impl Worker {
     fn carry_out(&mut self, now: Instant) {
         for order in self.contact.orders.take() {
             match order {
-                Order::Learn { interface, name } => self.path.destinations.learn_interface(interface, &name),
-                Order::Attach { attachment, source } => {
+                Order::Attach { attachment, interface, name, source } => {
+                    self.path.destinations.learn_interface(interface, &name);
                     let added = source.descriptor().map_or(Ok(()), |descriptor| self.wake.add(descriptor, READABLE));
-                    let mut tap = Tap::new(attachment, source);
+                    let mut tap = Tap::new(attachment, interface, source);
                     if let Err(cause) = added {
                         tap.readiness = Readiness::Ended;
                         tap.failure = Some(SessionError::Resources { cause: cause.into() }.into());
                     }
                     self.taps.push(tap);
+                }
+                Order::Rename { attachment, name } => {
+                    for tap in self.taps.iter().filter(|tap| tap.attachment == attachment) {
+                        // Another device may have got the number of one that is gone: the frames that are left are of the
+                        // old name.
+                        if tap.source.is_attached() {
+                            self.path.destinations.learn_interface(tap.interface, &name);
+                        }
+                    }
                 }
                 Order::Detach { attachment } => {
                     for tap in self.taps.iter_mut().filter(|tap| tap.attachment == attachment) {
@@ -512,6 +524,7 @@ impl Worker {
                 }
             });
             *dropped_before = *dropped_before + tap.source.kernel_drops();
+            path.destinations.forget_interface(tap.interface);
             let Tap { attachment, source, failure, .. } = tap;
             // Nobody waits for it any more when the session is abandoned.
             let _ = returns.send(LetGo { attachment, source, failure });
@@ -602,6 +615,21 @@ fn is_due(last: &mut Option<Instant>, now: Instant, interval: Duration) -> bool 
         *last = Some(now);
     }
     due
+}
+
+#[cfg(test)]
+impl Worker {
+    /// The part of a turn that meets orders, sources and destinations.
+    pub(super) fn turn_once(&mut self, now: Instant) {
+        self.carry_out(now);
+        self.drain(now, false);
+        self.let_go();
+        self.path.destinations.flush(now, &mut self.path.ledger);
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 #[cfg(test)]

@@ -81,6 +81,10 @@ impl Source for ByDirection {
         received.place()
     }
 
+    fn is_attached(&self) -> bool {
+        self.captures.iter().all(Source::is_attached)
+    }
+
     fn kernel_drops(&mut self) -> KernelDrops {
         let [received, sent] = &mut self.captures;
         let (received, sent) = (received.kernel_drops(), sent.kernel_drops());

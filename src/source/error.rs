@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::memory::NoRoom;
 use super::recorded::Fault;
 use crate::error::{ExitCode, Explain};
 use crate::kernel::capabilities::{Capability, remedy};
@@ -26,6 +27,9 @@ pub enum SourceError {
         /// The interfaces there are.
         present: Vec<String>,
     },
+    /// The memory or the number of interfaces is used up.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// Nobody knows what interfaces there are.
     #[error(transparent)]
     NoList(#[from] LinksError),
@@ -279,6 +283,7 @@ impl Explain for SourceError {
                 Some("the frames before are good; the rest of the file cannot be trusted".to_owned())
             }
             Self::NoList(error) => error.hint(),
+            Self::NoRoom(error) => error.hint(),
             Self::NoCompiler(_) | Self::CannotOpen { .. } | Self::CannotWait { .. } => None,
         }
     }

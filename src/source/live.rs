@@ -19,6 +19,7 @@ use crate::frame::{Frame, InterfaceId, Offload, Place};
 use crate::ledger::KernelDrops;
 use crate::quantity::{Direction, Directions, Ifindex, Mtu, Timestamp, Workers};
 use crate::sys;
+use crate::sys::packet_socket;
 
 /// Longer than any frame waits in the ring between the opening of a capture and the first look, in nanoseconds.
 const MOST_WAIT: u64 = 2_000_000_000;
@@ -30,6 +31,8 @@ pub(super) struct Live {
     name: String,
     interface: InterfaceId,
     place: Place,
+    /// The device when it was opened.
+    index: Option<Ifindex>,
     /// Known when only one direction is captured.
     direction: Option<Direction>,
     mtu: Mtu,
@@ -105,7 +108,9 @@ impl Live {
             Directions::InOut => None,
         };
         let mtu = mtu(capture.as_fd(), name).unwrap_or(Mtu::ETHERNET);
+        let index = packet_socket::bound_to(capture.as_fd());
         let mut live = Self {
+            index,
             capture,
             link,
             name: name.to_owned(),
@@ -147,6 +152,11 @@ impl Live {
     fn ends(&mut self, until: Instant, cause: pcap::Error) -> Readiness {
         self.ending = Some((until, cause));
         Readiness::Until(until)
+    }
+
+    /// The index of the device that it captures; `None` for `any`, and when the device has gone.
+    pub fn bound_to(&self) -> Option<Ifindex> {
+        packet_socket::bound_to(self.capture.as_fd())
     }
 
     /// The interface's MTU; `None` when it has none, as `any`.
@@ -208,6 +218,10 @@ impl Source for Live {
 
     fn place(&self) -> Place {
         self.place
+    }
+
+    fn is_attached(&self) -> bool {
+        self.index == self.bound_to()
     }
 
     /// Asks the kernel, and for the interface's MTU too, which may have changed: a few system calls, for between

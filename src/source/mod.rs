@@ -18,15 +18,18 @@ pub(crate) mod interfaces;
 mod lanes;
 mod link_type;
 mod live;
+mod memory;
 mod pace;
 mod recorded;
 mod ring;
 mod tunnel;
 
+pub(crate) use captures::open_one;
 pub use captures::{Captured, Refuses};
-pub(crate) use captures::{open_one, share};
 pub use error::{ForeignKind, SourceError};
 pub use file::Progress;
+pub(crate) use memory::Budget;
+pub use memory::{NoRoom, Pool, alone};
 pub use tunnel::TunnelError;
 
 use std::os::fd::BorrowedFd;
@@ -95,6 +98,12 @@ pub trait Source: Send {
     /// a source also notices what changed about its interface: for once a second and for the end, not for every turn.
     fn kernel_drops(&mut self) -> KernelDrops;
 
+    /// Whether it captures the very device that it was opened on: one that was deleted does not come back, even if another
+    /// one has its index and its name. Takes a system call.
+    fn is_attached(&self) -> bool {
+        true
+    }
+
     /// Appends what came from whom, for a source that receives tunnels. At the `end` of the session nothing more is
     /// expected, and what is missing is lost. For once a second, like [`kernel_drops`](Self::kernel_drops).
     fn senders(&mut self, _end: bool, _all: &mut Vec<SenderLedger>) {}
@@ -109,8 +118,14 @@ pub struct Opened {
     pub shares: Vec<Vec<Box<dyn Source>>>,
     /// What [`Frame::interface`] counts.
     pub interfaces: Vec<Interface>,
+    /// Bytes of all rings of each of the interfaces.
+    pub buffers: Vec<u64>,
+    /// What further rings may take; `None` where there are none.
+    pub(crate) budget: Option<Budget>,
     /// How far a replay has come; `None` for live sources and pipes.
     pub progress: Option<Progress>,
+    /// The network namespace of the interfaces; `None` where there are none, and while there is no such namespace.
+    pub namespace: Option<Namespace>,
 }
 
 /// An interface of this host; or a capture file or the socket of a tunnel endpoint, which is one interface of its own
@@ -178,25 +193,44 @@ impl Explain for Misconfigured {
     }
 }
 
-/// Opens everything that `plan` captures from.
+/// Opens everything that `plan` captures from, as a session that runs alone.
 ///
 /// # Errors
 /// Every [`SourceError`] that was found.
 pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
-    open_source(plan).map_err(|problems| problems_of(plan, problems))
+    open_among(plan, &alone(plan))
+}
+
+/// The same, beside other sessions that share the memory of `pool`.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_among(plan: &SessionPlan, pool: &Pool) -> Result<Opened, Problems> {
+    open_source(plan, pool).map_err(|problems| problems_of(plan, problems))
+}
+
+impl Opened {
+    /// What has no capture rings.
+    fn without_rings(
+        shares: Vec<Vec<Box<dyn Source>>>,
+        interfaces: Vec<Interface>,
+        progress: Option<Progress>,
+    ) -> Self {
+        Self { shares, interfaces, buffers: Vec::new(), budget: None, progress, namespace: None }
+    }
 }
 
 /// The same for a session that lives on without any interface: of those that `plan` means and that it does not refuse,
-/// the ones that are there. Files and tunnels are opened as by [`open`].
+/// the ones that are there. Files and tunnels are opened as by [`open_among`].
 ///
 /// # Errors
 /// Every [`SourceError`] that no other interface would be spared.
-pub fn open_staying(plan: &SessionPlan, refuses: Refuses<'_>) -> Result<Opened, Problems> {
+pub fn open_staying(plan: &SessionPlan, pool: &Pool, refuses: Refuses<'_>) -> Result<Opened, Problems> {
     match &plan.source {
         SourcePlan::Live(live) => {
-            captures::open_staying(live, plan, refuses).map_err(|problems| problems_of(plan, problems))
+            captures::open_staying(live, plan, pool, refuses).map_err(|problems| problems_of(plan, problems))
         }
-        SourcePlan::File(_) | SourcePlan::Tunnels(_) => open(plan),
+        SourcePlan::File(_) | SourcePlan::Tunnels(_) => open_among(plan, pool),
     }
 }
 
@@ -216,15 +250,15 @@ fn problems_of(plan: &SessionPlan, problems: Problems) -> Problems {
     }
 }
 
-fn open_source(plan: &SessionPlan) -> Result<Opened, Problems> {
+fn open_source(plan: &SessionPlan, pool: &Pool) -> Result<Opened, Problems> {
     match &plan.source {
-        SourcePlan::Live(live) => captures::open(live, plan),
+        SourcePlan::Live(live) => captures::open(live, plan, pool),
         SourcePlan::File(file) => {
             let replay = Replay::open(file, &plan.filter, &plan.normalise, true)?;
             let interface = |name: &str| Interface { name: name.to_owned(), index: None, mtu: None, engine: None };
             let interfaces = replay.names().map(interface).collect();
             let progress = replay.progress();
-            Ok(Opened { shares: vec![vec![Box::new(replay)]], interfaces, progress })
+            Ok(Opened::without_rings(vec![vec![Box::new(replay)]], interfaces, progress))
         }
         SourcePlan::Tunnels(tunnels) => tunnel::open(tunnels, plan),
     }

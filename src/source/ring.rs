@@ -20,7 +20,7 @@ use crate::frame::{Frame, InterfaceId, Offload, Place};
 use crate::ledger::KernelDrops;
 use crate::quantity::{Directions, Ifindex, Mtu, Workers};
 use crate::sys::interface;
-use crate::sys::packet_socket::{PacketSocket, RingShape};
+use crate::sys::packet_socket::{self, PacketSocket, RingShape};
 use crate::sys::tpacket::Ring;
 
 /// Bytes of one block. The largest frame that Linux makes fits (BIG TCP, just under 200 KiB). Not more: a block that is
@@ -106,7 +106,7 @@ impl RingCapture {
     pub(super) fn open(
         plan: &LivePlan,
         session: &SessionPlan,
-        (interface, name): (InterfaceId, &str),
+        (interface, name, index): (InterfaceId, &str, Ifindex),
         buffer: u64,
     ) -> Result<Option<Vec<Self>>, SourceError> {
         // libpcap knows why an interface cannot be captured, and writes its filter for a capture that is open.
@@ -130,8 +130,6 @@ impl RingCapture {
         drop(judge);
 
         let shape = shape(buffer, plan);
-        let index =
-            index_of(name).map_err(|cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause })?;
         let rings = open_rings(plan, (index, name), directions, program.as_deref(), shape)?;
         let captures = rings.into_iter().enumerate().map(|(worker, ring)| Self {
             ring,
@@ -189,7 +187,8 @@ impl RingCapture {
         if told.is_none() && self.link == Link::Up {
             return Ok(None);
         }
-        let Ok(name) = interface::name(self.ring.as_fd(), self.index) else {
+        let name = self.is_attached().then(|| interface::name(self.ring.as_fd(), self.index));
+        let Some(Ok(name)) = name else {
             // The kernel still holds the block that was being filled.
             let until = now + self.grace;
             self.link = Link::Gone(until);
@@ -251,12 +250,6 @@ fn open_ring(plan: &LivePlan, interface: Ifindex, directions: Directions, shape:
         ring.socket().promiscuous(interface)?;
     }
     Ok(ring)
-}
-
-/// The interface's number now.
-fn index_of(name: &str) -> io::Result<Ifindex> {
-    let index = nix::net::if_::if_nametoindex(name)?;
-    Ifindex::new(u64::from(index)).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
 }
 
 fn is_loopback(socket: BorrowedFd<'_>, name: &str) -> bool {
@@ -324,6 +317,10 @@ impl Source for RingCapture {
             self.losses.dropped += u64::from(counted.dropped);
         }
         self.losses.told()
+    }
+
+    fn is_attached(&self) -> bool {
+        packet_socket::bound_to(self.ring.as_fd()) == Some(self.index)
     }
 }
 

@@ -180,6 +180,29 @@ impl AsFd for PacketSocket {
     }
 }
 
+/// The interface that an AF_PACKET socket is bound to; `None` for one that captures on all, and for one whose interface was
+/// deleted or moved to another network namespace: then the kernel has unbound it (`packet_notifier`, `NETDEV_UNREGISTER` in
+/// `net/packet/af_packet.c`), so that an interface that gets the same index later is not taken for it.
+pub fn bound_to(socket: BorrowedFd<'_>) -> Option<Ifindex> {
+    let mut address = libc::sockaddr_ll {
+        sll_family: 0,
+        sll_protocol: 0,
+        sll_ifindex: 0,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let mut length = length_of::<libc::sockaddr_ll>();
+    // SAFETY: getsockname(2) writes at most `*addrlen` bytes to `addr`, and the address's length to `addrlen`. Both point to
+    // live variables above; every field of `sockaddr_ll` is an integer, so whatever is written is valid.
+    let outcome = unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut length) };
+    if outcome < 0 || i32::from(address.sll_family) != libc::AF_PACKET {
+        return None;
+    }
+    u64::try_from(address.sll_ifindex).ok().and_then(|index| Ifindex::new(index).ok())
+}
+
 /// The kernel's signed form of an interface index; [`Ifindex`] is never larger.
 fn index(interface: Ifindex) -> c_int {
     interface.value().cast_signed()

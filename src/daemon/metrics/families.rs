@@ -141,6 +141,11 @@ pub const FAMILIES: &[Family] = &[
         |account: &DestinationLedger| account.sent
     ),
     of_destination!(
+        "farspan_lost_from_file_frames",
+        "Of the frames written: those that somebody else removed, with the capture file or by cutting it.",
+        |account: &DestinationLedger| account.lost_from_file
+    ),
+    of_destination!(
         "farspan_truncated_frames",
         "Of the frames sent: those that were cut to fit the path MTU.",
         |account: &DestinationLedger| account.truncated
@@ -256,6 +261,13 @@ pub const FAMILIES: &[Family] = &[
         SESSION,
         "Interfaces, capture files and endpoints that a session captures from.",
         |scene, samples| each_session(scene, |session| samples.add([&session.name], session.interfaces.len())),
+    ),
+    family(
+        "farspan_session_refused_interfaces",
+        Kind::Gauge,
+        SESSION,
+        "Interfaces that a session means and does not capture, because its memory or source.max_interfaces is used up.",
+        |scene, samples| each_session(scene, |session| samples.add([&session.name], session.refused_for_room)),
     ),
     family(
         "farspan_session_last_frame_timestamp_seconds",

@@ -68,7 +68,9 @@ fn a_file_is_followed_by_the_next_before_it_is_too_large() {
         let directory = tempfile::tempdir().unwrap();
         let file = FilePath::Path(directory.path().join(name));
         let rotation = Rotation { size: Some(10_000), ..Rotation::default() };
-        let file = SharedFile::create(&CaptureFilePlan { file, rotation, sync: Sync::Rotate }).unwrap();
+        let file =
+            SharedFile::create(&CaptureFilePlan { rotation, sync: Sync::Rotate, ..CaptureFilePlan::plain(file) })
+                .unwrap();
         let interface = |name: &str| Interface { name: name.to_owned(), comment: None };
         assert_eq!(file.number_of(interface("eth0")).unwrap(), 0);
         let batch = records(format, 1, 1000, 25);
@@ -99,7 +101,8 @@ fn time_ends_a_file_that_holds_something() {
     let directory = tempfile::tempdir().unwrap();
     let file = FilePath::Path(directory.path().join("m-{number}.pcap"));
     let rotation = Rotation { time: Some(Duration::from_mins(1)), ..Rotation::default() };
-    let file = SharedFile::create(&CaptureFilePlan { file, rotation, sync: Sync::Flush }).unwrap();
+    let file =
+        SharedFile::create(&CaptureFilePlan { rotation, sync: Sync::Flush, ..CaptureFilePlan::plain(file) }).unwrap();
     let start = Instant::now();
     let record = records(Format::Pcap, 1, 60, 1);
     for minutes in [0, 2, 3] {
@@ -123,7 +126,7 @@ fn a_next_file_that_cannot_be_begun_is_tried_again() {
     fs::create_dir(&folder).unwrap();
     let file = FilePath::Path(folder.join("m-{number}.pcap"));
     let rotation = Rotation { size: Some(1000), ..Rotation::default() };
-    let file = SharedFile::create(&CaptureFilePlan { file, rotation, sync: Sync::Off }).unwrap();
+    let file = SharedFile::create(&CaptureFilePlan { rotation, ..CaptureFilePlan::plain(file) }).unwrap();
     let two = records(Format::Pcap, 1, 800, 2);
     fs::remove_dir_all(&folder).unwrap();
     let lost = Written { bytes: two.len() / 2, lost: Some(DropReason::WriteFailed), closed: false };
@@ -139,7 +142,7 @@ fn interfaces_that_come_up_leave_a_rotated_file_its_room() {
     let directory = tempfile::tempdir().unwrap();
     let file = FilePath::Path(directory.path().join("m-{number}.pcapng"));
     let rotation = Rotation { size: Some(64 << 10), ..Rotation::default() };
-    let file = SharedFile::create(&CaptureFilePlan { file, rotation, sync: Sync::Off }).unwrap();
+    let file = SharedFile::create(&CaptureFilePlan { rotation, ..CaptureFilePlan::plain(file) }).unwrap();
     let interface = |number: u32| Interface { name: format!("stream {number}"), comment: Some("x".repeat(60)) };
     let known = (0..1000).take_while(|&number| file.number_of_one_of_many(interface(number)) == Some(number)).count();
     assert!((100..200).contains(&known), "{known}");
@@ -217,4 +220,88 @@ fn interfaces_that_come_and_go_for_years_do_not_make_a_file_begin_with_all_of_th
         .flat_map(|number| [(format!("veth{number}"), u8::try_from(number % 251).unwrap()), ("eth0".to_owned(), 255)]);
     assert_eq!(packets_by_name(&fs::read(&path).unwrap()), expected.collect::<Vec<_>>());
     assert_eq!(files(directory.path())[0].1.len(), 2000, "libpcap reads every section");
+}
+
+#[test]
+fn a13_a_file_that_somebody_cuts_removes_or_moves_is_begun_again_and_what_is_lost_is_counted() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change, u64); 6] = [
+        ("cut to nothing", |path| File::options().write(true).open(path).unwrap().set_len(0).unwrap(), 3),
+        ("cut inside a record", |path| File::options().write(true).open(path).unwrap().set_len(90).unwrap(), 3),
+        ("removed", |path| fs::remove_file(path).unwrap(), 3),
+        ("replaced", |path| fs::rename(other(path), path).unwrap(), 3),
+        ("moved", |path| fs::rename(path, path.with_extension("old")).unwrap(), 0),
+        ("left alone", |_| {}, 0),
+    ];
+    for format in [Format::Pcap, Format::Pcapng] {
+        for (what, change, lost) in changes {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join(if format == Format::Pcap { "x.pcap" } else { "x.pcapng" });
+            let file = SharedFile::create(&CaptureFilePlan::plain(FilePath::Path(path.clone()))).unwrap();
+            file.number_of(Interface { name: "eth0".to_owned(), comment: None }).unwrap();
+            let batch = |byte| records(format, byte, 60, 3);
+            file.append(&batch(1));
+            change(&path);
+            let now = Instant::now();
+            assert_eq!(file.look(now), 0, "it is not time: {what}");
+            // What was written until somebody looked is lost with the rest.
+            let early = if what == "left alone" || what == "moved" { 0 } else { 3 };
+            file.append(&batch(2));
+            assert_eq!(file.look(now + LOOK), lost + early, "{what}");
+            assert_eq!(file.look(now + 2 * LOOK), 0, "{what}");
+            file.append(&batch(3));
+            assert_eq!(file.finish(), 0, "{what}");
+            let written = packets(&path);
+            let expected: &[u8] = if what == "left alone" { &[1, 1, 1, 2, 2, 2, 3, 3, 3] } else { &[3, 3, 3] };
+            assert_eq!(written, expected, "{what}");
+            if what == "moved" {
+                assert_eq!(packets(&path.with_extension("old")), [1, 1, 1, 2, 2, 2]);
+            }
+        }
+    }
+}
+
+/// Another file, to be put into the place of the one at `path`.
+fn other(path: &Path) -> PathBuf {
+    let other = path.with_extension("other");
+    fs::write(&other, "of somebody").unwrap();
+    other
+}
+
+/// The first byte of each packet that libpcap reads.
+fn packets(path: &Path) -> Vec<u8> {
+    let mut capture = pcap::Capture::from_file(path).unwrap();
+    let mut bytes = Vec::new();
+    loop {
+        match capture.next_packet() {
+            Ok(packet) => bytes.push(packet.data[0]),
+            Err(pcap::Error::NoMorePackets) => return bytes,
+            Err(error) => panic!("{}: {error}", path.display()),
+        }
+    }
+}
+
+#[test]
+fn a13_what_is_lost_just_before_the_end_is_counted_and_no_file_is_made_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pcap");
+    let file = SharedFile::create(&CaptureFilePlan::plain(FilePath::Path(path.clone()))).unwrap();
+    file.append(&records(Format::Pcap, 1, 60, 5));
+    fs::remove_file(&path).unwrap();
+    assert_eq!((file.finish(), path.exists()), (5, false));
+}
+
+#[test]
+fn a13_a_series_goes_on_with_its_next_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let rotation = Rotation { size: Some(1 << 20), time: None, keep: Some(3) };
+    let file = FilePath::Path(directory.path().join("x-{number}.pcap"));
+    let file = SharedFile::create(&CaptureFilePlan { rotation, ..CaptureFilePlan::plain(file) }).unwrap();
+    file.append(&records(Format::Pcap, 1, 60, 5));
+    fs::remove_file(directory.path().join("x-000001.pcap")).unwrap();
+    assert_eq!(file.look(Instant::now() + LOOK), 5);
+    file.append(&records(Format::Pcap, 2, 60, 5));
+    file.finish();
+    let [(path, seen)] = &files(directory.path())[..] else { panic!("one file") };
+    assert_eq!((path.file_name().unwrap().to_str(), seen.len()), (Some("x-000002.pcap"), 5));
 }

@@ -79,14 +79,16 @@ impl Endpoint {
         let version = if plan.address.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
         let is_gre = matches!(carries, Carries::GreInIpv4 | Carries::Gre);
         let merges = is_gre.then(|| MergeWatch::open(version));
-        let socket = open_socket(plan, carries, buffer)?;
+        // The frames that wait for their order have a part of the same memory.
+        let waiting = tunnels.reorder.map_or(0, |_| buffer / 4);
+        let socket = open_socket(plan, carries, buffer - waiting)?;
         Ok(Self {
             socket,
             written: plan.written.clone(),
             carries,
             datagrams: Datagrams::new(),
             receiver: receiver.unmerging(merges),
-            reorder: Reorder::new(tunnels.reorder),
+            reorder: Reorder::new(tunnels.reorder, usize::try_from(waiting).unwrap_or(usize::MAX)),
             last: None,
             dropped: (0, 0),
         })

@@ -36,7 +36,7 @@ pub(super) fn open(tunnels: &TunnelsPlan, plan: &SessionPlan) -> Result<Opened, 
         let receiver = Receiver::new(tunnels, tunnels.endpoints.clone(), plan, InterfaceId(0))?;
         let file = OuterFile::open(file, receiver, tunnels.reorder)?;
         let progress = file.progress();
-        return Ok(Opened { shares: vec![vec![Box::new(file)]], interfaces, progress });
+        return Ok(Opened::without_rings(vec![vec![Box::new(file)]], interfaces, progress));
     }
     if tunnels.allow.is_empty() {
         tracing::warn!("everybody who reaches the endpoints may send frames: --allow CIDR names who may");
@@ -54,7 +54,7 @@ pub(super) fn open(tunnels: &TunnelsPlan, plan: &SessionPlan) -> Result<Opened, 
         }
     }
     Problems::unless_empty(problems)?;
-    Ok(Opened { shares: vec![sources], interfaces, progress: None })
+    Ok(Opened::without_rings(vec![sources], interfaces, None))
 }
 
 /// The program of a watch, for a test of its jumps.

@@ -22,6 +22,9 @@ pub struct OuterFile {
     inside: Inside,
 }
 
+/// Bytes of frames that wait for their order, where no socket's buffer says how many.
+const REORDER_BYTES: usize = 4 << 20;
+
 /// What is done to each packet.
 struct Inside {
     receiver: Receiver,
@@ -40,7 +43,7 @@ impl OuterFile {
         // Filter and normalise are for the frames inside.
         let untouched = NormalisePlan { enabled: false, mtu: Mtu::ETHERNET, truncate: None, max_segments: None };
         let outer = Replay::open(plan, "", &untouched, false)?;
-        let reorder = Reorder::new(reorder);
+        let reorder = Reorder::new(reorder, REORDER_BYTES);
         Ok(Self { outer, inside: Inside { receiver, reassembly: Reassembly::default(), given_up: 0, reorder } })
     }
 

@@ -1,7 +1,8 @@
 //! Puts frames back into the order of their sequence numbers, in bounded time and memory.
 //!
-//! A frame that comes before one with a lower number waits for that one: at most as long as the operator allows, and
-//! not together with more than [`MOST`] others. What comes late all the same goes on at once.
+//! A frame that comes before one with a lower number waits for that one: at most as long as the operator allows, not
+//! together with more than [`MOST`] others, and not beyond the bytes that the socket has for it. What comes late all the same
+//! goes on at once.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use crate::wire::sequence::WINDOW;
 
 /// Most frames that wait at the same time.
 const MOST: usize = 1024;
+/// Bytes that are kept for frames to come when those that waited have gone on.
+const SPARE: usize = 256 << 10;
 
 /// The frames that wait.
 pub struct Reorder {
@@ -23,8 +26,12 @@ pub struct Reorder {
     next: Vec<Option<u32>>,
     /// In the order in which they came.
     waiting: Vec<Waiting>,
-    /// Memory of frames that have gone on.
+    /// Bytes of memory of those that wait, and the most that there may be.
+    bytes: usize,
+    most_bytes: usize,
+    /// Memory of frames that have gone on, [`SPARE`] bytes at most.
     spare: Vec<Vec<u8>>,
+    spare_bytes: usize,
 }
 
 /// One frame that waits.
@@ -38,9 +45,10 @@ struct Waiting {
 }
 
 impl Reorder {
-    /// Lets frames wait as long as `delay` says.
-    pub fn new(delay: Option<Duration>) -> Self {
-        Self { delay, next: vec![None; MOST_STREAMS], waiting: Vec::new(), spare: Vec::new() }
+    /// Lets frames wait as long as `delay` says, in `most_bytes` of memory.
+    pub fn new(delay: Option<Duration>, most_bytes: usize) -> Self {
+        let (next, waiting, spare) = (vec![None; MOST_STREAMS], Vec::new(), Vec::new());
+        Self { delay, next, waiting, bytes: 0, most_bytes, spare, spare_bytes: 0 }
     }
 
     /// Lends the frame at once, or later; with it all that waited for it.
@@ -60,11 +68,12 @@ impl Reorder {
             return each(&received.frame);
         }
         if (1..WINDOW).contains(&ahead) {
-            if self.waiting.len() == MOST {
-                self.release_oldest(each);
+            if self.has_room(received.frame.bytes.len()) {
+                return self.keep(stream, number, now + delay, &received.frame);
             }
-            self.keep(stream, number, now + delay, &received.frame);
-            return;
+            // At least one goes on, so that this comes to an end; and it may be this frame's turn then.
+            self.release_oldest(each);
+            return self.take(now, received, each);
         }
         if ahead != 0 {
             // An outage, or a sender that begins anew: nobody waits for what was before.
@@ -93,10 +102,17 @@ impl Reorder {
         self.waiting.first().map_or(Readiness::Waiting, |oldest| Readiness::Until(oldest.until))
     }
 
+    fn has_room(&self, length: usize) -> bool {
+        self.waiting.is_empty() || (self.waiting.len() < MOST && self.bytes + length <= self.most_bytes)
+    }
+
     fn keep(&mut self, stream: usize, number: u32, until: Instant, frame: &Frame<'_>) {
         let mut memory = self.spare.pop().unwrap_or_default();
+        self.spare_bytes -= memory.capacity();
         memory.clear();
+        memory.reserve_exact(frame.bytes.len());
         let held = Held::copy(frame, &mut memory);
+        self.bytes += memory.capacity();
         self.waiting.push(Waiting { stream, number, until, held, memory });
     }
 
@@ -136,7 +152,11 @@ impl Reorder {
     fn lend(&mut self, index: usize, each: &mut dyn FnMut(&Frame<'_>)) {
         let Waiting { held, memory, .. } = self.waiting.remove(index);
         each(&held.frame(&memory));
-        self.spare.push(memory);
+        self.bytes -= memory.capacity();
+        if self.spare_bytes + memory.capacity() <= SPARE {
+            self.spare_bytes += memory.capacity();
+            self.spare.push(memory);
+        }
     }
 }
 
@@ -151,7 +171,7 @@ mod tests {
 
     /// What comes out when these (stream, number, milliseconds) come in; the number is the frame.
     fn given(frames: &[(usize, u32, u64)], start: u32) -> Vec<(usize, u32)> {
-        let (mut reorder, mut out) = (Reorder::new(Some(DELAY)), Vec::new());
+        let (mut reorder, mut out) = (Reorder::new(Some(DELAY), 1 << 20), Vec::new());
         let begin = Instant::now();
         let mut seen = |frame: &Frame<'_>| {
             let [stream, number @ ..] = *frame.bytes.first_chunk::<5>().unwrap();
@@ -198,6 +218,37 @@ mod tests {
     fn an_outage_and_a_new_beginning_make_nobody_wait() {
         let frames = [(0, 5000, 0), (0, 5002, 0), (0, 9000, 0), (0, 9001, 0), (0, 0, 0), (0, 1, 0)];
         assert_eq!(given(&frames, 0), [(0, 5000), (0, 5002), (0, 9000), (0, 9001), (0, 0), (0, 1)]);
+    }
+
+    #[test]
+    fn a17_frames_that_wait_have_a_bound_in_bytes_and_their_memory_is_returned() {
+        const MOST_BYTES: usize = 1 << 20;
+        let (mut reorder, begin) = (Reorder::new(Some(DELAY), MOST_BYTES), Instant::now());
+        let large = vec![7; 64_000];
+        let frame = Frame {
+            bytes: &large,
+            wire_len: 64_000,
+            timestamp: Timestamp::default(),
+            direction: None,
+            interface: InterfaceId(0),
+            origin: None,
+            offload: Offload::Whole,
+            has_restored_tag: false,
+            refused: None,
+        };
+        let mut out = 0;
+        // Every other number is missing, on several streams.
+        for number in 0..1500 {
+            let place = Some((number % 3, u32::try_from(number / 3 * 2).unwrap()));
+            reorder.take(begin, &Received { frame, place }, &mut |_| out += 1);
+            let held: usize = reorder.waiting.iter().map(|one| one.memory.capacity()).sum();
+            let spare: usize = reorder.spare.iter().map(Vec::capacity).sum();
+            assert_eq!((held, spare), (reorder.bytes, reorder.spare_bytes));
+            assert!(held <= MOST_BYTES && spare <= SPARE, "{held} and {spare} bytes");
+        }
+        assert!(reorder.waiting.len() > 10, "some wait");
+        reorder.release_all(&mut |_| out += 1);
+        assert_eq!((out, reorder.bytes, reorder.waiting.len()), (1500, 0, 0));
     }
 
     proptest! {
