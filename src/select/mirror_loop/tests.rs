@@ -266,13 +266,14 @@ fn ring(hosts: &[(IpAddr, Around, Carrier)]) -> Vec<usize> {
         let remote = hosts[(number + 1) % hosts.len()].0;
         OwnTunnel { local: hosts[number].0, remote, carrier: hosts[number].2.clone() }
     };
-    let mut selectors: Vec<Selector> = (0..hosts.len())
-        .map(|number| {
-            let tunnels = vec![tunnel(number)];
-            Selector::new(OwnTraffic::new(tunnels.clone()), crate::flow::FlowKey::PUBLIC, SamplePlan::default())
-                .watching(MirrorLoop::new(tunnels), false)
-        })
-        .collect();
+    // As sessions do it: what a change of the host's interfaces makes them read again is this list.
+    let lists: Vec<AllTunnels> = (0..hosts.len()).map(|_| AllTunnels::default()).collect();
+    let _entries: Vec<_> = lists.iter().enumerate().map(|(number, list)| list.enter(vec![tunnel(number)])).collect();
+    let selector = |list: &AllTunnels| {
+        Selector::new(OwnTraffic::following(list), crate::flow::FlowKey::PUBLIC, SamplePlan::default())
+            .watching(MirrorLoop::following(list, LoopNotices::default()), false)
+    };
+    let mut selectors: Vec<Selector> = lists.iter().map(selector).collect();
     let ping = other(host(200), host(201), crate::wire::layers::ICMP, &[8; 64]);
     let mut waiting: VecDeque<(usize, Vec<u8>)> = (0..hosts.len()).map(|number| (number, ping.clone())).collect();
     let mut captured = vec![0; hosts.len()];
