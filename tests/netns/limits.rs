@@ -254,15 +254,17 @@ fn a_total_limit_that_a_reload_brings_or_changes_holds_for_sessions_that_run() {
     };
     // 4,000 frames a second for sixteen seconds, of 500 flows; each session has them all.
     let frames: Vec<_> = (0..64_000).map(|number| traffic::udp_frame(number, 500, 200)).collect();
-    let (begin, some, few, end) = while_sending(&lab, &frames, "--pps=4000", || {
+    let (unlimited, some, few, end) = while_sending(&lab, &frames, "--pps=4000", || {
         assert!(governor(&lab).is_null(), "nothing is limited");
-        let begin = now();
-        thread::sleep(Duration::from_secs(2));
+        thread::sleep(Duration::from_secs(1));
+        let (from, seen) = (now(), received(&lab, "h0"));
+        thread::sleep(Duration::from_secs(1));
+        let unlimited = (from, now(), received(&lab, "h0") - seen);
         let some = limited("4 kpps");
         thread::sleep(Duration::from_secs(4));
         let few = limited("1 kpps");
         thread::sleep(Duration::from_secs(4));
-        (begin, some, few, now())
+        (unlimited, some, few, now())
     });
     let ledgers = daemon.stop();
     for ledger in ledgers.values() {
@@ -276,8 +278,10 @@ fn a_total_limit_that_a_reload_brings_or_changes_holds_for_sessions_that_run() {
     let sent: u64 = ledgers.values().map(|ledger| ledger.only().sent).sum();
     arriving.await_frames(usize::try_from(sent).expect("a small number"));
     let datagrams = datagrams(&arriving.stop());
-    let before = a_second(&datagrams, begin + 1.0, some - 0.2);
-    assert!(before > 6000.0, "{before} frames a second without a limit");
+    // A busy machine sends less than it is asked to: the kernel's counter says how much came.
+    let (from, to, came) = unlimited;
+    let (before, came) = (a_second(&datagrams, from, to), 2.0 * f64::from(came) / (to - from));
+    assert!((0.9 * came..1.1 * came).contains(&before), "{before} of {came} frames a second without a limit");
     for (limit, from, to) in [(4000.0, some, few - 0.2), (1000.0, few, end)] {
         let steady = a_second(&datagrams, from + 2.0, to);
         assert!((0.5 * limit..1.2 * limit).contains(&steady), "{steady} frames a second, where {limit} are allowed");
@@ -309,6 +313,13 @@ fn all_sessions_together_keep_to_the_total_limit() {
     let begin = datagrams[0].0;
     let steady = bits(&datagrams, begin + 1.5, begin + 5.5) / 4.0;
     assert!((0.5 * LIMIT..1.2 * LIMIT).contains(&steady), "{steady} bit/s");
+}
+
+/// How many frames the tapped host has received by `link`, as the kernel counts them.
+fn received(lab: &Lab, link: &str) -> u32 {
+    let told: serde_json::Value =
+        serde_json::from_str(&lab.host.run(&format!("ip -s -j link show {link}"))).expect("ip writes JSON");
+    told[0]["stats64"]["rx"]["packets"].as_u64().and_then(|count| count.try_into().ok()).expect("a test's count")
 }
 
 /// How many bytes each packet ring of the tapped host has, as `ss` tells it.

@@ -1,12 +1,12 @@
-//! Super-frames that guests and containers can make: judged by tshark, the kernel's counters and counted frames.
+//! Super-frames that guests and containers can make: judged by the kernel's own segmentation, tshark and counted frames.
 
 use std::path::PathBuf;
 
 use crate::farspan::{Farspan, Ledger, total};
 use crate::judge::{Capture, frames_of, tshark};
-use crate::lab::{Lab, await_that};
+use crate::lab::{Lab, await_that, wire};
 use crate::traffic;
-use crate::vnet::{GSO_UDP, Sender, Sent, payload, tcp_super_frame, udp_frame};
+use crate::vnet::{GSO_UDP, Numbers, Sender, Sent, any_frame, payload, tcp_super_frame, udp_frame};
 
 const TO: &str = "vxlan://192.0.2.2?vni=42";
 /// Honest frames a second.
@@ -174,6 +174,58 @@ fn r02_a_frame_that_the_ring_cannot_describe_costs_no_other_frame() {
         assert_eq!(ledger.captured, ordinary as u64, "{ledger:#?}");
         assert_eq!((ledger.kernel_dropped, ledger.kernel_untold), (losses as u64, losses as u64), "{ledger:#?}");
         println!("{log}");
+    }
+}
+
+/// The judge is the kernel: a bridge gives the same frames to a veth without offloads. The kernel refuses to segment some of
+/// the super-frames. Every frame that it sends must be among farspan's, byte for byte and in order.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn r03_segments_are_those_of_the_kernel_whatever_the_headers() {
+    let lab = Lab::new();
+    let sender = Sender::tap(&lab, &lab.host, "t0", 250);
+    wire(&lab.host, "v0", &lab.host, "v1");
+    lab.host.run("ip link add br0 type bridge mcast_snooping 0");
+    lab.host.run("ethtool -K v0 tx off tso off gso off tx-udp-segmentation off");
+    for link in ["br0", "v0", "v1"] {
+        lab.host.run(&format!("sysctl -qw net.ipv6.conf.{link}.disable_ipv6=1"));
+        lab.host.link_up(link, 1500, &[]);
+    }
+    for link in ["t0", "v0"] {
+        lab.host.run(&format!("ip link set {link} master br0"));
+    }
+    lab.host.await_link("v1");
+    let judge =
+        Capture::start(&lab, &lab.host, "v1", "ether src 02:fa:00:00:00:01 or (vlan and ether src 02:fa:00:00:00:01)");
+    let (file, farspan) = to_file(&lab, "t0", &[]);
+    let mut numbers = Numbers(0x5eed);
+    let mut frames: Vec<Sent> = (0..400).map(|_| any_frame(&mut numbers)).collect();
+    let mut last = tcp_super_frame(1000, 0, 1000);
+    last.gso_type = 0;
+    last.frame[last.payload..].fill(0xed);
+    frames.push(last);
+    sender.send(&frames);
+    sender.await_end();
+    let segments: usize = frames.iter().map(segments).sum();
+    await_that("farspan's segments", || frames_of(&file).len() >= segments);
+    let ledger = farspan.stop();
+    assert_eq!((ledger.captured, total(&ledger.dropped)), (frames.len() as u64, 0), "{ledger:#?}");
+    let is_last = |frame: &Vec<u8>| frame.len() == 1054 && frame[54..].iter().all(|&byte| byte == 0xed);
+    await_that("the kernel's last frame", || judge.frames().last().is_some_and(is_last));
+    let (ours, kernels) = (frames_of(&file), frames_of(&judge.stop()));
+    assert_eq!(ours.len(), segments);
+    assert!(kernels.len() * 10 > segments * 8, "the kernel sent only {} of {segments} frames", kernels.len());
+    let mut rest = ours.iter();
+    for (position, kernels) in kernels.iter().enumerate() {
+        assert!(rest.any(|ours| ours == kernels), "the kernel's frame {position} is not ours: {}", hex_of(kernels));
+    }
+}
+
+/// How many frames this becomes.
+fn segments(sent: &Sent) -> usize {
+    match sent.gso_size {
+        0 => 1,
+        size => (sent.frame.len() - sent.payload).div_ceil(size.into()),
     }
 }
 
