@@ -103,10 +103,16 @@ impl LoadMeters {
     pub(super) fn take(&self) -> Loads {
         let mut loads = Loads::default();
         for ([frames, bytes], load) in self.0.iter().zip(&mut loads.0) {
-            *load = Load { frames: frames.swap(0, Ordering::Relaxed), bytes: bytes.swap(0, Ordering::Relaxed) };
+            *load = Load { frames: taken(frames), bytes: taken(bytes) };
         }
         loads
     }
+}
+
+/// Returns a count and sets it to 0. A plain read comes first, because an exchange of a zero costs the governors of hundreds of
+/// idle sessions most of their time.
+fn taken(count: &AtomicU64) -> u64 {
+    if count.load(Ordering::Relaxed) == 0 { 0 } else { count.swap(0, Ordering::Relaxed) }
 }
 
 /// What the workers of one session and its governor share.

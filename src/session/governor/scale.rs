@@ -13,6 +13,8 @@ const GAIN: f64 = 2.0;
 const MOST_HEAVY: usize = BINS_USIZE / 2;
 /// What a tick weighs in the measured load: about a second counts.
 const WEIGHT: f64 = 0.1;
+/// Frames or bytes in a tick that count as none: what is left of a frame after 13 seconds.
+const FORGOTTEN: f64 = 1e-6;
 /// Of the mean: what a bin counts at least, because new flows may come in it at any time.
 const LEAST: f64 = 0.5;
 /// The part of what the limit allows that heavy bins, and also control frames, may have in any case.
@@ -39,6 +41,8 @@ pub(super) struct Scale {
     closed: Closed,
     /// The part of the load that control frames are.
     control: f64,
+    /// No load is remembered, and no bin is closed, heavy or unsettled: another tick without load changes nothing.
+    is_at_rest: bool,
 }
 
 impl Default for Scale {
@@ -53,6 +57,7 @@ impl Default for Scale {
             unsettled_for: [0; BINS_USIZE],
             closed: Closed::default(),
             control: 0.0,
+            is_at_rest: true,
         }
     }
 }
@@ -60,16 +65,25 @@ impl Default for Scale {
 impl Scale {
     /// Takes note of what the workers were given in so many ticks, and of whether bytes are short or frames.
     pub(super) fn note(&mut self, loads: &Loads, by_bytes: bool, ticks: f64) {
+        if self.is_at_rest && loads.0.iter().all(|load| *load == Load::default()) {
+            return;
+        }
         let weight = (WEIGHT * ticks).min(1.0);
         for (at, &Load { frames, bytes }) in loads.0.iter().enumerate() {
             for (smoothed, count) in [(&mut self.frames[at], frames), (&mut self.bytes[at], bytes)] {
                 #[allow(clippy::cast_precision_loss, reason = "a proportion")]
                 let a_tick = count as f64 / ticks;
                 *smoothed += (a_tick - *smoothed) * weight;
+                if *smoothed < FORGOTTEN {
+                    *smoothed = 0.0;
+                }
             }
         }
         self.by_bytes = by_bytes;
         self.weigh(ticks);
+        let is_idle = self.frames.iter().chain(&self.bytes).all(|&load| load == 0.0);
+        let is_settled = self.heavy_for.iter().chain(&self.unsettled_for).all(|&ticks| ticks == 0);
+        self.is_at_rest = is_idle && is_settled && self.closed == Closed::default();
     }
 
     fn weigh(&mut self, ticks: f64) {
@@ -119,6 +133,7 @@ impl Scale {
             }
         }
         self.closed = closed;
+        self.is_at_rest &= closed == Closed::default();
     }
 
     /// Takes note of the bins without which much more of the scale could be open.
@@ -247,6 +262,23 @@ mod tests {
         // They fit again, but what is under way in them is not let in at once.
         scale.choose(1.0, 1.0, false);
         assert_eq!(scale.closed(), Closed { to_new: 0, to_all: 0, unsettled: 0xff });
+    }
+
+    #[test]
+    fn a07_a_scale_without_load_comes_to_rest_and_measures_again_as_a_new_one() {
+        let mut scale = measured(|bin| if bin < 8 { 1000 } else { 7 });
+        scale.choose(1.0, 0.1, true);
+        for _ in 0..1000 {
+            scale.note(&Loads::default(), false, 1.0);
+            scale.choose(1.0, 1.0, false);
+        }
+        assert!(scale.is_at_rest);
+        assert_eq!(scale.closed(), Closed::default());
+        let mut new = Scale::default();
+        for scale in [&mut scale, &mut new] {
+            scale.note(&loads(|bin| if bin == 3 { 100 } else { 10 }), false, 1.0);
+        }
+        assert_eq!((scale.frames, scale.part), (new.frames, new.part));
     }
 
     #[test]
