@@ -461,7 +461,7 @@ fn a_full_disk_never_leaves_half_a_record() {
 
     let path = disk.join("inner.pcap");
     let file = CaptureFilePlan::plain(FilePath::Path(path.clone()));
-    let mut file = CaptureFile::open(&file, &[], &mut Shared::new(&[], 0)).unwrap();
+    let mut file = CaptureFile::open(&file, &["eth0".into()], &mut Shared::new(&[], 0)).unwrap();
     let (bytes, mut account) = (frame(&[], 1), DestinationLedger::default());
     let mut offer = |count, account: &mut DestinationLedger| {
         for nanos in 0..count {
