@@ -174,7 +174,9 @@ mod seconds {
 
     #[allow(clippy::cast_precision_loss, reason = "exact for 285,000 years")]
     pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) as f64 / 1e3)
+        // Rounded, not cut: what was read from JSON is a fraction less than the millisecond that was written.
+        let millis = (duration.as_micros() + 500) / 1000;
+        serializer.serialize_f64(u64::try_from(millis).unwrap_or(u64::MAX) as f64 / 1e3)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
