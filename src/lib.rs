@@ -13,9 +13,11 @@
 //! 2. [`select`] decides whether it goes on, and changes nothing.
 //! 3. [`normalise`] turns what the host's offloads left unfinished into what the wire carried: one frame becomes any
 //!    number of [`WireFrame`](frame::WireFrame)s, each a rewritten head and a borrowed body.
-//! 4. [`destination`] fits each wire frame to the path MTU, encapsulates it with the one copy of its life, and hands
+//! 4. [`decapsulate`] takes tunnels off wire frames, in sessions that want it; what is chosen is then chosen of the frames
+//!    inside.
+//! 5. [`destination`] fits each wire frame to the path MTU, encapsulates it with the one copy of its life, and hands
 //!    batches of datagrams to the kernel.
-//! 5. [`ledger`] counts the one fate of every frame, and proves that nothing is missing.
+//! 6. [`ledger`] counts the one fate of every frame, and proves that nothing is missing.
 //!
 //! Beside the path: [`wire`] knows byte layouts and does no I/O, [`kernel`] asks and watches the kernel over netlink,
 //! [`sys`] is the only place that may say `unsafe`. Above it: [`config`] turns words into a plan, [`check`] explains
@@ -36,6 +38,7 @@ pub mod quantity;
 pub mod repeated;
 pub mod spool;
 
+pub mod decapsulate;
 pub mod destination;
 pub mod ledger;
 pub mod lengths;

@@ -170,6 +170,7 @@ fn endpoint(port: u16) -> Box<dyn Source> {
     let plan = SessionPlan {
         name: "test".into(),
         source: SourcePlan::Tunnels(tunnels),
+        decap: None,
         filter: "ip or vlan".into(),
         sample: SamplePlan::default(),
         seed: None,

@@ -43,6 +43,7 @@ fn plan(path: &Path) -> SessionPlan {
     SessionPlan {
         name: "test".into(),
         source: SourcePlan::File(file),
+        decap: None,
         filter: String::new(),
         sample: SamplePlan::default(),
         seed: None,

@@ -73,6 +73,7 @@ fn plan(live: LivePlan, filter: &str) -> SessionPlan {
     SessionPlan {
         name: "test".into(),
         source: SourcePlan::Live(live),
+        decap: None,
         filter: filter.into(),
         sample: SamplePlan::default(),
         seed: None,

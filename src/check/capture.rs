@@ -24,7 +24,20 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
     if plan.normalise.enabled && live.engine == Engine::Pcap {
         findings.extend(super_frames(&facts.tapped));
     }
+    findings.extend(filter_of_inner_frames(plan));
     findings
+}
+
+/// A filter that the kernel cannot ask.
+fn filter_of_inner_frames(plan: &SessionPlan) -> Option<Finding> {
+    (plan.decap.is_some() && !plan.filter.is_empty()).then(|| {
+        Finding::note("the kernel does not ask the filter")
+            .because(
+                "It asks the frames inside the tunnels, which the kernel does not see. So every frame of the interfaces takes \
+                 room in the capture buffer and CPU time of a worker, and those that do not match are counted as `filtered`.",
+            )
+            .cure("if frames are lost (`kernel_dropped`), a larger `buffer` or more `workers`")
+    })
 }
 
 /// Two interfaces that see the same frames.

@@ -42,6 +42,7 @@ pub fn plan(tunnel: TunnelPlan) -> SessionPlan {
             pin: Vec::new(),
             netns: None,
         }),
+        decap: None,
         filter: String::new(),
         sample: SamplePlan::default(),
         seed: None,

@@ -27,6 +27,7 @@ pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
         }
         SourcePlan::Tunnels(tunnels) => tunnel_source(tunnels),
     };
+    said.extend(plan.decap.map(|decap| Statement::new("take off", decap_in_words(decap))));
     if !plan.filter.is_empty() {
         said.push(Statement::new("filter", plan.filter.as_str()));
     }
@@ -50,6 +51,16 @@ pub fn statements(plan: &SessionPlan, facts: &Facts) -> Vec<Statement> {
         said.extend(one_destination(plan, destination, underlay.as_deref(), live_traffic, facts));
     }
     said
+}
+
+/// Which tunnels captured frames lose.
+fn decap_in_words(decap: Decap) -> String {
+    let how_many = match decap {
+        Decap::Levels(1) => "one tunnel".to_owned(),
+        Decap::Levels(levels) => format!("up to {levels} tunnels inside each other"),
+        Decap::All => "all tunnels".to_owned(),
+    };
+    format!("{how_many}; frames without one, and outer IP fragments, pass unchanged")
 }
 
 fn live_source(live: &LivePlan, facts: &Facts) -> Vec<Statement> {

@@ -17,6 +17,8 @@ Examples:
       one interface to one analyzer, without the administrator's own SSH
   farspan mirror -i eth0 -i 'veth*' --to 'geneve://[2001:db8::10]?vni=eth0:1,*:2'
       several interfaces, told apart by VNI
+  farspan mirror -i eth1 --decap 1 --to tap:ids0 tcp port 443
+      a SPAN port that delivers tunnels of others: the frames inside, as a filter chooses them
   farspan mirror -r incident.pcapng --rate 20kpps --to 'erspan2://192.0.2.10?session=7' --json
       a capture file, replayed to an appliance; the ledger for programs";
 

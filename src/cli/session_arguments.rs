@@ -244,6 +244,7 @@ mod tests {
                     pin: Vec::new(),
                     netns: None,
                 }),
+                decap: None,
                 filter: "not port 22".into(),
                 sample: SamplePlan::default(),
                 seed: None,

@@ -68,9 +68,6 @@ pub struct TunnelArguments {
     /// Refuse headers with reserved bits set, as Linux and Open vSwitch do
     #[arg(long)]
     strict: bool,
-    /// How many tunnels inside each other are taken off: 1 to 8, or all [default: 1]
-    #[arg(long, value_name = "N")]
-    decap: Option<String>,
     /// Keep VNI, key or session with the frame: vlan puts its low 12 bits into an 802.1Q tag [default: off]
     #[arg(long, value_name = "HOW")]
     tag: Option<String>,
@@ -93,6 +90,10 @@ pub struct AllSourceArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Source")]
 pub struct AnySourceArguments {
+    /// How many tunnels inside each other are taken off: 1 to 8, or all. Frames of interfaces and files without a tunnel pass
+    /// unchanged [default: 1 of what is received in tunnels, else off]
+    #[arg(long, value_name = "N")]
+    decap: Option<String>,
     /// Memory for frames that wait to be taken [default: 24MiB]
     #[arg(short = 'B', long, value_name = "SIZE")]
     buffer: Option<String>,
@@ -140,7 +141,6 @@ impl SourceFlags for TunnelArguments {
         }
         write_list(keys, "tunnel", "--from", &self.from);
         write_list(keys, "allow", "--allow", &self.allow);
-        set_flag(keys, &["source", "decap"], "--decap", self.decap.as_deref());
         set_flag(keys, &["source", "tag"], "--tag", self.tag.as_deref());
         set_flag(keys, &["source", "reorder"], "--reorder", self.reorder.as_deref());
         if self.strict {
@@ -165,6 +165,7 @@ impl SourceFlags for AllSourceArguments {
 impl AnySourceArguments {
     /// Writes the flags over the keys of a session.
     pub fn write_over(&self, keys: &mut Table) {
+        set_flag(keys, &["source", "decap"], "--decap", self.decap.as_deref());
         set_flag(keys, &["source", "buffer"], "--buffer", self.buffer.as_deref());
         set_flag(keys, &["source", "pace"], "--pace", self.pace.as_deref());
         set_flag(keys, &["source", "max_pause"], "--max-pause", self.max_pause.as_deref());

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::defaults::LEAST_BUFFER;
+use super::defaults::{LEAST_BUFFER, MOST_TUNNELS};
 use super::local_end::{CaptureFilePlan, TapPlan};
 use super::netns::Netns;
 use crate::flow::FlowKey;
@@ -28,7 +28,11 @@ pub struct SessionPlan {
     pub name: String,
     /// Where frames come from.
     pub source: SourcePlan,
-    /// A BPF expression in the syntax of pcap-filter(7); empty keeps everything.
+    /// How many tunnels are taken off frames of interfaces and files; `None`: they stay as they are. What is received in
+    /// tunnels has a number of its own.
+    pub decap: Option<Decap>,
+    /// A BPF expression in the syntax of pcap-filter(7); empty keeps everything. It asks what is mirrored: the frame inside
+    /// the tunnels that are taken off.
     pub filter: String,
     /// Which of them.
     pub sample: SamplePlan,
@@ -56,6 +60,20 @@ impl SessionPlan {
             End::Tunnel(tunnel) => tunnel.encapsulation.needs_direction(),
             End::Tap(_) | End::File(_) => false,
         })
+    }
+
+    /// What of the filter is asked of frames as they are captured: nothing where tunnels are taken off them first.
+    pub fn filter_of_captured(&self) -> &str {
+        if self.decap.is_some() { "" } else { &self.filter }
+    }
+
+    /// How many tunnels are taken off frames of interfaces and files at most.
+    pub fn tunnels_taken_off(&self) -> u8 {
+        match self.decap {
+            None => 0,
+            Some(Decap::Levels(levels)) => levels,
+            Some(Decap::All) => MOST_TUNNELS,
+        }
     }
 
     /// The mark of the session's tunnels. Frames that carry it are another tunnel's datagrams, whichever process sends

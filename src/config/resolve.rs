@@ -15,7 +15,7 @@ use super::keys::{Keys, Mistakes};
 use super::load::SessionWritten;
 use super::mistake::{Mistake, What};
 use super::plan::{
-    DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, Spread,
+    Decap, DestinationPlan, End, FilePath, FilePlan, LivePlan, NormalisePlan, Pace, SessionPlan, SourcePlan, Spread,
     is_pattern,
 };
 use super::written::Value;
@@ -32,6 +32,7 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
     let keys = session_keys(written);
     keys.only(&["source", "select", "normalise", "spread", "destination", "limit", "priority"], &mut mistakes);
     let mut source = source(&keys, written.end.count, &mut mistakes);
+    let decap = decap(&keys, &mut mistakes);
     let limit = limits::limit(&keys, source.as_mut(), &mut mistakes);
     let priority = limits::priority(&keys, source.as_ref(), &mut mistakes);
     let select = keys.table("select", &mut mistakes);
@@ -49,6 +50,7 @@ pub fn session(written: &SessionWritten) -> Result<SessionPlan, Problems> {
         (Some(source), Ok(())) => Ok(SessionPlan {
             name: written.name.clone().unwrap_or_else(|| defaults::SESSION.to_owned()),
             source,
+            decap,
             filter,
             sample,
             seed,
@@ -84,11 +86,22 @@ fn session_keys(written: &SessionWritten) -> Keys<'_> {
 const KINDS: [(&str, &[&str], &str, &str); 3] = [
     (
         "interface",
-        &["direction", "engine", "buffer", "delay", "promiscuous", "workers", "pin", "netns", "max_interfaces"],
+        &[
+            "direction",
+            "engine",
+            "buffer",
+            "delay",
+            "promiscuous",
+            "workers",
+            "pin",
+            "netns",
+            "max_interfaces",
+            "decap",
+        ],
         "interfaces",
         "an interface",
     ),
-    ("file", &["pace", "rate", "max_pause"], "capture files", "a capture file"),
+    ("file", &["pace", "rate", "max_pause", "decap"], "capture files", "a capture file"),
     (
         "tunnel",
         &["allow", "strict", "decap", "tag", "reorder", "buffer", "pace", "rate", "max_pause"],
@@ -136,6 +149,14 @@ fn source(session: &Keys<'_>, count: Option<u64>, mistakes: &mut Mistakes) -> Op
         mistakes.push(keys.mistake("workers", What::CountOfWorkers(live.workers)));
     }
     source
+}
+
+/// How many tunnels are taken off sniffed frames. A source of tunnels reads the key itself.
+fn decap(session: &Keys<'_>, mistakes: &mut Mistakes) -> Option<Decap> {
+    // What is no table was refused already.
+    let keys = session.table("source", &mut Mistakes::new());
+    let is_received = keys.written("tunnel").is_some();
+    if is_received { None } else { keys.read("decap", mistakes, words::decap_or_off).flatten() }
 }
 
 fn live(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<LivePlan> {

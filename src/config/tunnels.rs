@@ -10,7 +10,8 @@ use crate::quantity::Prefix;
 /// Reads every key of a tunnel source. `None` when there is no endpoint, or none that reads.
 pub(super) fn resolve(keys: &Keys<'_>, mistakes: &mut Mistakes) -> Option<TunnelsPlan> {
     let strict = keys.read("strict", mistakes, words::switch).unwrap_or_default();
-    let decap = keys.read("decap", mistakes, words::decap).unwrap_or_default();
+    // Interfaces and files may have it, too: there it may be `off`.
+    let decap = keys.written("tunnel").and_then(|_| keys.read("decap", mistakes, words::decap)).unwrap_or_default();
     let tag = keys.read("tag", mistakes, words::tag).unwrap_or_default();
     let reorder = keys.read("reorder", mistakes, words::reorder).unwrap_or_default();
     let allow = keys.written("allow").and_then(|_| keys.words("allow", mistakes)).unwrap_or_default();

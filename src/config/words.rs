@@ -119,6 +119,15 @@ pub(super) fn engine(text: &str) -> Result<Engine, QuantityError> {
     }
 }
 
+/// How many tunnels are taken off sniffed frames; `off` is none.
+pub(super) fn decap_or_off(text: &str) -> Result<Option<Decap>, QuantityError> {
+    match text {
+        "off" => Ok(None),
+        _ if text == "all" || text.parse::<u64>().is_ok() => decap(text).map(Some),
+        _ => Err(unreadable("number of tunnels", text, "1 to 8, all, or off")),
+    }
+}
+
 /// How many tunnels are taken off.
 pub(super) fn decap(text: &str) -> Result<Decap, QuantityError> {
     match (text, text.parse()) {

@@ -286,6 +286,7 @@ mod tests {
         Arc::new(SessionPlan {
             name: "dmz".into(),
             source: SourcePlan::File(FilePlan::unpaced(file())),
+            decap: None,
             filter: String::new(),
             sample: SamplePlan::default(),
             seed: None,

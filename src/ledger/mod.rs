@@ -48,6 +48,8 @@ pub struct Ledger {
     pub kernel: KernelDrops,
     /// What normalise rewrote.
     pub rewritten: Rewritten,
+    /// What became of tunnels in sniffed frames.
+    pub decapsulated: Decapsulated,
     /// Who sent what was received in tunnels.
     pub senders: Senders,
     /// How long live frames took.
@@ -156,6 +158,28 @@ pub struct Rewritten {
     pub tags: u64,
 }
 
+/// Wire frames of a session that takes tunnels off what it captures: reports beside the law. Its fields are keys of the JSON
+/// object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Decapsulated {
+    /// Frames that at least one tunnel was taken off.
+    pub frames: u64,
+    /// Frames that go on with what looks like a tunnel: its header is broken, or announces something else than a frame or
+    /// packet, or there are more tunnels than are ever taken off.
+    pub left_on: u64,
+    /// Frames that go on as IP fragments of UDP or GRE, which may be a tunnel's.
+    pub fragments: u64,
+}
+
+impl Decapsulated {
+    /// Whether there was nothing that looked like a tunnel.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference to the field")]
+    pub(super) fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Ledger {
     /// An empty ledger for destinations with these names and addresses.
     pub fn new<'a>(destinations: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
@@ -175,6 +199,11 @@ impl Ledger {
     /// What ended before any destination: in select, in normalise, or because there was none for it.
     pub fn dropped(&self) -> Drops {
         &(&self.not_selected + &self.not_normalised) + &self.not_assigned
+    }
+
+    /// Wire frames that were made so far, whatever became of them: how much work was done.
+    pub fn wire_frames(&self) -> u64 {
+        self.offered + self.not_normalised.total()
     }
 
     /// ICMP reports of all destinations together.

@@ -7,7 +7,8 @@ use crate::escape::in_one_line;
 use serde::{Serialize, Serializer};
 
 use super::{
-    Assignment, Delays, DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten, SenderLedger,
+    Assignment, Decapsulated, Delays, DestinationLedger, Drops, IcmpReports, KernelDrops, Kind, Ledger, Rewritten,
+    SenderLedger,
 };
 
 impl Ledger {
@@ -50,6 +51,9 @@ struct Json<'a> {
     #[serde(skip_serializing_if = "Assignment::is_each")]
     assignment: Assignment,
     rewritten: Rewritten,
+    /// Only where something looked like a tunnel.
+    #[serde(skip_serializing_if = "Decapsulated::is_none")]
+    decapsulated: Decapsulated,
     icmp: IcmpReports,
     destinations: &'a [DestinationLedger],
     senders: &'a [SenderLedger],
@@ -72,6 +76,7 @@ impl<'a> Json<'a> {
             dropped: ledger.dropped(),
             assignment: ledger.assignment,
             rewritten: ledger.rewritten,
+            decapsulated: ledger.decapsulated,
             icmp: ledger.icmp(),
             destinations: &ledger.destinations,
             senders: ledger.senders.rows(),
@@ -108,6 +113,10 @@ impl fmt::Display for Table<'_> {
         some(f, "segments added", ledger.segments_added, &format!("out of {super_frames} super-frames"))?;
         some(f, "checksums finished", checksums, "the hardware would have done it")?;
         some(f, "VLAN tags put back", tags, "the kernel had taken them out")?;
+        let Decapsulated { frames, left_on, fragments } = ledger.decapsulated;
+        some(f, "decapsulated", frames, "frames that a tunnel was taken off")?;
+        some(f, "tunnels left on", left_on, "frames that pass with what looks like a tunnel; see docs/METRICS.md")?;
+        some(f, "fragments left", fragments, "frames that pass as IP fragments, perhaps of a tunnel")?;
         if let [Some(median), Some(most)] = [0.5, 0.99].map(|share| ledger.delays.quantile(share)) {
             let [median, most] = [median, most].map(|delay| format!("{:.1} ms", delay.as_secs_f64() * 1e3));
             writeln!(f, "  {:<20}{median:>12}  half of the frames at most; 99 of 100 at most {most}", "delay")?;

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use super::{Assignment, Delays, DestinationLedger, DropReason, Drops, KernelDrops, Ledger, Rewritten, SenderLedger};
+use super::{
+    Assignment, Decapsulated, Delays, DestinationLedger, DropReason, Drops, KernelDrops, Ledger, Rewritten,
+    SenderLedger,
+};
 use crate::wire::decapsulate::Tunnel;
 
 /// The object of [`Ledger::to_json`].
@@ -21,6 +24,7 @@ struct Json {
     dropped: Drops,
     assignment: Assignment,
     rewritten: Rewritten,
+    decapsulated: Decapsulated,
     destinations: Vec<DestinationLedger>,
     senders: Vec<SenderLedger>,
     delay: Delays,
@@ -46,6 +50,7 @@ impl<'de> Deserialize<'de> for Ledger {
                 untold: json.kernel_untold,
             },
             rewritten: json.rewritten,
+            decapsulated: json.decapsulated,
             delays: json.delay,
             loop_alarm: json.loop_alarm,
             ..Self::default()

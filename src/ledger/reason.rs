@@ -67,7 +67,7 @@ reasons! {
         "the frame contains one of farspan's own tunnels inside another tunnel or a relay's datagram, or more than 8 tunnels",
         "end the loop: the log names the host or relay and the filter to add";
     Filtered, "filtered", Policy,
-        "the frame inside the tunnel does not match the filter",
+        "the frame, without the tunnels that were taken off, does not match the filter",
         "none needed: the filter says so";
     SampledOut, "sampled_out", Policy,
         "the frame is not in the sample",

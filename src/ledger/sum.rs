@@ -2,7 +2,7 @@
 
 use std::ops::{Add, AddAssign};
 
-use super::{DestinationLedger, IcmpReports, KernelDrops, Ledger, Rewritten, Senders};
+use super::{Decapsulated, DestinationLedger, IcmpReports, KernelDrops, Ledger, Rewritten, Senders};
 
 impl Ledger {
     /// The ledgers of one session's workers together; an empty one when there are none.
@@ -42,6 +42,7 @@ impl AddAssign<&Self> for Ledger {
             destinations,
             kernel,
             rewritten,
+            decapsulated,
             senders,
             delays,
             loop_alarm,
@@ -56,6 +57,7 @@ impl AddAssign<&Self> for Ledger {
         self.destinations.iter_mut().zip(destinations).for_each(|(sum, destination)| *sum += destination);
         self.kernel = self.kernel + *kernel;
         self.rewritten = self.rewritten + *rewritten;
+        self.decapsulated = self.decapsulated + *decapsulated;
         self.senders.append(senders);
         self.delays = self.delays + *delays;
         self.loop_alarm += loop_alarm;
@@ -126,6 +128,13 @@ impl Add for Rewritten {
     }
 }
 
+impl Add for Decapsulated {
+    type Output = Self;
+    fn add(self, Self { frames, left_on, fragments }: Self) -> Self {
+        Self { frames: self.frames + frames, left_on: self.left_on + left_on, fragments: self.fragments + fragments }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -145,6 +154,7 @@ mod tests {
         ledger.offered = seed[2] + seed[3];
         ledger.kernel = KernelDrops { buffer_full: seed[4], interface: seed[5], untold: seed[4] + seed[5] };
         ledger.rewritten = Rewritten { super_frames: seed[6], checksums: seed[7], tags: seed[8] };
+        ledger.decapsulated = Decapsulated { frames: seed[8], left_on: seed[7], fragments: seed[6] };
         ledger.delays.record(Timestamp::from_nanos(0), Timestamp::from_nanos(seed[9]), 1 + seed[10] % 1000);
         for (number, account) in ledger.destinations.iter_mut().enumerate() {
             account.assigned = ledger.offered;

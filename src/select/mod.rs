@@ -95,33 +95,75 @@ impl Selector {
 
     /// Decides about one frame.
     pub fn decide(&mut self, frame: &Frame<'_>, layers: &Layers) -> Verdict {
-        if let Some(reason) = frame.refused {
-            return Verdict::Drop(reason);
-        }
-        if frame.bytes.is_empty() {
-            // The source could make no Ethernet frame of it.
-            return Verdict::Drop(DropReason::Undecodable);
-        }
-        if frame.bytes.len() < crate::wire::ethernet::HEADER_LEN {
-            return Verdict::Drop(DropReason::TooShort);
-        }
-        let sighting = Sighting { place: self.place, interface: frame.interface, direction: frame.direction };
-        if let Some(reason) = self.own_traffic.judge(frame.bytes, layers, sighting) {
+        if let Some(reason) = self.refuses(frame, layers) {
             return Verdict::Drop(reason);
         }
         let flow = self.key.flow(frame.bytes, layers);
         if let Some(reason) = self.mirror_loop.judge(frame, layers, flow) {
             return Verdict::Drop(reason);
         }
+        let verdict = self.choose_flow(flow, (frame.bytes, frame.bytes.len()), layers);
+        if matches!(verdict, Verdict::Keep(_)) && self.comes_back(frame, layers) {
+            return Verdict::Drop(DropReason::LoopThrottled);
+        }
+        verdict
+    }
+
+    /// Why a captured frame, whose tunnels are still to be taken off, goes no further; what is chosen of the frames inside,
+    /// [`choose`](Self::choose) says.
+    pub fn refuse_captured(&mut self, frame: &Frame<'_>, layers: &Layers) -> Option<DropReason> {
+        let refused = self.refuses(frame, layers).or_else(|| {
+            let flow = self.key.flow(frame.bytes, layers);
+            self.mirror_loop.judge(frame, layers, flow)
+        });
+        refused.or_else(|| self.comes_back(frame, layers).then_some(DropReason::LoopThrottled))
+    }
+
+    /// Whether the tunnels of a captured frame stay on: it goes to our own analyzer, as the datagrams of another mirror do. Two
+    /// mirrors that see each other's datagrams would hand one frame to and fro for ever. With its tunnel on, the other one
+    /// finds its own datagram in ours.
+    pub fn keeps_tunnels(&self, frame: &Frame<'_>, layers: &Layers) -> bool {
+        let is_ours = |packet| self.mirror_loop.goes_to_our_analyzer(frame.bytes, packet);
+        layers.ip.as_ref().is_some_and(is_ours)
+    }
+
+    /// Decides about a frame of `length` bytes that came out of a captured one. `start` is its beginning, with all headers.
+    pub fn choose(&mut self, start: &[u8], length: usize, layers: &Layers) -> Verdict {
+        let flow = self.key.flow(start, layers);
+        self.choose_flow(flow, (start, length), layers)
+    }
+
+    /// Whether the frame is none that can be mirrored, or one of our own.
+    #[inline]
+    fn refuses(&mut self, frame: &Frame<'_>, layers: &Layers) -> Option<DropReason> {
+        if let Some(reason) = frame.refused {
+            return Some(reason);
+        }
+        if frame.bytes.is_empty() {
+            // The source could make no Ethernet frame of it.
+            return Some(DropReason::Undecodable);
+        }
+        if frame.bytes.len() < crate::wire::ethernet::HEADER_LEN {
+            return Some(DropReason::TooShort);
+        }
+        let sighting = Sighting { place: self.place, interface: frame.interface, direction: frame.direction };
+        self.own_traffic.judge(frame.bytes, layers, sighting)
+    }
+
+    #[inline]
+    fn choose_flow(&mut self, flow: FlowHash, (start, length): (&[u8], usize), layers: &Layers) -> Verdict {
         if self.sample.as_mut().is_some_and(|sample| !sample.keeps(flow)) {
             return Verdict::Drop(DropReason::SampledOut);
         }
-        if self.shed.as_mut().is_some_and(|shed| !shed.admits(flow, frame.bytes, layers)) {
+        if self.shed.as_mut().is_some_and(|shed| !shed.admits(flow, (start, length), layers)) {
             return Verdict::Drop(DropReason::Shed);
         }
-        if self.feedback.as_mut().is_some_and(|feedback| !feedback.admits(frame, layers)) {
-            return Verdict::Drop(DropReason::LoopThrottled);
-        }
         Verdict::Keep(flow)
+    }
+
+    /// Whether the session is throttled because its output comes back.
+    #[inline]
+    fn comes_back(&mut self, frame: &Frame<'_>, layers: &Layers) -> bool {
+        self.feedback.as_mut().is_some_and(|feedback| !feedback.admits(frame, layers))
     }
 }

@@ -314,17 +314,17 @@ impl Shed {
     }
 
     /// Whether a frame of this flow is admitted. Asked once for each frame, in the order of capture.
-    pub fn admits(&mut self, flow: FlowHash, frame: &[u8], layers: &Layers) -> bool {
+    pub fn admits(&mut self, flow: FlowHash, (frame, length): (&[u8], usize), layers: &Layers) -> bool {
         let place = flow.decision(Purpose::Shed) >> 16;
         let bin = (place / BIN) as usize;
         let kind = kind(frame, layers);
         if kind == Kind::Control {
-            self.note(BINS_USIZE, frame);
+            self.note(BINS_USIZE, length);
             if self.window.control_frames {
                 return true;
             }
         }
-        self.note(bin, frame);
+        self.note(bin, length);
         let Some(&marks) = self.marks.get(bin) else { return false };
         if place < marks.settled {
             return true;
@@ -332,9 +332,9 @@ impl Shed {
         place < marks.established && self.admits_at(place, marks.open, kind) && place < self.window.gate
     }
 
-    fn note(&mut self, bin: usize, frame: &[u8]) {
+    fn note(&mut self, bin: usize, length: usize) {
         if let Some(load) = self.loads.0.get_mut(bin) {
-            let bytes = frame.len() as u64;
+            let bytes = length as u64;
             load.frames += 1 + (bytes >> 11);
             load.bytes += bytes;
         }
@@ -432,7 +432,7 @@ mod tests {
         }
 
         fn admits(&mut self, place: u32, frame: &[u8]) -> bool {
-            self.shed.admits(at(place), frame, &Layers::parse(frame))
+            self.shed.admits(at(place), (frame, frame.len()), &Layers::parse(frame))
         }
     }
 
@@ -575,7 +575,7 @@ mod tests {
                         }
                         let expected = place < window.settled || (admitted[number] && place < window.gate);
                         let frame = tcp(flags);
-                        prop_assert_eq!(shed.admits(flows[number], &frame, &Layers::parse(&frame)), expected);
+                        prop_assert_eq!(shed.admits(flows[number], (&frame, frame.len()), &Layers::parse(&frame)), expected);
                     }
                 }
                 // What a worker narrows cuts nobody short for good.

@@ -27,6 +27,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::config::defaults::MOST_TAP_MTU;
 use crate::config::plan::{self, DestinationPlan, End, SessionPlan, SourcePlan};
+use crate::decapsulate::Decapsulator;
 use crate::destination::capture_file::CaptureFile;
 use crate::destination::health::Health;
 use crate::destination::last_error::LastErrors;
@@ -47,7 +48,7 @@ use crate::select::account::Sightings;
 use crate::select::all_tunnels::{AllTunnels, Entry};
 use crate::select::mirror_loop::{LoopNotices, MirrorLoop};
 use crate::select::own_traffic::OwnTraffic;
-use crate::source::{self, Interface, Opened, Pool, Progress};
+use crate::source::{self, InnerFilter, Interface, Opened, Pool, Progress};
 use crate::wire::carrier::OwnTunnel;
 
 use contact::{Contact, Failures};
@@ -57,7 +58,7 @@ use governor::Totals;
 use observe::Observer;
 pub use observe::cannot_probe;
 use orders::Returns;
-use path::Path;
+use path::{Inside, Path};
 pub use running::{Outcome, Running};
 use running::{Parts, Ready};
 use worker::Worker;
@@ -117,6 +118,7 @@ impl Session {
         around: &mut Surroundings,
     ) -> Result<Self, Problems> {
         Problems::unless_empty(relay_loop::relay_loops(plan, underlays))?;
+        let filter = if plan.decap.is_some() { InnerFilter::of(plan)? } else { None };
         let pool = around.memory.clone().unwrap_or_else(|| source::alone(plan));
         let mut opened = if around.stays {
             source::open_staying(plan, &pool, &|name| missing_ids(&plan.destinations, &[name.to_owned()]).pop())?
@@ -146,7 +148,8 @@ impl Session {
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let destinations = destinations.spread_by(spread).telling(around.errors.clone());
-            let path = path_to(destinations, plan, &around.all_tunnels, &sightings, &loop_notices, delay);
+            let path =
+                path_to(destinations, (plan, filter.as_ref()), &around.all_tunnels, &sightings, &loop_notices, delay);
             let contact =
                 Contact::open(path.ledger.clone(), failures.clone(), returns.clone()).map_err(no_resources)?;
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
@@ -254,10 +257,10 @@ fn flow_key(plan: &SessionPlan) -> FlowKey {
     seed.key
 }
 
-/// The stages of one worker of `plan`, which end at `destinations`.
+/// The stages of one worker of `plan`, which end at `destinations`. `filter` asks the frames inside tunnels.
 fn path_to(
     destinations: Destinations,
-    plan: &SessionPlan,
+    (plan, filter): (&SessionPlan, Option<&InnerFilter>),
     all_tunnels: &AllTunnels,
     sightings: &Sightings,
     loop_notices: &LoopNotices,
@@ -274,9 +277,17 @@ fn path_to(
     } else {
         Selector::new(OwnTraffic::default(), flow_key(plan), plan.sample)
     };
+    let inside = plan.decap.map(|decap| Inside {
+        decapsulator: Decapsulator::new(decap),
+        filter: filter.cloned(),
+        truncate: plan.normalise.truncate,
+    });
+    // There, what is cut is the frame inside.
+    let truncate = plan.normalise.truncate.filter(|_| inside.is_none());
     Path {
         selector,
-        normaliser: Normaliser::new(plan.normalise.truncate)
+        inside,
+        normaliser: Normaliser::new(truncate)
             .admitting(Admission::new(plan.normalise.max_segments, delay))
             .of_foreign(!matches!(plan.source, SourcePlan::Live(_))),
         destinations,

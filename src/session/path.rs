@@ -1,11 +1,15 @@
 //! What happens to one frame between source and destinations.
 
 use super::pulse::Pulse;
+use crate::decapsulate::Decapsulator;
 use crate::destination::Destinations;
-use crate::frame::Frame;
+use crate::flow::FlowHash;
+use crate::frame::{Frame, WireFrame};
 use crate::ledger::{DropReason, Ledger};
 use crate::normalise::Normaliser;
+use crate::quantity::Snaplen;
 use crate::select::{Selector, Verdict};
+use crate::source::InnerFilter;
 use crate::wire::layers::Layers;
 
 /// The stages of one worker and the ledger they write.
@@ -13,15 +17,30 @@ use crate::wire::layers::Layers;
 pub(super) struct Path {
     pub(super) selector: Selector,
     pub(super) normaliser: Normaliser,
+    /// Of a session that takes tunnels off what it captures.
+    pub(super) inside: Option<Inside>,
     pub(super) destinations: Destinations,
     pub(super) ledger: Ledger,
+}
+
+/// The stages of frames that come out of tunnels.
+#[derive(Debug)]
+pub(super) struct Inside {
+    pub(super) decapsulator: Decapsulator,
+    /// The operator's filter; `None` keeps every frame.
+    pub(super) filter: Option<InnerFilter>,
+    /// Cuts what is mirrored, last of all.
+    pub(super) truncate: Option<Snaplen>,
 }
 
 impl Path {
     /// Takes one frame all the way into the destinations' batches. `pulse` hears of each wire frame, and may end the
     /// session in the middle of a super-frame: each segment that is left is then counted as `stopping`.
     pub(super) fn take(&mut self, frame: &Frame<'_>, pulse: &mut Pulse) {
-        let Self { selector, normaliser, destinations, ledger } = self;
+        if self.inside.is_some() {
+            return self.take_inside(frame, pulse);
+        }
+        let Self { selector, normaliser, destinations, ledger, .. } = self;
         ledger.captured += 1;
         if pulse.is_halted() {
             ledger.not_normalised[DropReason::Stopping] += 1;
@@ -59,6 +78,76 @@ impl Path {
         }
         ledger.rewritten = rewritten;
     }
+
+    /// The same where tunnels are taken off: what makes a frame ours, or a loop, is asked of the captured frame; everything
+    /// else of each wire frame inside. One that is left out there counts among those that ended in normalise.
+    // Out of the way of the sessions that mirror frames as they are.
+    #[inline(never)]
+    fn take_inside(&mut self, frame: &Frame<'_>, pulse: &mut Pulse) {
+        let Self { selector, normaliser, inside: Some(inside), destinations, ledger } = self else { return };
+        ledger.captured += 1;
+        if pulse.is_halted() {
+            ledger.not_normalised[DropReason::Stopping] += 1;
+            return;
+        }
+        let layers = Layers::parse(frame.bytes);
+        if let Some(reason) = selector.refuse_captured(frame, &layers) {
+            ledger.not_selected[reason] += 1;
+            return;
+        }
+        let keeps_tunnels = selector.keeps_tunnels(frame, &layers);
+        let mut rewritten = ledger.rewritten;
+        rewritten.tags += u64::from(frame.has_restored_tag);
+        let mut given = 0_u64;
+        let wire_frames = normaliser.apply(frame, &layers, FlowHash::default(), &mut rewritten, |wire| {
+            ledger.segments_added += u64::from(given > 0);
+            given += 1;
+            inside.take(wire, keeps_tunnels, (selector, destinations), ledger);
+            pulse.count(ledger)
+        });
+        match wire_frames {
+            Ok(wire_frames) => {
+                let withheld = wire_frames - given;
+                ledger.segments_added += withheld;
+                ledger.not_normalised[DropReason::Stopping] += withheld;
+            }
+            Err(reason) => ledger.not_normalised[reason] += 1,
+        }
+        ledger.rewritten = rewritten;
+    }
+}
+
+impl Inside {
+    /// Takes the tunnels off one wire frame, unless it keeps them, and gives what is left to the destinations if it is chosen.
+    fn take(
+        &mut self,
+        wire: &WireFrame<'_>,
+        keeps_tunnels: bool,
+        (selector, destinations): (&mut Selector, &mut Destinations),
+        ledger: &mut Ledger,
+    ) {
+        let inner = if keeps_tunnels {
+            ledger.decapsulated.left_on += 1;
+            self.decapsulator.whole(wire)
+        } else {
+            self.decapsulator.apply(wire, &mut ledger.decapsulated)
+        };
+        let is_wanted = |filter: &InnerFilter| filter.keeps([inner.wire.head, inner.wire.body], inner.wire.wire_len);
+        if !self.filter.as_ref().is_none_or(is_wanted) {
+            ledger.not_normalised[DropReason::Filtered] += 1;
+            return;
+        }
+        match selector.choose(inner.start, inner.wire.len(), &inner.layers) {
+            Verdict::Keep(flow) => {
+                let end = inner.wire.layers.ip.map_or(0, |packet| packet.end).max(inner.wire.wire_len as usize);
+                ledger.cut += u64::from(inner.wire.len() < end);
+                let whole = WireFrame { flow, ..inner.wire };
+                let kept = self.truncate.map_or(whole, |keep| whole.truncated(keep.value() as usize));
+                destinations.offer(&kept, ledger);
+            }
+            Verdict::Drop(reason) => ledger.not_normalised[reason] += 1,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -74,7 +163,8 @@ mod tests {
     use super::*;
     use crate::config::local_end::CaptureFilePlan;
     use crate::config::plan::{
-        DestinationPlan, Encapsulation, End, FilePath, Fit, Host, Ids, SampleBy, SamplePlan, TransmitPlan, TunnelPlan,
+        Decap, DestinationPlan, Encapsulation, End, FilePath, Fit, Host, Ids, SampleBy, SamplePlan, TransmitPlan,
+        TunnelPlan,
     };
     use crate::destination::Patience;
     use crate::destination::Shared;
@@ -82,7 +172,7 @@ mod tests {
     use crate::frame::{At, InterfaceId, Offload, Unfinished};
     use crate::kernel::underlay::{NextHop, Underlay};
     use crate::ledger::DropReason;
-    use crate::quantity::{Direction, Mtu, Snaplen, Timestamp, Vni, Weight};
+    use crate::quantity::{Direction, Mtu, Timestamp, Vni, Weight};
     use crate::select::own_traffic::OwnTraffic;
 
     /// A frame as a source might lend it: anything from noise to a super-frame, with any claim about its offloads.
@@ -107,7 +197,19 @@ mod tests {
             })),
             (68..9000_u64).prop_map(|mtu| Offload::Unknown { mtu: Mtu::new(mtu).unwrap() }),
         ];
-        let bytes = prop_oneof![vec(any::<u8>(), 0..100), packets()];
+        let tunnels = prop_oneof![Just(4789_u16), Just(6081), Just(37008)];
+        let in_tunnel = (tunnels, packets()).prop_map(|(port, frame)| {
+            let header: &[u8] = match port {
+                4789 => &[8, 0, 0, 0, 0, 0, 7, 0],
+                6081 => &[0, 0, 0x65, 0x58, 0, 0, 7, 0],
+                _ => &[1, 0, 0, 1, 1],
+            };
+            let mut bytes = Vec::new();
+            let outer = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 7], [192, 0, 2, 8], 64);
+            outer.udp(50_000, port).write(&mut bytes, &[header, &frame].concat()).unwrap();
+            bytes
+        });
+        let bytes = prop_oneof![vec(any::<u8>(), 0..100), packets(), in_tunnel];
         let direction = proptest::sample::select(vec![None, Some(Direction::In), Some(Direction::Out)]);
         (bytes, prop_oneof![4 => Just(0), 1 => 0..3000_u32], offload, direction)
             .prop_map(|(bytes, missing, offload, direction)| Lent { bytes, missing, offload, direction })
@@ -162,6 +264,7 @@ mod tests {
             truncate in proptest::option::of(14..200_u64),
             flush_after in 1..20_usize,
             sample in samples(),
+            decap in proptest::option::of(prop_oneof![Just(Decap::All), (1..9_u8).prop_map(Decap::Levels)]),
         ) {
             let folder = tempfile::tempdir().unwrap();
             let file = |name: &str| End::File(CaptureFilePlan::plain(FilePath::Path(name.into())));
@@ -182,7 +285,12 @@ mod tests {
                 open_destinations(&plans, &ways, &["eth0".into()], Patience::Drop, &mut shared).unwrap();
             let mut path = Path {
                 selector: Selector::new(OwnTraffic::new(destinations.own_tunnels()), FlowKey::PUBLIC, sample),
-                normaliser: Normaliser::new(truncate.map(|length| Snaplen::new(length).unwrap())),
+                normaliser: Normaliser::new(truncate.filter(|_| decap.is_none()).map(|length| Snaplen::new(length).unwrap())),
+                inside: decap.map(|decap| Inside {
+                    decapsulator: Decapsulator::new(decap),
+                    filter: None,
+                    truncate: truncate.map(|length| Snaplen::new(length).unwrap()),
+                }),
                 destinations,
                 ledger: Ledger::new(plans.iter().map(|plan| (plan.name.as_str(), plan.to.as_str()))),
             };

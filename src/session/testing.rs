@@ -43,6 +43,7 @@ pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Op
     let plan = CaptureFilePlan::plain(FilePath::Path("/dev/null".into()));
     let nowhere = CaptureFile::open(&plan, &["eth0".into()], &mut Shared::new(&[], 0)).unwrap();
     let path = Path {
+        inside: None,
         selector: Selector::new(OwnTraffic::default(), crate::flow::FlowKey::PUBLIC, SamplePlan::default()),
         normaliser: Normaliser::new(None),
         destinations: Destinations::new(vec![Destination::File(nowhere)]),

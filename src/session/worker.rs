@@ -429,7 +429,7 @@ impl Worker {
             }
             path.selector.look_at(tap.source.place());
             let (mut first, mut is_over) = (Timestamp::MAX, false);
-            let (mut left, wire_budget) = (budget, path.ledger.offered + WIRE_BUDGET);
+            let (mut left, wire_budget) = (budget, path.ledger.wire_frames() + WIRE_BUDGET);
             let drained = loop {
                 let portion = left.min(PORTION_OF_BUDGET);
                 tap.source.tell_interfaces(&mut |interface, name, file| {
@@ -444,7 +444,7 @@ impl Worker {
                     }
                 });
                 left -= portion;
-                let is_spent = left == 0 || path.ledger.offered >= wire_budget || pulse.is_halted();
+                let is_spent = left == 0 || path.ledger.wire_frames() >= wire_budget || pulse.is_halted();
                 if is_spent || !matches!(drained, Ok(Readiness::More)) {
                     break drained;
                 }

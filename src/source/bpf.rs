@@ -44,11 +44,16 @@ impl Program {
     /// Whether the program keeps a frame of which `bytes` were captured and that had `wire_len` bytes. A load beyond
     /// `bytes`, a division by zero and an instruction that does not exist reject the frame, as in libpcap.
     pub fn matches(&self, bytes: &[u8], wire_len: u32) -> bool {
+        self.matches_pieces([&[], bytes], wire_len)
+    }
+
+    /// The same of a frame whose bytes are two pieces, one behind the other.
+    pub fn matches_pieces(&self, bytes: [&[u8]; 2], wire_len: u32) -> bool {
         self.run(bytes, wire_len).is_some_and(|kept| kept != 0)
     }
 
     /// The value that the program returns; `None` where it goes wrong.
-    fn run(&self, bytes: &[u8], wire_len: u32) -> Option<u32> {
+    pub(super) fn run(&self, bytes: [&[u8]; 2], wire_len: u32) -> Option<u32> {
         let (mut a, mut x) = (0_u32, 0_u32);
         let mut memory = [0_u32; MEMORY_WORDS];
         let mut next = 0_usize;
@@ -119,16 +124,31 @@ fn arithmetic(operation: u16, a: u32, b: u32) -> Option<u32> {
     })
 }
 
-fn byte(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at).map(|&byte| byte.into())
+fn byte(bytes: [&[u8]; 2], at: usize) -> Option<u32> {
+    load(bytes, at).map(|[byte]: [u8; 1]| byte.into())
 }
 
-fn half(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|&half| u16::from_be_bytes(half).into())
+fn half(bytes: [&[u8]; 2], at: usize) -> Option<u32> {
+    load(bytes, at).map(|half| u16::from_be_bytes(half).into())
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|&word| u32::from_be_bytes(word))
+fn word(bytes: [&[u8]; 2], at: usize) -> Option<u32> {
+    load(bytes, at).map(u32::from_be_bytes)
+}
+
+/// `N` bytes at `at` of two pieces.
+fn load<const N: usize>([first, second]: [&[u8]; 2], at: usize) -> Option<[u8; N]> {
+    if let Some(at) = at.checked_sub(first.len()) {
+        return second.get(at..)?.first_chunk().copied();
+    }
+    let start = first.get(at..)?;
+    start.first_chunk().copied().or_else(|| {
+        let mut bytes = [0; N];
+        let (from_first, from_second) = bytes.split_at_mut(start.len());
+        from_first.copy_from_slice(start);
+        from_second.copy_from_slice(second.get(..from_second.len())?);
+        Some(bytes)
+    })
 }
 
 #[cfg(test)]
@@ -183,6 +203,10 @@ mod tests {
                 let theirs = Capture::dead(Linktype::ETHERNET).unwrap().compile(expression, true).unwrap();
                 let length = u32::try_from(frame.len()).unwrap();
                 prop_assert_eq!(ours.matches(&frame, length), theirs.filter(&frame), "{}", expression);
+                for cut in [1, 13, 15, 20, 36, 37] {
+                    let (head, body) = frame.split_at(cut.min(frame.len()));
+                    prop_assert_eq!(ours.matches_pieces([head, body], length), theirs.filter(&frame), "{}", expression);
+                }
             }
         }
 

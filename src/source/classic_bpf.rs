@@ -99,7 +99,9 @@ mod tests {
         };
         assert_eq!((far(3), far(254), far(255)), (3, 254, 255));
         for (name, program) in [
-            ("flows", super::super::flow_program::program()),
+            ("flows", super::super::flow_program::program(0)),
+            ("flows in a tunnel", super::super::flow_program::program(1)),
+            ("flows in eight tunnels", super::super::flow_program::program(8)),
             ("merges", super::super::tunnel::merge_program_of_ipv4()),
         ] {
             // 255 is what a jump gets that is too far.

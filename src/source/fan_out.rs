@@ -24,18 +24,21 @@ use crate::sys::socket_option::IntOption;
 pub(super) struct FanOut {
     /// How frames are spread, with the flags that all members must agree on.
     mode: c_uint,
+    /// How many tunnels are taken off the frames.
+    tunnels: u8,
     /// Known when the first member has made the group.
     id: Option<c_uint>,
 }
 
 impl FanOut {
-    /// A group without members for an Ethernet interface or another one, for frames of `directions`.
-    pub(super) fn new(is_ethernet: bool, directions: Directions) -> Self {
+    /// A group without members for an Ethernet interface or another one, for frames of `directions` that lose as many
+    /// `tunnels`. On another interface it is the outermost packet that chooses.
+    pub(super) fn new(is_ethernet: bool, directions: Directions, tunnels: u8) -> Self {
         let chosen_by = if is_ethernet { libc::PACKET_FANOUT_CBPF } else { libc::PACKET_FANOUT_HASH };
         // A group has its own answer to PACKET_IGNORE_OUTGOING. Kernels that do not know the flag ignore it, and leave it to
         // the filter.
         let ignored = if directions == Directions::In { libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING } else { 0 };
-        Self { mode: chosen_by | ignored, id: None }
+        Self { mode: chosen_by | ignored, tunnels, id: None }
     }
 
     /// Makes `socket` the next member. It must be bound to the group's interface.
@@ -52,7 +55,7 @@ impl FanOut {
         let made = IntOption::PACKET_FANOUT.value_of(socket)?;
         self.id = Some(made.cast_unsigned() & 0xffff);
         if self.mode & 0xff == libc::PACKET_FANOUT_CBPF {
-            packet_fanout::choose_by(socket, &flow_program::program())?;
+            packet_fanout::choose_by(socket, &flow_program::program(self.tunnels))?;
         }
         Ok(())
     }

@@ -7,6 +7,10 @@
 //!
 //! The program adds up what identifies a flow, which forgets the order: addresses, and ports unless the packet is a
 //! fragment. It looks behind VLAN tags, MPLS, `PPPoE` and other headers between Ethernet and IP. What is not IP has one worker.
+//!
+//! Where tunnels are taken off, it goes on into them ([`tunnels`]).
+
+mod tunnels;
 
 use libc::sock_filter;
 
@@ -33,6 +37,8 @@ enum Place {
     Ipv6Ports,
     Ports,
     Answer,
+    /// In a packet inside so many tunnels.
+    Inside(u8, tunnels::Part),
 }
 
 use Place::{Answer, Bottom, ControlWord, Found, Header, Ipv4, Ipv4Ports, Ipv6, Ipv6Ports, Llc, Ports, Sent};
@@ -87,14 +93,18 @@ const SHIMS: [(u32, Shim); 13] = [
     (0x8848, Shim::Mpls),
 ];
 
-/// The program.
-pub(super) fn program() -> Vec<sock_filter> {
+/// The program for frames that so many tunnels are taken off.
+pub(super) fn program(tunnels: u8) -> Vec<sock_filter> {
     let mut steps = to_the_first_ethertype();
     (0..HEADERS).for_each(|number| steps.extend(behind_a_header(number)));
     steps.extend([Here(Header(HEADERS)), If(EQUAL, 0x0800, Ipv4), If(EQUAL, 0x86dd, Ipv6), Do(RETURN, 0)]);
-    steps.extend(ipv4());
-    steps.extend(ipv6());
-    steps.extend(ports());
+    if tunnels == 0 {
+        steps.extend(ipv4());
+        steps.extend(ipv6());
+        steps.extend(ports());
+    } else {
+        steps.extend(tunnels::packets(tunnels));
+    }
     steps.extend(answer());
     assembled(&steps)
 }

@@ -74,7 +74,8 @@ impl Live {
             let mut live = Self::open_one(plan, session, interface, directions, buffer)?;
             SockRef::from(&live.capture).attach_filter(&[filter::REJECT]).map_err(cannot_share)?;
             // Not told to ignore what is sent: libpcap would not tell a single socket either.
-            let group = group.get_or_insert_with(|| FanOut::new(live.link.is_ethernet(), Directions::InOut));
+            let tunnels = session.tunnels_taken_off();
+            let group = group.get_or_insert_with(|| FanOut::new(live.link.is_ethernet(), Directions::InOut, tunnels));
             group.join(live.capture.as_fd()).map_err(cannot_share)?;
             live.tells_interface_drops &= worker == 0;
             captures.push(live);
@@ -83,7 +84,7 @@ impl Live {
         let since = Timestamp::now();
         for live in &mut captures {
             live.since = since;
-            let in_kernel = live.in_kernel(&session.filter);
+            let in_kernel = live.in_kernel(session.filter_of_captured());
             filter::set(&mut live.capture, in_kernel)?;
             only(&mut live.capture, directions, in_kernel, &live.link).map_err(|cause| refusal(interface.1, cause))?;
             live.leave_out_marked(session)?;
@@ -100,7 +101,7 @@ impl Live {
     ) -> Result<Self, SourceError> {
         let mut capture = activate(plan, name, buffer)?;
         let link = super::link_layer(name, capture.get_datalink())?;
-        let filter = filter::apply_live(&mut capture, link.kind(), &session.filter)?;
+        let filter = filter::apply_live(&mut capture, link.kind(), session.filter_of_captured())?;
         let asks = filter.of(capture.get_datalink());
         let direction = match directions {
             Directions::In => Some(Direction::In),
@@ -128,7 +129,7 @@ impl Live {
             grace: super::grace(plan.delay),
             ending: None,
         };
-        let in_kernel = live.in_kernel(&session.filter);
+        let in_kernel = live.in_kernel(session.filter_of_captured());
         only(&mut live.capture, directions, in_kernel, &live.link).map_err(|cause| refusal(name, cause))?;
         Ok(live)
     }

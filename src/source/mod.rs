@@ -164,8 +164,31 @@ pub fn look(plan: &SessionPlan) -> Result<(), Problems> {
 /// # Errors
 /// When it cannot.
 pub fn check_filter(plan: &SessionPlan) -> Result<(), Problems> {
-    filter::check_anywhere(&plan.filter)
+    let checked = match plan.decap {
+        Some(_) => InnerFilter::of(plan).map(drop),
+        None => filter::check_anywhere(&plan.filter),
+    };
+    checked
         .map_err(|problem| Problems::from(Misconfigured(problem)).at(&format!("session.{}.select.filter", plan.name)))
+}
+
+/// The filter of a session that takes tunnels off sniffed frames: it asks the frames inside, which no kernel can.
+#[derive(Clone, Debug)]
+pub struct InnerFilter(bpf::Program);
+
+impl InnerFilter {
+    /// The filter of `plan`; `None`: every frame is kept.
+    ///
+    /// # Errors
+    /// When Ethernet frames cannot be asked.
+    pub fn of(plan: &SessionPlan) -> Result<Option<Self>, SourceError> {
+        Ok(filter::of_ethernet(&plan.filter)?.map(Self))
+    }
+
+    /// Whether the filter keeps a frame of `wire_len` bytes, of which two pieces are there, one behind the other.
+    pub fn keeps(&self, pieces: [&[u8]; 2], wire_len: u32) -> bool {
+        self.0.matches_pieces(pieces, wire_len)
+    }
 }
 
 /// Whether the filter `expression` keeps this Ethernet frame; `None` for an expression that is wrong on Ethernet.
@@ -206,7 +229,16 @@ pub fn open(plan: &SessionPlan) -> Result<Opened, Problems> {
 /// # Errors
 /// As [`open`].
 pub fn open_among(plan: &SessionPlan, pool: &Pool) -> Result<Opened, Problems> {
+    check_inner_filter(plan)?;
     open_source(plan, pool).map_err(|problems| problems_of(plan, problems))
+}
+
+/// Finds out, before anything is opened, whether the filter can ask the frames inside tunnels.
+fn check_inner_filter(plan: &SessionPlan) -> Result<(), Problems> {
+    match plan.decap {
+        Some(_) => InnerFilter::of(plan).map(drop).map_err(|problem| problems_of(plan, problem.into())),
+        None => Ok(()),
+    }
 }
 
 impl Opened {
@@ -226,6 +258,7 @@ impl Opened {
 /// # Errors
 /// Every [`SourceError`] that no other interface would be spared.
 pub fn open_staying(plan: &SessionPlan, pool: &Pool, refuses: Refuses<'_>) -> Result<Opened, Problems> {
+    check_inner_filter(plan)?;
     match &plan.source {
         SourcePlan::Live(live) => {
             captures::open_staying(live, plan, pool, refuses).map_err(|problems| problems_of(plan, problems))
@@ -254,7 +287,7 @@ fn open_source(plan: &SessionPlan, pool: &Pool) -> Result<Opened, Problems> {
     match &plan.source {
         SourcePlan::Live(live) => captures::open(live, plan, pool),
         SourcePlan::File(file) => {
-            let replay = Replay::open(file, &plan.filter, &plan.normalise, true)?;
+            let replay = Replay::open(file, plan.filter_of_captured(), &plan.normalise, true)?;
             let interface = |name: &str| Interface { name: name.to_owned(), index: None, mtu: None, engine: None };
             let interfaces = replay.names().map(interface).collect();
             let progress = replay.progress();

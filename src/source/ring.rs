@@ -114,13 +114,13 @@ impl RingCapture {
         if judge.get_datalink() != pcap::Linktype::ETHERNET {
             return Ok(None);
         }
-        filter::apply(&mut judge, &session.filter)?;
+        filter::apply(&mut judge, session.filter_of_captured())?;
         // A loopback interface receives whatever it sends: once is enough.
         let directions = match plan.directions {
             Directions::InOut if is_loopback(judge.as_fd(), name) => Directions::In,
             directions => directions,
         };
-        let program = match (directions, session.filter.as_str()) {
+        let program = match (directions, session.filter_of_captured()) {
             (Directions::InOut, "") => None,
             (_, expression) => {
                 Some(filter::program(&judge, directions, expression).map_err(|cause| live::refusal(name, cause))?)
@@ -130,7 +130,8 @@ impl RingCapture {
         drop(judge);
 
         let shape = shape(buffer, plan);
-        let rings = open_rings(plan, (index, name), directions, program.as_deref(), shape)?;
+        let rings =
+            open_rings(plan, (index, name), (directions, program.as_deref()), shape, session.tunnels_taken_off())?;
         let captures = rings.into_iter().enumerate().map(|(worker, ring)| Self {
             ring,
             cursor: None,
@@ -213,13 +214,13 @@ impl RingCapture {
 fn open_rings(
     plan: &LivePlan,
     (interface, name): (Ifindex, &str),
-    directions: Directions,
-    program: Option<&[SockFilter]>,
+    (directions, program): (Directions, Option<&[SockFilter]>),
     shape: RingShape,
+    tunnels: u8,
 ) -> Result<Vec<Ring>, SourceError> {
     let cannot_open = |cause| SourceError::CannotOpenRing { interface: name.to_owned(), cause };
     let cannot_share = |cause| SourceError::CannotShare { interface: name.to_owned(), cause };
-    let mut group = (plan.workers > Workers::LEAST).then(|| FanOut::new(true, directions));
+    let mut group = (plan.workers > Workers::LEAST).then(|| FanOut::new(true, directions, tunnels));
     let mut rings = Vec::new();
     for _ in 0..plan.workers.value() {
         let ring = open_ring(plan, interface, directions, shape).map_err(cannot_open)?;

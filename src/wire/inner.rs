@@ -12,7 +12,7 @@
 use super::ParseError;
 use super::checksum::Sum;
 use super::ethernet::{HEADER_LEN, is_vlan};
-use super::layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, u16_at};
+use super::layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Layers, u16_at};
 
 /// `EtherType` of MPLS (RFC 5332): unicast, or downstream-assigned labels.
 pub const ETHERTYPE_MPLS: u16 = 0x8847;
@@ -87,6 +87,12 @@ fn is_ethernet_with_ip(bytes: &[u8]) -> bool {
     }
     let version = bytes.get(at + 2).map(|first| first >> 4);
     matches!((u16_at(bytes, at), version), (Some(ETHERTYPE_IPV4), Some(4)) | (Some(ETHERTYPE_IPV6), Some(6)))
+}
+
+/// The same, or ARP's `EtherType` behind the VLAN tags.
+pub(super) fn is_ethernet_with_ip_or_arp(bytes: &[u8]) -> bool {
+    const ETHERTYPE_ARP: u16 = 0x0806;
+    is_ethernet_with_ip(bytes) || Layers::parse(bytes).ethertype == ETHERTYPE_ARP
 }
 
 /// RFC 791 section 3.1.

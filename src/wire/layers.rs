@@ -104,6 +104,24 @@ impl Layers {
     }
 }
 
+impl Layers {
+    /// The same of a packet without Ethernet header, whose `EtherType` is known. Offsets count from its first byte.
+    pub fn of_packet(ethertype: u16, packet: &[u8]) -> Self {
+        let ip = match ethertype {
+            ETHERTYPE_IPV4 => Ip::parse_v4(packet, 0),
+            ETHERTYPE_IPV6 => Ip::parse_v6(packet, 0),
+            _ => behind_shims(packet, ethertype, 0),
+        };
+        Self { ethertype, network: 0, ip }
+    }
+
+    /// The same in a frame that has `bytes` more in front.
+    #[must_use]
+    pub fn behind(self, bytes: usize) -> Self {
+        Self { network: self.network + bytes, ip: self.ip.map(|packet| packet.behind(bytes)), ..self }
+    }
+}
+
 /// The IP packet behind the headers that may stand between Ethernet and IP.
 #[cold]
 #[inline(never)]
@@ -121,6 +139,18 @@ impl Ip {
             4 => Self::parse_v4(bytes, start),
             6 => Self::parse_v6(bytes, start),
             _ => None,
+        }
+    }
+
+    /// The same packet in a buffer that has `bytes` more in front.
+    #[must_use]
+    pub fn behind(self, bytes: usize) -> Self {
+        Self {
+            start: self.start + bytes,
+            end: self.end + bytes,
+            transport: self.transport + bytes,
+            payload: self.payload.map(|payload| payload + bytes),
+            ..self
         }
     }
 

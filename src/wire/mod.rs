@@ -3,7 +3,8 @@
 //! What we build (`vxlan`, `geneve`, `gre`, `erspan`) is a plain struct of typed fields with `LEN` or `header_len()`, a
 //! `write` that cannot fail, and a `parse`; [`outer`] and [`outer_template`] write what the kernel writes on sockets. What
 //! we edit in place is [`edit`], with [`segment`] and [`ip_fragment`] on top. What we only read is [`layers`], and other
-//! people's tunnels: [`decapsulate`], with [`reassembly`] before it and [`inner`] behind it. How our own tunnels are recognised on the underlay is
+//! people's tunnels: [`decapsulate`], with [`reassembly`] before it and [`inner`] behind it, and [`sniffed`] for frames of
+//! which only some carry one. How our own tunnels are recognised on the underlay is
 //! [`carrier`].
 
 pub mod carrier;
@@ -32,6 +33,7 @@ pub mod reassembly;
 pub mod segment;
 pub mod sequence;
 pub mod shim;
+pub mod sniffed;
 pub mod tzsp;
 pub mod vxlan;
 

@@ -123,11 +123,5 @@ fn in_ethernet(bytes: &[u8], start: usize) -> Option<Ip> {
     if !Lengths::of(frame, packet.start, packet.end).is_empty() {
         return None;
     }
-    Some(Ip {
-        start: packet.start + start,
-        end: packet.end + start,
-        transport: packet.transport + start,
-        payload: packet.payload.map(|payload| payload + start),
-        ..packet
-    })
+    Some(packet.behind(start))
 }

@@ -254,6 +254,7 @@ fn receiving(outer: FilePath, asked: u8, levels: u8) -> SessionPlan {
     SessionPlan {
         name: "fuzz".into(),
         source: SourcePlan::Tunnels(tunnels),
+        decap: None,
         filter: if asks(5) { "ip or vlan".into() } else { String::new() },
         sample: SamplePlan::default(),
         seed: None,

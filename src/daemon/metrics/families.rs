@@ -181,6 +181,20 @@ pub const FAMILIES: &[Family] = &[
         },
     ),
     family(
+        "farspan_decapsulated_frames",
+        Kind::Counter,
+        &["session", "what"],
+        "What became of tunnels in sniffed frames, with `decap`: frames that one was taken off, left_on, fragments.",
+        |scene, samples| {
+            each_session(scene, |session| {
+                let decapsulated = session.ledger.decapsulated;
+                samples.add([&session.name, "frames"], decapsulated.frames);
+                samples.add([&session.name, "left_on"], decapsulated.left_on);
+                samples.add([&session.name, "fragments"], decapsulated.fragments);
+            });
+        },
+    ),
+    family(
         "farspan_icmp_reports",
         Kind::Counter,
         &["session", "destination", "report"],

@@ -153,6 +153,11 @@ impl MirrorLoop {
         }
     }
 
+    /// Whether `packet`, the outermost of a frame, goes to where a tunnel of ours goes, with an id of ours.
+    pub fn goes_to_our_analyzer(&self, bytes: &[u8], packet: &Ip) -> bool {
+        !self.targets.is_empty() && self.targets.inside(bytes, packet).is_some()
+    }
+
     /// Looks for our tunnels inside the tunnels of a frame.
     fn walk(&mut self, bytes: &[u8], layers: &Layers, now: u64, packets: &mut Packets) -> Verdict {
         let (mut walk, mut previous) = (Walk::new(bytes), None::<Level>);

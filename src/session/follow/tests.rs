@@ -206,6 +206,7 @@ impl World {
             shared.go_on_to(u32::try_from(number).unwrap());
             let destinations = open_destinations(&plan.destinations, &ways, &[], Patience::Drop, &mut shared).unwrap();
             let path = Path {
+                inside: None,
                 selector: Selector::new(OwnTraffic::default(), crate::flow::FlowKey::PUBLIC, plan.sample),
                 normaliser: Normaliser::new(None),
                 destinations,

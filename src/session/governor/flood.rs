@@ -74,7 +74,7 @@ impl Mirror {
                 if (turn + 1) % (10 * TURNS) == 0 { rate - of_turn(turn) } else { of_turn(turn + 1) - of_turn(turn) };
             for &flow in flows.by_ref().take(frames as usize) {
                 self.ledger.captured += 1;
-                if self.shed.admits(FlowHash(flow), &self.frame, &layers) {
+                if self.shed.admits(FlowHash(flow), (&self.frame, self.frame.len()), &layers) {
                     self.ledger.offered += 1;
                     seen.a_second[second] += 1;
                     seen.last.insert(flow, second);

@@ -14,7 +14,6 @@ use crate::ledger::{DropReason, SenderLedger};
 use crate::quantity::{Prefix, Timestamp};
 use crate::wire::decapsulate::{DecapsulateError, Decapsulated, Rules, Tunnel};
 use crate::wire::ethernet::VLAN_TAG_LEN;
-use crate::wire::inner::{ETHERTYPE_MPLS, ETHERTYPE_MPLS_UPSTREAM};
 use crate::wire::layers::{Ip, Layers};
 
 /// TPID of an 802.1Q tag.
@@ -219,22 +218,11 @@ impl Receiver {
         };
         let mut inner = outermost;
         for _ in 1..levels {
-            let Some(next) = inside(&self.rules, &inner) else { return Ok(inner) };
+            let Some(next) = self.rules.inside(&inner) else { return Ok(inner) };
             inner = next;
         }
-        if all && inside(&self.rules, &inner).is_some() { Err(DropReason::NestedTooDeep) } else { Ok(inner) }
+        if all && self.rules.inside(&inner).is_some() { Err(DropReason::NestedTooDeep) } else { Ok(inner) }
     }
-}
-
-/// The tunnel inside a frame, if it has one that can be taken off.
-fn inside<'a>(rules: &Rules, taken: &Decapsulated<'a>) -> Option<Decapsulated<'a>> {
-    let inner = match taken.bare {
-        None => rules.take_from_frame(taken.bytes).ok().map(|(_, inner)| inner),
-        Some(ETHERTYPE_MPLS | ETHERTYPE_MPLS_UPSTREAM) => None,
-        Some(_) => Ip::parse(taken.bytes, 0).and_then(|packet| rules.take_from_packet(taken.bytes, &packet).ok()),
-    };
-    // What the outer packet lacks, the inner one lacks too.
-    inner.map(|inner| Decapsulated { missing: inner.missing.max(taken.missing), ..inner })
 }
 
 /// The frame as it goes on: where it stands, or in `scratch` when something has to be put in front.
