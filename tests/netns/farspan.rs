@@ -145,6 +145,9 @@ pub struct Ledger {
     #[serde(default)]
     pub dropped: BTreeMap<String, u64>,
     pub rewritten: Rewritten,
+    /// What became of tunnels in sniffed frames.
+    #[serde(default)]
+    pub decapsulated: BTreeMap<String, u64>,
     pub destinations: Vec<Destination>,
     pub senders: Vec<Sender>,
 }

@@ -18,6 +18,7 @@ mod bad_input;
 mod bulk;
 mod captures;
 mod daemon;
+mod decapsulation;
 mod encapsulations;
 mod faults;
 mod formats;
