@@ -142,16 +142,18 @@ fn t26_a_capture_file_still_shows_marked_datagrams() {
     let seen = Capture::start(&lab, &lab.analyzer, "a0", "");
     let record = lab.path("record.pcap");
     let to_file = format!("pcap:{}", record.display());
+    // The file is there before the first datagram: the tunnel's session mirrors what the kernel says by itself, such as ARP,
+    // as soon as it runs.
+    let file = mirror(&lab, &lab.host, "file", &["-i", "u0", "--to", &to_file]);
     let tunnel =
         mirror(&lab, &lab.host, "tunnel", &["-i", "u0", "--transmit", "socket", "--to", "vxlan://192.0.2.2?vni=9"]);
-    let file = mirror(&lab, &lab.host, "file", &["-i", "u0", "--to", &to_file]);
     one_ping(&lab, &seen, 1);
-    tunnel.stop();
-    file.stop();
-    let capture = seen.stop();
-    let sent = tshark::count(&capture, "vxlan");
-    assert!(sent > 0);
-    assert_eq!(tshark::count(&record, "vxlan"), sent, "the file has every datagram that arrived");
+    let sent = usize::try_from(tunnel.stop().only().sent).expect("a few datagrams");
+    await_that("the last datagram", || tshark::count(seen.file(), "vxlan") >= sent);
+    file.stop().assert_lossless();
+    let arrived = tshark::count(&seen.stop(), "vxlan");
+    assert!(arrived > 0);
+    assert_eq!(tshark::count(&record, "vxlan"), arrived, "the file has every datagram that arrived");
 }
 
 /// What an expression selects, with and without a tunnel in the session, which adds the question about the mark.

@@ -5,7 +5,7 @@ use std::fs;
 use crate::daemon::Daemon;
 use crate::farspan::{Farspan, binary};
 use crate::identities::{descriptors, each, make};
-use crate::lab::{Lab, await_that};
+use crate::lab::{Lab, await_some, await_that, succeed};
 
 /// Sends GRE datagrams with 64,000 bytes each to an address: first some in order, then those with every other number.
 const SEND: &str = r#"
@@ -71,13 +71,22 @@ fn a08_hundreds_of_interfaces_take_no_more_memory_than_the_limit() {
     // What is refused is tried at every look: a second one changes nothing.
     lab.host.run("ip link set hxd300 down");
     lab.host.run("ip link set hxd300 up");
-    let view = || -> serde_json::Value {
+    let session = || -> serde_json::Value {
         let mut command = lab.host.command(binary());
         command.args(["status", "--json"]).env("FARSPAN_CONTROL__SOCKET", lab.path("control.sock"));
-        serde_json::from_slice(&crate::farspan::run(&mut command).stdout).unwrap_or_default()
+        let mut view: serde_json::Value = serde_json::from_str(&succeed(&mut command)).expect("`status --json` prints JSON");
+        view["sessions"][0].take()
     };
-    await_that("the count of those without room", || view()["sessions"][0]["refused_for_room"].as_u64() > Some(200));
-    let captured = view()["sessions"][0]["interfaces"].as_array().map_or(0, Vec::len);
+    // How many are captured, and how many have no room. Those that are being opened are neither.
+    let counts = || {
+        let session = session();
+        let captured = session["interfaces"].as_array().map_or(0, Vec::len);
+        (captured, session["refused_for_room"].as_u64().map_or(0, |refused| usize::try_from(refused).expect("a few hundred")))
+    };
+    let captured = await_some("each interface to be captured or refused", || {
+        let (captured, refused) = counts();
+        (captured + refused == COUNT as usize && refused > 200).then_some(captured)
+    });
     assert!((2..=32).contains(&captured), "{captured} interfaces are captured: 16 MiB are 32 rings of 512 KiB");
     let sockets = lab.host.run("cat /proc/net/packet").lines().count() - 1;
     assert_eq!(sockets, captured, "packet sockets");
@@ -88,8 +97,7 @@ fn a08_hundreds_of_interfaces_take_no_more_memory_than_the_limit() {
 
     // Who goes makes room.
     each(&lab, &lab.host, 1..=COUNT - 10, |number| format!("link delete hxd{number}"));
-    await_that("all that are left", || view()["sessions"][0]["refused_for_room"].as_u64() == Some(0));
-    await_that("ten captures", || view()["sessions"][0]["interfaces"].as_array().map_or(0, Vec::len) == 10);
+    await_that("a capture of each of the ten that are left", || counts() == (10, 0));
     daemon.stop();
 }
 
