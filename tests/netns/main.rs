@@ -11,6 +11,7 @@ mod encapsulation;
 mod farspan;
 mod judge;
 mod lab;
+mod pace;
 mod traffic;
 
 mod availability;

@@ -74,14 +74,18 @@ fn a08_hundreds_of_interfaces_take_no_more_memory_than_the_limit() {
     let session = || -> serde_json::Value {
         let mut command = lab.host.command(binary());
         command.args(["status", "--json"]).env("FARSPAN_CONTROL__SOCKET", lab.path("control.sock"));
-        let mut view: serde_json::Value = serde_json::from_str(&succeed(&mut command)).expect("`status --json` prints JSON");
+        let mut view: serde_json::Value =
+            serde_json::from_str(&succeed(&mut command)).expect("`status --json` prints JSON");
         view["sessions"][0].take()
     };
     // How many are captured, and how many have no room. Those that are being opened are neither.
     let counts = || {
         let session = session();
         let captured = session["interfaces"].as_array().map_or(0, Vec::len);
-        (captured, session["refused_for_room"].as_u64().map_or(0, |refused| usize::try_from(refused).expect("a few hundred")))
+        (
+            captured,
+            session["refused_for_room"].as_u64().map_or(0, |refused| usize::try_from(refused).expect("a few hundred")),
+        )
     };
     let captured = await_some("each interface to be captured or refused", || {
         let (captured, refused) = counts();
