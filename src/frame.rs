@@ -167,3 +167,26 @@ impl<'a> WireFrame<'a> {
         rest[..self.body.len()].copy_from_slice(self.body);
     }
 }
+
+/// Frames for tests.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{Frame, InterfaceId, Offload};
+    use crate::quantity::Timestamp;
+
+    /// A whole frame of the first interface, captured at the beginning of time.
+    pub(crate) const fn frame(bytes: &[u8]) -> Frame<'_> {
+        Frame {
+            bytes,
+            #[allow(clippy::cast_possible_truncation, reason = "`try_from` cannot be const")]
+            wire_len: bytes.len() as u32,
+            timestamp: Timestamp::from_nanos(0),
+            direction: None,
+            interface: InterfaceId(0),
+            origin: None,
+            offload: Offload::Whole,
+            has_restored_tag: false,
+            refused: None,
+        }
+    }
+}

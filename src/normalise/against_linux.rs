@@ -2,10 +2,9 @@
 //! checksumming make of the very same frames.
 
 use super::*;
-use crate::frame::InterfaceId;
+use crate::frame::testing;
 use crate::kernel::testing::await_some;
 use crate::quantity::Mtu;
-use crate::quantity::Timestamp;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -57,17 +56,7 @@ fn wire_frames_are_what_linux_puts_on_the_wire() {
     let (mut frames, mut rewritten) = (Vec::new(), Rewritten::default());
     let mut normaliser = Normaliser::new(None);
     for bytes in &tapped {
-        let frame = Frame {
-            bytes,
-            wire_len: bytes.len().try_into().unwrap(),
-            timestamp: Timestamp::default(),
-            direction: None,
-            interface: InterfaceId::default(),
-            origin: None,
-            offload: Offload::Unknown { mtu: Mtu::ETHERNET },
-            has_restored_tag: false,
-            refused: None,
-        };
+        let frame = Frame { offload: Offload::Unknown { mtu: Mtu::ETHERNET }, ..testing::frame(bytes) };
         let keep = |wire: &WireFrame<'_>| {
             frames.push([wire.head, wire.body].concat());
             ControlFlow::Continue(())

@@ -3,8 +3,7 @@ use super::*;
 use crate::quantity::Mtu;
 use std::num::NonZeroU16;
 
-use crate::frame::{At, InterfaceId};
-use crate::quantity::Timestamp;
+use crate::frame::{At, testing};
 use crate::wire::checksum::{ChecksumError, Sum};
 use crate::wire::edit::{checksum_field, put};
 use crate::wire::layers::UDP;
@@ -38,17 +37,7 @@ fn normalise_as(frame: &Frame<'_>, truncate: Option<Snaplen>) -> (Result<Vec<Vec
 }
 
 fn captured(bytes: &[u8], mtu: u64) -> Frame<'_> {
-    Frame {
-        bytes,
-        wire_len: bytes.len().try_into().unwrap(),
-        timestamp: Timestamp::default(),
-        direction: None,
-        interface: InterfaceId::default(),
-        origin: None,
-        offload: Offload::Unknown { mtu: Mtu::new(mtu).unwrap() },
-        has_restored_tag: false,
-        refused: None,
-    }
+    Frame { offload: Offload::Unknown { mtu: Mtu::new(mtu).unwrap() }, ..testing::frame(bytes) }
 }
 
 fn normalise(bytes: &[u8], mtu: u64) -> (Result<Vec<Vec<u8>>, DropReason>, Rewritten) {

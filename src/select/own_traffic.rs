@@ -373,8 +373,9 @@ fn octets(address: IpAddr) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantity::{Dscp, ErspanSessionId, GreKey, Mtu, Ttl};
-    use crate::wire::outer::{Addresses, Outer, Transport};
+    use crate::quantity::{ErspanSessionId, GreKey, Mtu};
+    use crate::wire::nesting::testing::outer;
+    use crate::wire::outer::{Outer, Transport};
     use proptest::prelude::*;
 
     const VXLAN: Transport = Transport::Udp { source_port: 50_000, destination_port: 4789, checksum: false };
@@ -408,19 +409,6 @@ mod tests {
 
     fn erspan2(sessions: &[u64]) -> Carrier {
         Carrier::Erspan2 { sessions: sessions.iter().map(|&id| ErspanSessionId::new(id).unwrap()).collect() }
-    }
-
-    fn outer(source: IpAddr, destination: IpAddr, transport: Transport) -> Outer {
-        Outer {
-            source_mac: [2; 6],
-            destination_mac: [4; 6],
-            addresses: Addresses::between(source, destination).unwrap(),
-            dscp: Dscp::DEFAULT,
-            ttl: Ttl::DEFAULT,
-            identification: 77,
-            dont_fragment: true,
-            transport,
-        }
     }
 
     fn frame(source: IpAddr, destination: IpAddr, transport: Transport, datagram: &[u8]) -> Vec<u8> {

@@ -347,74 +347,39 @@ fn pin(cpus: &[usize]) -> nix::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::BorrowedFd;
     use std::time::Instant;
 
     use nix::sched::sched_getaffinity;
 
-    use super::super::testing;
+    use super::super::testing::{self, MadeUp};
     use super::*;
-    use crate::frame::Frame;
-    use crate::ledger::KernelDrops;
     use crate::source::{Readiness, Source, SourceError};
-
-    /// A source that gives one frame, and then does what it was made for.
-    struct Then {
-        gave: bool,
-        then: Option<End>,
-    }
 
     type End = fn() -> Result<Readiness, Box<dyn Explain>>;
 
-    impl Source for Then {
-        fn drain(
-            &mut self,
-            _: Instant,
-            _: usize,
-            each: &mut dyn FnMut(&Frame<'_>),
-        ) -> Result<Readiness, Box<dyn Explain>> {
-            if !std::mem::replace(&mut self.gave, true) {
+    /// A source that gives one frame, and then does what it was made for.
+    fn one_frame(then: Option<End>) -> Box<dyn Source> {
+        let mut gave = false;
+        MadeUp::always_ready(3, move |_, _, each| {
+            if !std::mem::replace(&mut gave, true) {
                 each(&testing::FRAME);
                 return Ok(Readiness::Until(Instant::now()));
             }
-            self.then.map_or(Ok(Readiness::Waiting), |then| then())
-        }
-
-        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-            None
-        }
-
-        fn kernel_drops(&mut self) -> KernelDrops {
-            KernelDrops { buffer_full: 3, interface: 0, untold: 0 }
-        }
+            then.map_or(Ok(Readiness::Waiting), |then| then())
+        })
     }
 
     /// A source with a defect, which shows after two frames have been taken.
-    struct Breaking;
-
-    impl Source for Breaking {
-        fn drain(
-            &mut self,
-            _: Instant,
-            _: usize,
-            each: &mut dyn FnMut(&Frame<'_>),
-        ) -> Result<Readiness, Box<dyn Explain>> {
+    fn breaking() -> Box<dyn Source> {
+        MadeUp::always_ready(0, |_, _, each| {
             each(&testing::FRAME);
             each(&testing::FRAME);
             panic!("a defect that this test makes")
-        }
-
-        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-            None
-        }
-
-        fn kernel_drops(&mut self) -> KernelDrops {
-            KernelDrops::default()
-        }
+        })
     }
 
     fn ready(failures: &Failures, then: Option<End>, cpu: Option<usize>) -> Ready {
-        ready_with(failures, Box::new(Then { gave: false, then }), cpu)
+        ready_with(failures, one_frame(then), cpu)
     }
 
     fn ready_with(failures: &Failures, source: Box<dyn Source>, cpu: Option<usize>) -> Ready {
@@ -451,7 +416,7 @@ mod tests {
 
     #[test]
     fn what_a_worker_holds_when_it_crashes_has_a_fate() {
-        let outcome = outcome(|failures| vec![ready_with(failures, Box::new(Breaking), None)]);
+        let outcome = outcome(|failures| vec![ready_with(failures, breaking(), None)]);
         assert_eq!(outcome.failures.len(), 1);
         let account = &outcome.ledger.destinations[0];
         assert_eq!((outcome.ledger.captured, account.sent, account.in_flight), (2, 0, 0));

@@ -636,12 +636,10 @@ impl Worker {
 mod tests {
     use std::io::{self, PipeReader, Write as _};
     use std::num::NonZeroU16;
-    use std::os::fd::{AsFd as _, BorrowedFd};
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::super::testing;
+    use super::super::testing::{self, MadeUp};
     use super::*;
-    use crate::error::Explain;
     use crate::frame::{At, Offload, Unfinished};
     use crate::ledger::Ledger;
     use crate::source::SourceError;
@@ -653,126 +651,57 @@ mod tests {
         (contact.published.read(), contact.failures.take().len())
     }
 
-    /// An interface that goes away while its buffer still holds frames.
-    struct Vanished {
-        ring: PipeReader,
-        /// Frames that wait in the source itself.
-        held: usize,
-    }
-
-    impl Source for Vanished {
-        fn drain(
-            &mut self,
-            _: Instant,
-            _: usize,
-            each: &mut dyn FnMut(&Frame<'_>),
-        ) -> Result<Readiness, Box<dyn Explain>> {
-            (0..self.held).for_each(|_| each(&testing::FRAME));
+    /// An interface that goes away while so many frames wait in the source itself, and `ring` is readable.
+    fn vanished(ring: PipeReader, held: usize) -> Box<dyn Source> {
+        MadeUp::behind(ring, move |_, _, each| {
+            (0..held).for_each(|_| each(&testing::FRAME));
             let (interface, cause) = ("eth7".to_owned(), pcap::Error::PcapError("the interface disappeared".into()));
             Err(Box::new(SourceError::CaptureEnded { interface, cause }))
-        }
-
-        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-            Some(self.ring.as_fd())
-        }
-
-        fn kernel_drops(&mut self) -> KernelDrops {
-            KernelDrops::default()
-        }
+        })
     }
 
-    /// A buffer that it takes longer to empty than the kernel takes to hand it over.
-    struct Behind {
-        ring: PipeReader,
-        left: u32,
-    }
-
-    impl Source for Behind {
-        fn drain(
-            &mut self,
-            _: Instant,
-            _: usize,
-            each: &mut dyn FnMut(&Frame<'_>),
-        ) -> Result<Readiness, Box<dyn Explain>> {
-            if self.left == 0 {
+    /// A buffer with so many frames that it takes longer to empty than the kernel takes to hand it over.
+    fn slow(ring: PipeReader, mut left: u32) -> Box<dyn Source> {
+        MadeUp::behind(ring, move |_, _, each| {
+            if left == 0 {
                 return Ok(Readiness::Waiting);
             }
             std::thread::sleep(Duration::from_millis(1));
-            self.left -= 1;
+            left -= 1;
             each(&testing::FRAME);
             Ok(Readiness::More)
-        }
-
-        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-            Some(self.ring.as_fd())
-        }
-
-        fn kernel_drops(&mut self) -> KernelDrops {
-            KernelDrops::default()
-        }
+        })
     }
 
     fn captured_after_a_stop(held: u32) -> u64 {
         let (contact, (ring, _writer)) = (testing::contact(), io::pipe().unwrap());
         contact.stop.request();
-        testing::worker(vec![Box::new(Behind { ring, left: held })], &contact, None).run();
+        testing::worker(vec![slow(ring, held)], &contact, None).run();
         contact.published.read().captured
     }
 
     /// A replay that waits for one frame, counts how often it is asked for it, and ends without it.
-    struct Waiting {
-        until: Option<Instant>,
-        asked: Arc<AtomicU32>,
-    }
-
-    impl Source for Waiting {
-        fn drain(
-            &mut self,
-            now: Instant,
-            _: usize,
-            _: &mut dyn FnMut(&Frame<'_>),
-        ) -> Result<Readiness, Box<dyn Explain>> {
-            self.asked.fetch_add(1, Ordering::Relaxed);
-            let until = *self.until.get_or_insert(now + Duration::from_millis(50));
+    fn waiting(asked: &Arc<AtomicU32>) -> Box<dyn Source> {
+        let (asked, mut until) = (Arc::clone(asked), None);
+        MadeUp::always_ready(0, move |now, _, _| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let until = *until.get_or_insert(now + Duration::from_millis(50));
             Ok(if now < until { Readiness::Until(until) } else { Readiness::Ended })
-        }
-
-        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-            None
-        }
-
-        fn kernel_drops(&mut self) -> KernelDrops {
-            KernelDrops::default()
-        }
+        })
     }
 
     /// A busy interface: as many frames as anybody takes, and five lost by the kernel.
-    struct Busy;
-
-    impl Source for Busy {
-        fn drain(
-            &mut self,
-            _: Instant,
-            budget: usize,
-            each: &mut dyn FnMut(&Frame<'_>),
-        ) -> Result<Readiness, Box<dyn Explain>> {
+    fn busy() -> Box<dyn Source> {
+        MadeUp::always_ready(5, |_, budget, each| {
             (0..budget).for_each(|_| each(&testing::FRAME));
             Ok(Readiness::More)
-        }
-
-        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-            None
-        }
-
-        fn kernel_drops(&mut self) -> KernelDrops {
-            KernelDrops { buffer_full: 5, interface: 0, untold: 0 }
-        }
+        })
     }
 
     #[test]
     fn a_count_takes_so_many_frames_and_what_the_kernel_dropped_at_every_source() {
         for count in [700, 100] {
-            let (ledger, _) = run(vec![Box::new(Busy), Box::new(Busy)], Some(count));
+            let (ledger, _) = run(vec![busy(), busy()], Some(count));
             assert_eq!((ledger.captured, ledger.kernel.buffer_full), (count, 10));
         }
     }
@@ -781,7 +710,7 @@ mod tests {
     fn timestamps_tell_whose_a_frame_is_until_the_other_run_is_gone_and_its_frames_are() {
         let contact = testing::contact();
         contact.takeover.close();
-        let mut worker = testing::worker(vec![Box::new(Busy)], &contact, None);
+        let mut worker = testing::worker(vec![busy()], &contact, None);
         let mut own_time = || {
             worker.see_takeover();
             worker.own_time.clone()
@@ -801,7 +730,7 @@ mod tests {
     fn a_replay_waits_for_its_moment_like_an_interface() {
         let contact = testing::contact();
         contact.takeover.close();
-        let mut worker = testing::worker(vec![Box::new(Busy)], &contact, None);
+        let mut worker = testing::worker(vec![busy()], &contact, None);
         let mut captured_in_a_turn = || {
             worker.see_takeover();
             worker.drain(Instant::now(), false);
@@ -816,10 +745,9 @@ mod tests {
     fn an_event_that_comes_after_its_order_is_one_turn_more() {
         let contact = testing::contact();
         let asked = Arc::new(AtomicU32::new(0));
-        let waiting = Waiting { until: None, asked: Arc::clone(&asked) };
         // The worker was awake and has seen to the order already.
         contact.stop.wake();
-        testing::worker(vec![Box::new(waiting)], &contact, None).run();
+        testing::worker(vec![waiting(&asked)], &contact, None).run();
         assert!(asked.load(Ordering::Relaxed) <= 5, "asked {asked:?} times");
     }
 
@@ -836,15 +764,8 @@ mod tests {
     }
 
     /// A super-frame of 530 segments.
-    struct SuperFrame;
-
-    impl Source for SuperFrame {
-        fn drain(
-            &mut self,
-            _: Instant,
-            _: usize,
-            each: &mut dyn FnMut(&Frame<'_>),
-        ) -> Result<Readiness, Box<dyn Explain>> {
+    fn super_frame() -> Box<dyn Source> {
+        MadeUp::always_ready(0, |_, _, each| {
             const SIZE: u16 = 500;
             let mut bytes = Vec::new();
             let headers = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 7], [192, 0, 2, 8], 64);
@@ -855,22 +776,14 @@ mod tests {
             let wire_len = u32::try_from(bytes.len()).unwrap();
             each(&Frame { bytes: &bytes, wire_len, offload, ..testing::FRAME });
             Ok(Readiness::Ended)
-        }
-
-        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-            None
-        }
-
-        fn kernel_drops(&mut self) -> KernelDrops {
-            KernelDrops::default()
-        }
+        })
     }
 
     #[test]
     fn a_session_that_ends_inside_a_super_frame_has_a_whole_ledger() {
         let contact = testing::contact();
         contact.stop.hurry();
-        testing::worker(vec![Box::new(SuperFrame)], &contact, None).run();
+        testing::worker(vec![super_frame()], &contact, None).run();
         let ledger = contact.published.read();
         assert_eq!(ledger.balance(), Ok(()));
         let stopping = ledger.not_normalised[DropReason::Stopping];
@@ -881,7 +794,7 @@ mod tests {
     #[test]
     fn what_a_failing_source_still_held_may_exceed_the_count() {
         let (ring, _writer) = io::pipe().unwrap();
-        let (ledger, failures) = run(vec![Box::new(Vanished { ring, held: 10 }), Box::new(Busy)], Some(5));
+        let (ledger, failures) = run(vec![vanished(ring, 10), busy()], Some(5));
         assert_eq!((ledger.captured, failures), (10, 1));
     }
 
@@ -890,8 +803,7 @@ mod tests {
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(b"unread").unwrap();
         let asked = Arc::new(AtomicU32::new(0));
-        let waiting = Waiting { until: None, asked: Arc::clone(&asked) };
-        let (_, failures) = run(vec![Box::new(Vanished { ring: reader, held: 0 }), Box::new(waiting)], None);
+        let (_, failures) = run(vec![vanished(reader, 0), waiting(&asked)], None);
         assert_eq!(failures, 1);
         // At first, when the time has come, and twice more because waits end at whole milliseconds.
         assert!(asked.load(Ordering::Relaxed) <= 4, "asked {asked:?} times");

@@ -232,10 +232,10 @@ fn a_mirror_makes_room_for_others_on_its_underlay_and_comes_back() {
         let limited = format!("limit.underlay = \"{}%\"\nselect.filter = \"tcp port 80\"\n", share * 100.0);
         let daemon = Daemon::start(&lab, &format!("{session}{limited}"));
         // Ten thousand frames a second, 11 Mbit/s in their tunnels, as long as the rest takes.
-        let frames = conversations_over_http(22_000 / slower);
+        let frames = traffic::conversations_over_http(22_000 / slower);
         // Others send 16 Mbit/s, for eight seconds.
         let others = vec![traffic::numbered_frame(0, 1000); 16_000 / slower as usize];
-        let other_bits = others.len() as f64 * 8000.0;
+        let other_bits = f64::from(16_000 / slower) * 8000.0;
         let others = lab.write("others.pcap", traffic::capture_file(&others));
         let (pace, (from, to)) = while_sending(&lab, &frames, &format!("--pps={}", 10_000 / slower), || {
             await_that("the mirror to run", || governor(&lab)["limits"][0]["measured"].as_f64() > Some(0.2 * share));
@@ -250,7 +250,8 @@ fn a_mirror_makes_room_for_others_on_its_underlay_and_comes_back() {
         let ledgers = daemon.stop();
         ledgers["one"].assert_lossless();
         // Ethernet headers count on the interface.
-        let bits_of_one = frames.iter().map(|frame| frame.len() + 50).sum::<usize>() as f64 * 8.0 / frames.len() as f64;
+        let bytes = u32::try_from(frames.iter().map(|frame| frame.len() + 50).sum::<usize>()).expect("some megabytes");
+        let bits_of_one = f64::from(bytes) * 8.0 / f64::from(10 * (22_000 / slower));
         let others = other_bits / (to - from);
         let offered = pace.a_second(from + 3.0, to) * bits_of_one;
         if others > 0.9 * limit || others + offered < 1.1 * limit {
@@ -385,54 +386,6 @@ fn a_reload_that_lowers_the_total_of_memory_gives_sessions_that_run_smaller_buff
     assert!(arrived == frames.into_iter().collect(), "each frame arrives once");
 }
 
-/// Conversations over HTTP as a client and a server have them, each of ten frames and with a request that a rule looks
-/// for; about sixty go on at the same time.
-fn conversations_over_http(count: u32) -> Vec<Vec<u8>> {
-    const FRAMES: u32 = 10;
-    const APART: u32 = 6;
-    let mut frames: Vec<(u32, Vec<u8>)> = Vec::with_capacity((count * FRAMES) as usize);
-    for number in 0..count {
-        let [_, high, middle, low] = (number / 20).to_be_bytes();
-        let client = [10, 9 + high, middle, low];
-        let port = 20_000 + u16::try_from(number % 20).expect("small");
-        let request = b"GET /evil HTTP/1.1\r\nHost: a.example\r\n\r\n";
-        let answer = [&b"HTTP/1.1 200 OK\r\nContent-Length: 300\r\n\r\n"[..], &[b'x'; 300]].concat();
-        let (asked, answered) =
-            (u32::try_from(request.len()).expect("short"), u32::try_from(answer.len()).expect("short"));
-        // From the client?, flags, sequence and acknowledgment number, payload.
-        let (syn, ack, push, fin) = (1, 2, 4, 8);
-        let talk: [(bool, u8, u32, u32, &[u8]); FRAMES as usize] = [
-            (true, syn, 0, 0, &[]),
-            (false, syn | ack, 0, 1, &[]),
-            (true, ack, 1, 1, &[]),
-            (true, ack | push, 1, 1, request),
-            (false, ack, 1, 1 + asked, &[]),
-            (false, ack | push, 1, 1 + asked, &answer),
-            (true, ack, 1 + asked, 1 + answered, &[]),
-            (true, ack | fin, 1 + asked, 1 + answered, &[]),
-            (false, ack | fin, 1 + answered, 2 + asked, &[]),
-            (true, ack, 2 + asked, 2 + answered, &[]),
-        ];
-        for (step, (from_client, flags, sequence, acknowledged, payload)) in (0..).zip(talk) {
-            let server = [10, 8, 0, 200];
-            let (from, to, ports) =
-                if from_client { (client, server, (port, 80)) } else { (server, client, (80, port)) };
-            let packet =
-                etherparse::PacketBuilder::ethernet2(traffic::STRANGER, [2, 0xfa, 0, 0, 0, 2]).ipv4(from, to, 64);
-            let mut tcp = packet.tcp(ports.0, ports.1, 1000 + sequence, 60_000);
-            tcp = if flags & syn != 0 { tcp.syn() } else { tcp };
-            tcp = if flags & ack != 0 { tcp.ack(1000 + acknowledged) } else { tcp };
-            tcp = if flags & push != 0 { tcp.psh() } else { tcp };
-            tcp = if flags & fin != 0 { tcp.fin() } else { tcp };
-            let mut frame = Vec::with_capacity(tcp.size(payload.len()));
-            tcp.write(&mut frame, payload).expect("a vector takes everything");
-            frames.push((number + step * APART, frame));
-        }
-    }
-    frames.sort_by_key(|&(when, _)| when);
-    frames.into_iter().map(|(_, frame)| frame).collect()
-}
-
 /// What a run with a fifth of the CPU came to.
 #[derive(Debug)]
 struct Governed {
@@ -456,7 +409,7 @@ fn governed(seconds: u32) -> Option<Governed> {
     let lab = Lab::with_underlay_mtu(1600);
     let plain = ["-i", "h0", "-B", "64MiB", "--to", VXLAN, "tcp", "port", "80"];
     let farspan = Farspan::mirror(&lab, &plain);
-    let some = conversations_over_http(frames_a_second / 10 * 4);
+    let some = traffic::conversations_over_http(frames_a_second / 10 * 4);
     let (_, unlimited) = while_sending(&lab, &some, &rate, || {
         thread::sleep(Duration::from_millis(500));
         cpu_share(farspan.id(), Duration::from_secs(3))
@@ -470,7 +423,7 @@ fn governed(seconds: u32) -> Option<Governed> {
     let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
     let limit = format!("{:.1}% of a core", allowed * 100.0);
     let farspan = Farspan::mirror(&lab, &[&["--limit-cpu", &limit], &plain[..]].concat());
-    let conversations = conversations_over_http(frames_a_second / 10 * seconds);
+    let conversations = traffic::conversations_over_http(frames_a_second / 10 * seconds);
     let (_, taken) = while_sending(&lab, &conversations, &rate, || {
         thread::sleep(Duration::from_secs(4));
         cpu_share(farspan.id(), Duration::from_secs(u64::from(seconds) - 6))

@@ -73,7 +73,7 @@ pub fn now() -> f64 {
 /// Frames that an interface of this thread's namespace has received (`/proc/net/dev`).
 fn received(link: &str) -> f64 {
     let all = fs::read_to_string("/proc/thread-self/net/dev").expect("the kernel tells it");
-    let line = all.lines().find_map(|line| line.trim_start().strip_prefix(link)?.strip_prefix(':'));
+    let counters = all.lines().find_map(|line| line.trim_start().strip_prefix(link)?.strip_prefix(':'));
     // Bytes come first.
-    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).expect("the interface is there")
+    counters.and_then(|counters| counters.split_whitespace().nth(1)?.parse().ok()).expect("the interface is there")
 }

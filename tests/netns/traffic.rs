@@ -133,6 +133,53 @@ pub fn udp_frame(number: u32, flows: u16, length: usize) -> Vec<u8> {
     frame
 }
 
+/// Conversations over HTTP as a client and a server have them, each of ten frames and with a request that a rule looks
+/// for; about sixty go on at the same time.
+pub fn conversations_over_http(count: u32) -> Vec<Vec<u8>> {
+    const FRAMES: u32 = 10;
+    const APART: u32 = 6;
+    let mut frames: Vec<(u32, Vec<u8>)> = Vec::with_capacity((count * FRAMES) as usize);
+    for number in 0..count {
+        let [_, high, middle, low] = (number / 20).to_be_bytes();
+        let client = [10, 9 + high, middle, low];
+        let port = 20_000 + u16::try_from(number % 20).expect("small");
+        let request = b"GET /evil HTTP/1.1\r\nHost: a.example\r\n\r\n";
+        let answer = [&b"HTTP/1.1 200 OK\r\nContent-Length: 300\r\n\r\n"[..], &[b'x'; 300]].concat();
+        let (asked, answered) =
+            (u32::try_from(request.len()).expect("short"), u32::try_from(answer.len()).expect("short"));
+        // From the client?, flags, sequence and acknowledgment number, payload.
+        let (syn, ack, push, fin) = (1, 2, 4, 8);
+        let talk: [(bool, u8, u32, u32, &[u8]); FRAMES as usize] = [
+            (true, syn, 0, 0, &[]),
+            (false, syn | ack, 0, 1, &[]),
+            (true, ack, 1, 1, &[]),
+            (true, ack | push, 1, 1, request),
+            (false, ack, 1, 1 + asked, &[]),
+            (false, ack | push, 1, 1 + asked, &answer),
+            (true, ack, 1 + asked, 1 + answered, &[]),
+            (true, ack | fin, 1 + asked, 1 + answered, &[]),
+            (false, ack | fin, 1 + answered, 2 + asked, &[]),
+            (true, ack, 2 + asked, 2 + answered, &[]),
+        ];
+        for (step, (from_client, flags, sequence, acknowledged, payload)) in (0..).zip(talk) {
+            let server = [10, 8, 0, 200];
+            let (from, to, ports) =
+                if from_client { (client, server, (port, 80)) } else { (server, client, (80, port)) };
+            let packet = etherparse::PacketBuilder::ethernet2(STRANGER, NOBODY).ipv4(from, to, 64);
+            let mut tcp = packet.tcp(ports.0, ports.1, 1000 + sequence, 60_000);
+            tcp = if flags & syn != 0 { tcp.syn() } else { tcp };
+            tcp = if flags & ack != 0 { tcp.ack(1000 + acknowledged) } else { tcp };
+            tcp = if flags & push != 0 { tcp.psh() } else { tcp };
+            tcp = if flags & fin != 0 { tcp.fin() } else { tcp };
+            let mut frame = Vec::with_capacity(tcp.size(payload.len()));
+            tcp.write(&mut frame, payload).expect("a vector takes everything");
+            frames.push((number + step * APART, frame));
+        }
+    }
+    frames.sort_by_key(|&(when, _)| when);
+    frames.into_iter().map(|(_, frame)| frame).collect()
+}
+
 /// One frame of each kind that a mirror meets, by name.
 pub fn twelve_types() -> Vec<(&'static str, Vec<u8>)> {
     let ipv4 = udp_frame(1, 1, 120);

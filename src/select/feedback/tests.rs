@@ -3,7 +3,7 @@
 use std::collections::BinaryHeap;
 
 use super::*;
-use crate::frame::{InterfaceId, Offload};
+use crate::frame::testing;
 use crate::quantity::Timestamp;
 
 /// VXLAN over IPv4.
@@ -89,17 +89,7 @@ fn mirror(honest: impl IntoIterator<Item = (u64, usize)>, relay: Option<Relay>, 
 }
 
 fn frame(at: u64, length: usize) -> Frame<'static> {
-    Frame {
-        bytes: &[0; 60],
-        wire_len: u32::try_from(length).unwrap(),
-        timestamp: Timestamp::from_nanos(at),
-        direction: None,
-        interface: InterfaceId(0),
-        origin: None,
-        offload: Offload::Whole,
-        has_restored_tag: false,
-        refused: None,
-    }
+    Frame { wire_len: u32::try_from(length).unwrap(), timestamp: Timestamp::from_nanos(at), ..testing::frame(&[0; 60]) }
 }
 
 /// So many frames per second of lengths that `length` tells by number, from one second to another.

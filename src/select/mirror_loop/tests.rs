@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::plan::SamplePlan;
-use crate::frame::{InterfaceId, Offload};
+use crate::frame::testing;
 use crate::quantity::{ErspanSessionId, GreKey, Mtu, Timestamp, Vni};
 use crate::select::own_traffic::OwnTraffic;
 use crate::select::{Selector, Verdict as Selected};
@@ -56,17 +56,7 @@ fn arp() -> Vec<u8> {
 }
 
 fn captured(bytes: &[u8], at: u64) -> Frame<'_> {
-    Frame {
-        bytes,
-        wire_len: u32::try_from(bytes.len()).unwrap(),
-        timestamp: Timestamp::from_nanos(at),
-        direction: None,
-        interface: InterfaceId(0),
-        origin: None,
-        offload: Offload::Whole,
-        has_restored_tag: false,
-        refused: None,
-    }
+    Frame { timestamp: Timestamp::from_nanos(at), ..testing::frame(bytes) }
 }
 
 fn judge(detector: &mut MirrorLoop, bytes: &[u8]) -> Option<DropReason> {

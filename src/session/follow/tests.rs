@@ -18,7 +18,7 @@ use super::*;
 use crate::config::plan::SourcePlan;
 use crate::config::testing::session;
 use crate::destination::{Patience, Shared};
-use crate::frame::{Frame, Offload};
+use crate::frame::{Frame, testing};
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::ledger::{DropReason, KernelDrops, Ledger};
 use crate::normalise::Normaliser;
@@ -135,17 +135,7 @@ impl Source for Part {
     ) -> Result<Readiness, Box<dyn Explain>> {
         let mut bytes = [0; 60];
         bytes[DEVICE] = u8::try_from(self.device).unwrap();
-        each(&Frame {
-            bytes: &bytes,
-            wire_len: 60,
-            timestamp: Timestamp::from_nanos(1),
-            direction: None,
-            interface: self.interface,
-            origin: None,
-            offload: Offload::Whole,
-            has_restored_tag: false,
-            refused: None,
-        });
+        each(&Frame { timestamp: Timestamp::from_nanos(1), interface: self.interface, ..testing::frame(&bytes) });
         let fails = self.fails.lock().unwrap().contains(&(self.worker, self.device));
         if fails || self.devices.lock().unwrap()[self.device].gone {
             let cause = io::Error::from_raw_os_error(libc::ENODEV);

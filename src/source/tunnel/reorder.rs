@@ -163,8 +163,7 @@ impl Reorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{InterfaceId, Offload};
-    use crate::quantity::Timestamp;
+    use crate::frame::testing;
     use proptest::prelude::*;
 
     const DELAY: Duration = Duration::from_millis(5);
@@ -181,17 +180,7 @@ mod tests {
             let now = begin + Duration::from_millis(millis);
             let number = start.wrapping_add(number);
             let bytes = [&[u8::try_from(stream).unwrap()][..], &number.to_be_bytes()].concat();
-            let frame = Frame {
-                bytes: &bytes,
-                wire_len: 5,
-                timestamp: Timestamp::default(),
-                direction: None,
-                interface: InterfaceId(0),
-                origin: None,
-                offload: Offload::Whole,
-                has_restored_tag: false,
-                refused: None,
-            };
+            let frame = testing::frame(&bytes);
             reorder.release(now, &mut seen);
             reorder.take(now, &Received { frame, place: Some((stream, number)) }, &mut seen);
         }
@@ -225,17 +214,7 @@ mod tests {
         const MOST_BYTES: usize = 1 << 20;
         let (mut reorder, begin) = (Reorder::new(Some(DELAY), MOST_BYTES), Instant::now());
         let large = vec![7; 64_000];
-        let frame = Frame {
-            bytes: &large,
-            wire_len: 64_000,
-            timestamp: Timestamp::default(),
-            direction: None,
-            interface: InterfaceId(0),
-            origin: None,
-            offload: Offload::Whole,
-            has_restored_tag: false,
-            refused: None,
-        };
+        let frame = testing::frame(&large);
         let mut out = 0;
         // Every other number is missing, on several streams.
         for number in 0..1500 {
