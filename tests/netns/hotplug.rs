@@ -118,14 +118,20 @@ fn what_a_pattern_means_is_mirrored_whatever_happens_to_it() {
         lab.host.run("ip link set veth1 name web1");
         lab.host.run("ip link set web1 up");
         await_that("the new name", || farspan.log().contains("web1"));
+        // libpcap ends a capture whose interface got another name while it was down.
+        if engine().iter().any(|word| word == "pcap") {
+            await_that("the capture by the new name", || farspan.log().contains("web1 is mirrored now"));
+        }
         traffic::send_from(&lab, &lab.client, "pveth1", &numbered(1300..1600), "--pps=5000");
         await_numbers(&arriving, 1300..1600, 3);
 
         // One that the plan does not mean: what comes now is nobody's.
+        let ends = || farspan.log().matches("web1 has gone").count();
+        let before = ends();
         lab.host.run("ip link set web1 down");
         lab.host.run("ip link set web1 name other1");
         lab.host.run("ip link set other1 up");
-        await_that("the end of its capture", || farspan.log().contains("web1 has gone"));
+        await_that("the end of its capture", || ends() > before);
         all_arrive(&lab, "veth0", 1600..1700, 2, &arriving);
 
         let ledger = farspan.stop();
