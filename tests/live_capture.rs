@@ -21,7 +21,7 @@ use nix::sched::{CloneFlags, unshare};
 const TAPPED: &str = "tapped0";
 const FAR: &str = "far0";
 /// Longest that a test waits for the kernel.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// `EtherType` for local experiments (IEEE 802): nobody else sends it.
 const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
 

@@ -90,7 +90,7 @@ fn a03_a_log_that_nobody_reads_stops_neither_the_daemon_nor_the_mirror() {
         thread::sleep(Duration::from_millis(100));
     }
     await_that("60 reloads", || daemon.status().is_some_and(|said| said.contains("reloaded")));
-    lab.host.run("curl -sS --fail --max-time 5 http://127.0.0.1:9469/healthz");
+    lab.host.run("curl -sS --fail --max-time 30 http://127.0.0.1:9469/healthz");
     lab.host.run("ip link set h0 down");
     thread::sleep(Duration::from_millis(1500));
     lab.host.run("ip link set h0 up");
@@ -98,7 +98,7 @@ fn a03_a_log_that_nobody_reads_stops_neither_the_daemon_nor_the_mirror() {
     lab.client.await_link("c0");
     traffic::send(&lab, &frames(0..1499), "--pps=1000");
     arriving.await_frames(1499);
-    let page = lab.host.run("curl -sS --fail --max-time 5 http://127.0.0.1:9469/metrics");
+    let page = lab.host.run("curl -sS --fail --max-time 30 http://127.0.0.1:9469/metrics");
     assert!(page.contains("\nfarspan_log_lines_dropped_total "), "{page}");
     let (status, ledger) = daemon.stop("dmz");
     assert!(status.success(), "{status}");

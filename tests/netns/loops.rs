@@ -26,7 +26,7 @@ fn mirror(lab: &Lab, namespace: &Namespace, name: &str, arguments: &[&str]) -> F
 /// Pings once, and lets a loop go round for as long as the issue gives it.
 fn ping_and_watch(from: &Namespace, to: &str, captures: &[&Capture]) {
     let began = Instant::now();
-    from.run(&format!("ping -q -c 1 -W 5 {to}"));
+    from.run(&format!("ping -q -c 1 -W 30 {to}"));
     // Either nothing goes round any more, or there are far too many frames.
     await_that("the time of a loop to pass", || {
         let most = captures.iter().map(|capture| capture.frames().len()).max().unwrap_or(0);
@@ -120,7 +120,7 @@ fn r01_a_ring_of_three_hosts_with_three_encapsulations_does_not_loop() {
     let sessions: Vec<Farspan> = (0..3)
         .map(|number| mirror(&lab, &hosts[number], &format!("ring{number}"), &["-i", "r0", "--to", to[number]]))
         .collect();
-    hosts[0].run("ping -q -c 1 -W 5 198.51.100.2");
+    hosts[0].run("ping -q -c 1 -W 30 198.51.100.2");
     let captures: Vec<&Capture> = ports.iter().collect();
     ping_and_watch(&hosts[0], "198.51.100.3", &captures);
     let logs: Vec<String> = sessions.iter().map(Farspan::log).collect();
@@ -148,7 +148,7 @@ fn r01_an_analyzer_behind_an_overlay_of_the_host_does_not_loop() {
     };
     overlay(&lab.host, 1, 2);
     overlay(&lab.analyzer, 2, 1);
-    lab.host.run("ping -q -c 1 -W 5 10.9.0.2");
+    lab.host.run("ping -q -c 1 -W 30 10.9.0.2");
     let seen = Capture::start(&lab, &lab.analyzer, "vx0", "udp dst port 4789");
     let farspan = Farspan::mirror_as_told(&lab, &["-i", "u0", "--to", "vxlan://10.9.0.2?vni=42"]);
     ping_and_watch(&lab.host, ANALYZER, &[&seen]);
@@ -200,7 +200,7 @@ fn relayed(lab: &Lab, mode: &str) -> [Process; 2] {
 fn behind_a_relay(mode: &str, traffic: impl FnOnce(&Lab, &Capture)) -> (Lab, Ledger, String, PathBuf) {
     let lab = Lab::new();
     let _relays = relayed(&lab, mode);
-    lab.host.run("ping -q -c 1 -W 5 10.9.0.2");
+    lab.host.run("ping -q -c 1 -W 30 10.9.0.2");
     let seen = Capture::start(&lab, &lab.analyzer, "tun9", "udp dst port 4789");
     let farspan = Farspan::mirror_as_told(&lab, &["-i", "u0", "--to", "vxlan://10.9.0.2?vni=42"]);
     traffic(&lab, &seen);

@@ -114,7 +114,7 @@ fn t26_a_container_and_its_host_do_not_mirror_each_other_for_ever() {
     lab.host.run("sysctl -qw net.ipv4.ip_forward=1");
     lab.analyzer.run("ip route add 10.9.0.0/24 via 192.0.2.1");
     container.await_link("b0");
-    container.run("ping -q -c 1 -w 5 192.0.2.2");
+    container.run("ping -q -c 1 -w 30 192.0.2.2");
 
     let seen = Capture::start(&lab, &lab.analyzer, "a0", "");
     let host = mirror(&lab, &lab.host, "host", &["-i", "u0", "-i", "br0", "--to", "vxlan://192.0.2.2?vni=1"]);

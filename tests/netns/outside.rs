@@ -55,7 +55,7 @@ fn frames() -> Vec<Vec<u8>> {
 
 /// The page of metrics as curl gets it.
 fn scrape(lab: &Lab) -> String {
-    lab.host.run(&format!("curl -sS --fail --max-time 5 {PAGE}"))
+    lab.host.run(&format!("curl -sS --fail --max-time 30 {PAGE}"))
 }
 
 /// The samples of a page that are whole numbers, by name and labels.
@@ -155,7 +155,7 @@ fn prometheus_itself_reads_openmetrics_and_takes_the_alert_rules() {
     let _prometheus = lab.host.start(&line, &lab.path("prometheus.log"));
     let ask = |what: &str| {
         let url = format!("http://127.0.0.1:9090/api/v1/{what}");
-        run(lab.host.command("curl").args(["-sS", "--max-time", "5", "-G", &url]))
+        run(lab.host.command("curl").args(["-sS", "--max-time", "30", "-G", &url]))
     };
     await_that("Prometheus to scrape", || printed(&ask("targets")).contains("\"health\":\"up\""));
     traffic::send(&lab, &frames(), "--pps=20000");
@@ -461,7 +461,7 @@ fn the_journal_gets_priority_and_session_as_fields() {
     let lab = Lab::with_underlay_mtu(1600);
     fs::create_dir(lab.path("journal")).expect("the folder is writable");
     let journal = UnixDatagram::bind(lab.path("journal/socket")).expect("the folder is writable");
-    journal.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    journal.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
     let file =
         lab.write("farspan.toml", [configuration(&lab, ""), session("late", "late0", "gre://192.0.2.2")].concat());
     // `ip netns exec` gives the program mounts of its own: there the socket is where journald has it.

@@ -29,7 +29,7 @@ fn honest_frames_arrive_beside(sizes: &[u16], is_tunnelled: bool, burner: Option
         lab.client.run("ip link add x0 type vxlan id 7 local 10.8.0.1 remote 10.8.0.2 dstport 4789 dev c0");
         lab.client.link_up("x0", 1450, &[]);
         // The neighbour is known before the first frame.
-        lab.client.run("ping -q -c 1 -W 5 10.8.0.2");
+        lab.client.run("ping -q -c 1 -W 30 10.8.0.2");
         "x0"
     } else {
         "c0"
