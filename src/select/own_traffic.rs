@@ -239,13 +239,10 @@ impl OwnPath {
         paths
     }
 
-    /// Adds another tunnel of the path. One to the same port differs in its source ports only.
+    /// Adds another tunnel of the path. UDP to one port is one carrier, however many tunnels there are.
     fn take_up(&mut self, carrier: Carrier) {
-        if let Carrier::Udp { sources: more, destination, .. } = &carrier
-            && let Some(sources) = self.carriers.iter_mut().find_map(|known| known.udp_sources_to(*destination))
-        {
-            sources.extend(more);
-        } else if !self.carriers.contains(&carrier) {
+        let is_absorbed = self.carriers.iter_mut().any(|known| known.absorb(&carrier));
+        if !is_absorbed && !self.carriers.contains(&carrier) {
             self.carriers.push(carrier);
         }
     }
@@ -373,7 +370,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantity::{ErspanSessionId, GreKey, Mtu};
+    use crate::quantity::{ErspanSessionId, GreKey, Mtu, Vni};
     use crate::wire::nesting::testing::outer;
     use crate::wire::outer::{Outer, Transport};
     use proptest::prelude::*;
@@ -404,7 +401,7 @@ mod tests {
     }
 
     fn vxlan() -> Carrier {
-        Carrier::Udp { sources: vec![50_000, 50_007], destination: 4789, vnis: Vec::new() }
+        Carrier::Udp { sources: vec![50_000, 50_007], destination: 4789, vnis: vec![Vni::LEAST] }
     }
 
     fn erspan2(sessions: &[u64]) -> Carrier {
@@ -456,7 +453,8 @@ mod tests {
     #[test]
     fn workers_differ_in_their_source_ports_only() {
         let (local, remote) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
-        let udp = |sources: &[u16]| Carrier::Udp { sources: sources.to_vec(), destination: 4789, vnis: Vec::new() };
+        let udp =
+            |sources: &[u16]| Carrier::Udp { sources: sources.to_vec(), destination: 4789, vnis: vec![Vni::LEAST] };
         let tunnels = |sources: &[u16]| {
             [udp(sources), Carrier::Erspan1].map(|carrier| OwnTunnel { local, remote, carrier }).to_vec()
         };
@@ -487,6 +485,45 @@ mod tests {
                 (frame(local, remote, Transport::Gre, DATAGRAM), "another protocol"),
             ] {
                 assert!(!is_ours(&mut own, &visible), "{why}");
+            }
+        }
+    }
+
+    /// A VXLAN device of the kernel may send from any port of `ip_local_port_range`, also from one that a tunnel has bound.
+    #[test]
+    fn a04_another_vni_between_the_same_ports_is_somebody_elses() {
+        for hosts in [ipv4(), ipv6()] {
+            let Hosts { local, remote, .. } = hosts;
+            let vni = |value| Vni::new(value).unwrap();
+            let udp = |source: u16, vnis: &[u64]| Carrier::Udp {
+                sources: vec![source],
+                destination: 4789,
+                vnis: vnis.iter().map(|&value| vni(value)).collect(),
+            };
+            let with_vni = |value: u8| [&[8, 0, 0, 0, 0, 0, value, 0], DATAGRAM].concat();
+            let mut own = own(hosts, udp(50_000, &[7, 8]));
+            for (value, ours) in [(7, true), (8, true), (9, false), (0, false)] {
+                let datagram = frame(local, remote, VXLAN, &with_vni(value));
+                assert_eq!(is_ours(&mut own, &datagram), ours, "VNI {value}");
+                let fragments =
+                    fragments(hosts, VXLAN, 100 + u32::from(value), &[with_vni(value), vec![0; 1500]].concat());
+                assert!(fragments.iter().all(|fragment| is_ours(&mut own, fragment) == ours), "VNI {value}, fragments");
+            }
+            // The quote of an ICMP error may end before it.
+            let datagram = frame(local, remote, VXLAN, &with_vni(9));
+            let kind = if local.is_ipv4() { 3 } else { 1 };
+            assert!(is_ours(&mut own, &icmp_error(local, remote, kind, &datagram, 8)));
+            assert!(!is_ours(&mut own, &icmp_error(local, remote, kind, &datagram, 100)));
+
+            // Tunnels to one port are recognised together.
+            let tunnel = |carrier| OwnTunnel { local, remote, carrier };
+            let mut both = OwnTraffic::new(vec![tunnel(udp(50_000, &[7])), tunnel(udp(50_000, &[9]))]);
+            for (value, ours) in [(7, true), (8, false), (9, true)] {
+                assert_eq!(
+                    is_ours(&mut both, &frame(local, remote, VXLAN, &with_vni(value))),
+                    ours,
+                    "VNI {value} of both"
+                );
             }
         }
     }
@@ -653,7 +690,7 @@ mod tests {
         let fragments = fragments(hosts, VXLAN, 77, &[0; 1000]);
         assert!(is_ours(&mut own, &fragments[0]));
 
-        let other = Carrier::Udp { sources: vec![51_000], destination: 4789, vnis: Vec::new() };
+        let other = Carrier::Udp { sources: vec![51_000], destination: 4789, vnis: vec![Vni::LEAST] };
         let second = all.enter(vec![tunnel(other), tunnel(Carrier::Erspan1)]);
         let theirs = [udp(hosts.local, hosts.remote, 51_000, 4789), gre(hosts, &[0x0000_88be])];
         assert!(theirs.iter().all(|frame| !is_ours(&mut own, frame)));

@@ -20,7 +20,7 @@ pub struct OwnTunnel {
 /// How a tunnel's datagrams are recognised behind the IP header: everything in it that never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Carrier {
-    /// VXLAN and Geneve: UDP from one of our source ports to the tunnel's port.
+    /// VXLAN and Geneve: UDP from one of our source ports to the tunnel's port, with one of our VNIs.
     Udp {
         /// Ports of our socket bank.
         sources: Vec<u16>,
@@ -50,6 +50,11 @@ pub enum Carrier {
     },
 }
 
+/// Length of a UDP header (RFC 768).
+const UDP_HEADER_LEN: usize = 8;
+/// Where the word with the VNI begins in a VXLAN header (RFC 7348 section 5) and in a Geneve header (RFC 8926 section 3.4).
+const VNI: usize = 4;
+
 impl OwnTunnel {
     /// The tunnels of several workers, each a list in the order of the session's destinations, as one such list: a tunnel's
     /// workers differ in their source ports only.
@@ -69,12 +74,20 @@ impl OwnTunnel {
 }
 
 impl Carrier {
-    /// Our source ports, where UDP goes to this port.
-    pub fn udp_sources_to(&mut self, port: u16) -> Option<&mut Vec<u16>> {
-        match self {
-            Self::Udp { sources, destination, .. } if *destination == port => Some(sources),
-            _ => None,
+    /// Adds the source ports and VNIs of `other` where both are UDP to the same port. Returns whether they are.
+    pub fn absorb(&mut self, other: &Self) -> bool {
+        let (Self::Udp { sources, destination, vnis }, Self::Udp { sources: ports, destination: port, vnis: ids }) =
+            (self, other)
+        else {
+            return false;
+        };
+        if destination != port {
+            return false;
         }
+        sources.extend(ports);
+        let new: Vec<Vni> = ids.iter().copied().filter(|id| !vnis.contains(id)).collect();
+        vnis.extend(new);
+        true
     }
 
     /// The protocol number of the outer IP header.
@@ -85,8 +98,8 @@ impl Carrier {
         }
     }
 
-    /// Whether our headers stand at the transport header of `ip`. A quote may end before key or session id: then what
-    /// is there decides.
+    /// Whether our headers stand at the transport header of `ip`. A quote may end before the VNI, key or session id: then
+    /// what is there decides.
     pub fn carries(&self, bytes: &[u8], ip: &Ip) -> bool {
         let is_gre = |flags: u16, protocol: u16| {
             u16_at(bytes, ip.transport) == Some(flags) && u16_at(bytes, ip.transport + 2) == Some(protocol)
@@ -96,8 +109,13 @@ impl Carrier {
             behind_sequence.is_none_or(|word| sessions.contains(&erspan::session_of(word)))
         };
         match self {
-            Self::Udp { sources, destination, .. } => {
-                ip.ports(bytes).is_some_and(|(from, to)| to == *destination && sources.contains(&from))
+            Self::Udp { sources, destination, vnis } => {
+                // The kernel's own VXLAN devices take any port as their source, also one of ours: the VNI tells them apart.
+                let has_our_id = || {
+                    let vni = u32_at(bytes, ip.transport + UDP_HEADER_LEN + VNI);
+                    vni.is_none_or(|word| vnis.iter().any(|vni| vni.value() == word >> 8))
+                };
+                ip.ports(bytes).is_some_and(|(from, to)| to == *destination && sources.contains(&from)) && has_our_id()
             }
             Self::Gre { keys, sequence } => {
                 let key_flag = if keys.is_some() { gre::KEY_PRESENT } else { 0 };

@@ -17,15 +17,15 @@ fn mirror(lab: &Lab, arguments: &[&str]) -> Farspan {
     Farspan::start_command(lab, ["mirror", "mirroring "], command)
 }
 
-/// A script that sends frames which look like the tunnel's: `python3 FILE INTERFACE COUNT`. Each carries a word in place
+/// A script that sends frames which look like the tunnel's: `python3 FILE INTERFACE COUNT [VNI]`. Each carries a word in place
 /// of a frame.
 fn forge(lab: &Lab) -> String {
     let script = "
 import socket, struct, sys, time
-link, count = sys.argv[1], int(sys.argv[2])
+link, count, vni = sys.argv[1], int(sys.argv[2]), int((sys.argv + ['1'])[3])
 raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 raw.bind((link, 0))
-payload = b'\\x08\\0\\0\\0\\0\\0\\x01\\0' + b'\\x02' * 12 + b'\\x88\\xb5' + b'forged' + bytes(40)
+payload = b'\\x08\\0\\0\\0' + (vni << 8).to_bytes(4, 'big') + b'\\x02' * 12 + b'\\x88\\xb5' + b'forged' + bytes(40)
 udp = struct.pack('!HHHH', 50000, 4789, 8 + len(payload), 0) + payload
 def checksum(header):
     total = sum(struct.unpack('!10H', header))
@@ -100,6 +100,24 @@ fn a04_what_looks_own_beyond_what_was_sent_is_a_loss_and_is_told() {
         assert_eq!(told.len(), 1, "{log}");
         assert!(told[0].contains("192.0.2.1 -> 192.0.2.2") && told[0].contains("on u0, received"), "{log}");
     }
+}
+
+/// A VXLAN device of the kernel chooses its source ports by flow, also those that the tunnel has bound.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a04_another_vni_between_the_same_ports_arrives_complete() {
+    let lab = Lab::new();
+    let _sink = take_in_silence(&lab);
+    let script = forge(&lab);
+    let seen = Capture::start(&lab, &lab.analyzer, "a0", "");
+    let farspan = mirror(&lab, &["-i", "u0"]);
+    // So that the tunnel has sent datagrams that the others could pass for.
+    ping(&lab, &seen, 60, 60);
+    lab.host.run(&format!("python3 {script} u0 100 2"));
+    await_that("the copies of the others", || forged(seen.file()) >= 100);
+    let ledger = farspan.stop();
+    ledger.assert_lossless();
+    assert_eq!(forged(&seen.stop()), 100, "{ledger:#?}");
 }
 
 /// Each datagram shows once on each interface of its way: the bridge, and the port that it leaves by.
