@@ -332,7 +332,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("compare", &["config", "error", "flow", "frame", "quantity", "source", "wire"]),
-    ("config", &["error", "flow", "kernel", "quantity", "wire"]),
+    // `sys`: the access control lists of configuration files.
+    ("config", &["error", "flow", "kernel", "quantity", "sys", "wire"]),
     (
         "daemon",
         &[

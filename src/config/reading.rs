@@ -27,6 +27,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::file::FileError;
 use crate::error::{ExitCode, Explain, Problems};
+use crate::sys::xattr;
 
 /// How long a file may take: a pipe into which nothing is written ends there.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,8 +55,20 @@ pub struct Seen {
     pub gid: u32,
     /// Its type and mode.
     pub mode: u32,
+    /// Users and groups that its access control list lets write (acl(5)). The mode does not show them: its group bits are
+    /// the list's mask.
+    pub writers: Vec<Writer>,
     /// Whether nobody can write there whatever the mode says: its file system is mounted read-only.
     pub is_read_only: bool,
+}
+
+/// A user or group that an access control list lets write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// The user with this number.
+    User(u32),
+    /// The members of the group with this number.
+    Group(u32),
 }
 
 /// What something has to do with the configuration.
@@ -167,6 +180,8 @@ struct End {
     name: OsString,
     /// What is there, opened with `O_PATH`.
     object: OwnedFd,
+    /// Whether `name` is a link of /proc that leads to an open descriptor.
+    is_descriptor: bool,
 }
 
 impl Walk {
@@ -209,6 +224,8 @@ impl Walk {
             uid: metadata.uid(),
             gid: metadata.gid(),
             mode: metadata.mode(),
+            // The permissions of a link mean nothing (symlink(7)).
+            writers: if role == Role::Link { Vec::new() } else { writers_of(descriptor) },
             is_read_only: fstatvfs(descriptor).is_ok_and(|system| system.flags().contains(FsFlags::ST_RDONLY)),
         });
     }
@@ -220,7 +237,7 @@ impl Walk {
                 // The path ends in a directory that was walked through: the root, or one by "..".
                 let here = self.directories.last().cloned().ok_or(ErrorKind::NotFound)?;
                 let object = here.1.try_clone()?;
-                return Ok(End { path: here.0.clone(), name: ".".into(), object, walk: self });
+                return Ok(End { path: here.0.clone(), name: ".".into(), object, walk: self, is_descriptor: false });
             };
             if name == ".." {
                 if self.directories.len() > 1 {
@@ -236,12 +253,14 @@ impl Walk {
                 if self.links > MOST_LINKS {
                     return Err(Errno::ELOOP.into());
                 }
-                if fstatfs(&here.1).is_ok_and(|system| system.filesystem_type() == PROC_SUPER_MAGIC)
-                    && let Some(end) = self.through_descriptor(&here.1, &name)?
-                {
+                let is_in_proc = is_of_proc(&here.1);
+                // The kernel's own links have whichever owner the user namespace gives them; those of a process are its user's.
+                if !(is_in_proc && matches!(name.as_bytes(), b"self" | b"thread-self")) {
+                    self.see(&path, Role::Link, &metadata, object.as_fd());
+                }
+                if is_in_proc && let Some(end) = self.through_descriptor(&here.1, &name)? {
                     return Ok(end);
                 }
-                self.see(&path, Role::Link, &metadata, object.as_fd());
                 self.link_directories.push(here.0.clone());
                 let target = PathBuf::from(readlinkat(&here.1, name.as_os_str())?);
                 if target.is_absolute() {
@@ -249,10 +268,13 @@ impl Walk {
                 }
                 self.put_first(&target);
             } else if metadata.is_dir() && !self.pending.is_empty() {
-                self.see(&path, Role::Around, &metadata, object.as_fd());
+                // The kernel's own directories have whichever owner the namespace gives them, and nobody puts files there.
+                if !is_of_proc(&object) {
+                    self.see(&path, Role::Around, &metadata, object.as_fd());
+                }
                 self.directories.push(Arc::new((path, object)));
             } else if self.pending.is_empty() {
-                return Ok(End { walk: self, path, name, object });
+                return Ok(End { walk: self, path, name, object, is_descriptor: false });
             } else {
                 return Err(ErrorKind::NotADirectory.into());
             }
@@ -268,9 +290,10 @@ impl Walk {
             return Ok(None);
         }
         let object = open_at(here.as_fd(), name, OFlag::O_PATH)?;
-        // Whoever gave the descriptor to this process decides what is read, not a directory.
-        let walk = Self { directories: std::mem::take(&mut self.directories), ..Self::nowhere() };
-        Ok(Some(End { walk, path: target, name: name.to_owned(), object }))
+        // Whoever gave the descriptor to its process decides what is read, and whoever made the links that lead there.
+        let (directories, seen) = (std::mem::take(&mut self.directories), std::mem::take(&mut self.seen));
+        let walk = Self { directories, seen, ..Self::nowhere() };
+        Ok(Some(End { walk, path: target, name: name.to_owned(), object, is_descriptor: true }))
     }
 }
 
@@ -350,8 +373,7 @@ impl End {
     fn open(&self, deadline: Instant) -> io::Result<File> {
         let here = self.walk.directories.last().ok_or(ErrorKind::NotFound)?;
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let is_descriptor = self.walk.seen.is_empty();
-        let flags = if is_descriptor { flags } else { flags | OFlag::O_NOFOLLOW };
+        let flags = if self.is_descriptor { flags } else { flags | OFlag::O_NOFOLLOW };
         let expected = File::from(self.object.try_clone()?).metadata()?;
         loop {
             match open_at(here.1.as_fd(), &self.name, flags) {
@@ -383,6 +405,38 @@ impl Walk {
             link_directories: Vec::new(),
         }
     }
+}
+
+fn is_of_proc(directory: impl AsFd) -> bool {
+    fstatfs(directory).is_ok_and(|system| system.filesystem_type() == PROC_SUPER_MAGIC)
+}
+
+/// Who may write to what is open here by an access control list. File systems without lists let nobody else.
+fn writers_of(descriptor: BorrowedFd<'_>) -> Vec<Writer> {
+    let list = xattr::of(descriptor, c"system.posix_acl_access").ok().flatten().unwrap_or_default();
+    writers_in(&list)
+}
+
+/// The named users and groups that may write, in a list as the kernel gives it: a version (4 bytes), then for each entry tag
+/// (2 bytes), permissions (2) and number (4), little-endian (`linux/posix_acl_xattr.h`). The mask limits all of them.
+fn writers_in(list: &[u8]) -> Vec<Writer> {
+    const USER: u16 = 0x02;
+    const GROUP: u16 = 0x08;
+    const MASK: u16 = 0x10;
+    const WRITE: u16 = 0x2;
+    let (entries, _) = list.get(4..).unwrap_or_default().as_chunks::<8>();
+    let entries = entries.iter().map(|&[t0, t1, p0, p1, n0, n1, n2, n3]| {
+        (u16::from_le_bytes([t0, t1]), u16::from_le_bytes([p0, p1]), u32::from_le_bytes([n0, n1, n2, n3]))
+    });
+    let mask = entries.clone().find(|&(tag, ..)| tag == MASK).map_or(u16::MAX, |(_, mask, _)| mask);
+    let writers = entries.filter(|&(_, permissions, _)| permissions & mask & WRITE != 0);
+    writers
+        .filter_map(|(tag, _, number)| match tag {
+            USER => Some(Writer::User(number)),
+            GROUP => Some(Writer::Group(number)),
+            _ => None,
+        })
+        .collect()
 }
 
 fn open_at(directory: BorrowedFd<'_>, name: &OsStr, flags: OFlag) -> io::Result<OwnedFd> {
@@ -469,5 +523,36 @@ pub fn within_time<T: Send + 'static>(
         Ok(outcome) => outcome,
         Err(RecvTimeoutError::Timeout) => Err(NotInTime { file: file.to_owned(), patience: LONGEST }.into()),
         Err(RecvTimeoutError::Disconnected) => Err(unreadable(file, ErrorKind::Interrupted.into()).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The attribute that `setfacl -m u:1000:rw,u:1001:r,g:100:rw,m::MASK` makes of a file with mode 0640.
+    fn list(mask: u16) -> Vec<u8> {
+        let entries: [(u16, u16, u32); 7] = [
+            (0x01, 6, u32::MAX),
+            (0x02, 6, 1000),
+            (0x02, 4, 1001),
+            (0x04, 4, u32::MAX),
+            (0x08, 6, 100),
+            (0x10, mask, u32::MAX),
+            (0x20, 0, u32::MAX),
+        ];
+        let bytes = entries.iter().flat_map(|(tag, permissions, number)| {
+            [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &number.to_le_bytes()].concat()
+        });
+        2_u32.to_le_bytes().into_iter().chain(bytes).collect()
+    }
+
+    #[test]
+    fn a09_an_access_control_list_says_who_else_writes() {
+        assert_eq!(writers_in(&list(6)), [Writer::User(1000), Writer::Group(100)]);
+        assert_eq!(writers_in(&list(4)), [], "the mask takes it from all of them");
+        for length in 0..list(6).len() {
+            writers_in(&list(6)[..length]);
+        }
     }
 }

@@ -5,12 +5,20 @@ use std::path::PathBuf;
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
-use super::reading::{Provenance, Role, Seen};
+use super::reading::{Provenance, Role, Seen, Writer};
 use crate::error::{ExitCode, Explain, Problems};
 
 /// Why a file or directory of the configuration is not believed.
 #[derive(Debug, thiserror::Error)]
 pub enum Mistrust {
+    /// Its access control list lets others change it.
+    #[error("{who} may write to the configuration {} by its access control list", path.display())]
+    Listed {
+        /// A file, or a directory that files of the configuration are in.
+        path: PathBuf,
+        /// Who: a user or group by its name or number.
+        who: String,
+    },
     /// Its mode lets others than its owner change it.
     #[error("{who} may write to the configuration {}", path.display())]
     Writable {
@@ -32,6 +40,7 @@ pub enum Mistrust {
 impl Explain for Mistrust {
     fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Listed { path, .. } => format!("sudo setfacl -b {}", path.display()),
             Self::Writable { path, .. } => format!("sudo chmod go-w {}", path.display()),
             Self::ForeignOwner { path, .. } => format!("sudo chown root {}", path.display()),
         })
@@ -56,29 +65,50 @@ fn mistrust(seen: &Seen, daemon: Option<Uid>) -> Option<Mistrust> {
     const OTHERS_WRITE: u32 = 0o002;
     /// Who may write to a directory may rename no file of somebody else.
     const STICKY: u32 = 0o1000;
-    let Seen { path, role, uid, gid, mode, is_read_only } = seen;
+    let Seen { path, role, uid, gid, mode, writers, is_read_only } = seen;
     let (path, group) = (path.clone(), Gid::from_raw(*gid));
     let who = if *role == Role::Link {
         // The mode of a link means nothing (symlink(7)).
         None
     } else if mode & OTHERS_WRITE != 0 {
         Some("everybody".to_owned())
-    } else if mode & GROUP_WRITES != 0 && gid != &0 && !is_own_group(group) {
-        let named = Group::from_gid(group).ok().flatten();
-        Some(format!("the group {}", named.map_or_else(|| group.to_string(), |group| group.name)))
+    } else if mode & GROUP_WRITES != 0 && !is_trusted_group(group) {
+        Some(name_of_group(group))
     } else {
         None
     };
+    let is_trusted = |user: Uid| user.is_root() || user == geteuid() || Some(user) == daemon;
+    let listed = writers.iter().find_map(|writer| match *writer {
+        Writer::User(user) => Some(Uid::from_raw(user)).filter(|&user| !is_trusted(user)).map(name_of_user),
+        Writer::Group(group) => Some(Gid::from_raw(group)).filter(|&group| !is_trusted_group(group)).map(name_of_group),
+    });
     let is_kept = *role == Role::Around && mode & STICKY != 0;
-    if let Some(who) = who.filter(|_| !is_kept && !is_read_only) {
-        return Some(Mistrust::Writable { path, who });
+    if !is_kept && !is_read_only {
+        // The mode's group bits are the mask of the list, where there is one.
+        if let Some(who) = listed {
+            return Some(Mistrust::Listed { path, who });
+        }
+        if let Some(who) = who {
+            return Some(Mistrust::Writable { path, who });
+        }
     }
     let owner = Uid::from_raw(*uid);
-    let trusted = owner.is_root() || owner == geteuid() || Some(owner) == daemon;
-    (!trusted).then(|| {
-        let named = User::from_uid(owner).ok().flatten();
-        Mistrust::ForeignOwner { path, owner: named.map_or_else(|| format!("user {owner}"), |user| user.name) }
-    })
+    (!is_trusted(owner)).then(|| Mistrust::ForeignOwner { path, owner: name_of_user(owner) })
+}
+
+fn name_of_user(user: Uid) -> String {
+    let named = User::from_uid(user).ok().flatten();
+    named.map_or_else(|| format!("user {user}"), |user| user.name)
+}
+
+fn name_of_group(group: Gid) -> String {
+    let named = Group::from_gid(group).ok().flatten();
+    format!("the group {}", named.map_or_else(|| group.to_string(), |group| group.name))
+}
+
+/// Whether what members of `group` may write is believed: root's group, and this user's own.
+fn is_trusted_group(group: Gid) -> bool {
+    group.as_raw() == 0 || is_own_group(group)
 }
 
 /// Whether nobody but this process's user, who is not root, is in `group`: many distributions give each user such a group,
@@ -189,6 +219,52 @@ mod tests {
         }
         fs::set_permissions(&evil, Permissions::from_mode(0o1777)).unwrap();
         assert!(check(&sub.join("farspan.toml"), None).is_ok(), "nobody else may rename what is in a sticky directory");
+    }
+
+    /// Gives an access control list with `u:nobody:rw` to `path`, as setfacl(1) does.
+    fn let_nobody_write(path: &std::path::Path) {
+        let script = "import os, struct, sys\n\
+                      entries = [(1, 6, -1), (2, 6, 65534), (4, 4, -1), (16, 6, -1), (32, 0, -1)]\n\
+                      value = struct.pack('<I', 2) + b''.join(struct.pack('<HHi', *one) for one in entries)\n\
+                      os.setxattr(sys.argv[1], 'system.posix_acl_access', value)\n";
+        let status = std::process::Command::new("python3").args(["-c", script]).arg(path).status().unwrap();
+        assert!(status.success(), "the temporary directory is on a file system with access control lists");
+    }
+
+    /// The mode of such a file is 0660, and its group is root's.
+    #[test]
+    #[ignore = "needs root: run scripts/test"]
+    fn a09_an_access_control_list_is_not_hidden_by_the_group_of_the_file() {
+        let (directory, file) = configuration();
+        for path in [&file, &directory.path().to_owned()] {
+            let before = fs::metadata(path).unwrap().permissions();
+            let_nobody_write(path);
+            let text = check(&file, None).unwrap_err().to_string();
+            let expected =
+                format!("nobody may write to the configuration {} by its access control list", path.display());
+            assert!(text.contains(&expected), "{text}");
+            assert!(text.contains(&format!("hint:  sudo setfacl -b {}\n", path.display())), "{text}");
+            assert!(check(&file, Some(Uid::from_raw(65_534))).is_ok(), "the daemon's own user may");
+            fs::set_permissions(path, before).unwrap();
+            assert!(check(&file, None).is_ok(), "the mask of the list takes it away again");
+        }
+    }
+
+    /// A link to /proc says nothing about who made it.
+    #[test]
+    fn a09_directories_on_the_path_to_a_descriptor_count_too() {
+        use std::os::fd::AsRawFd as _;
+        let directory = tempfile::tempdir().unwrap();
+        let evil = directory.path().join("evil");
+        fs::create_dir(&evil).unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(writer);
+        let link = evil.join("farspan.toml");
+        std::os::unix::fs::symlink(format!("/proc/self/fd/{}", reader.as_raw_fd()), &link).unwrap();
+        assert!(check(&link, None).is_ok());
+        fs::set_permissions(&evil, Permissions::from_mode(0o777)).unwrap();
+        let text = check(&link, None).unwrap_err().to_string();
+        assert!(text.contains("everybody may write to the configuration") && text.contains("/evil\n"), "{text}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod socket_option;
 pub mod thread;
 pub mod tpacket;
 pub mod tun;
+pub mod xattr;
 pub mod xdp_program;
 pub mod xsk;
 
