@@ -178,13 +178,18 @@ fn open(path: &Path) -> io::Result<Option<OutputFile>> {
     lock(&file)?;
     // Who had the lock before may have given the path to another file.
     let identity = Identity::of(&metadata);
-    Ok(is_at(path, identity).then_some(OutputFile { file, identity: Some(identity) }))
+    Ok((is_at(path, identity) == Some(true)).then_some(OutputFile { file, identity: Some(identity) }))
 }
 
-/// Whether the path still means that file.
-pub(super) fn is_at(path: &Path, identity: Identity) -> bool {
+/// Whether the path still means that file. `None`: that cannot be known now, because a directory may not be searched or a
+/// disk or server does not answer.
+pub(super) fn is_at(path: &Path, identity: Identity) -> Option<bool> {
     let metadata = if is_of_proc(path) { fs::metadata(path) } else { fs::symlink_metadata(path) };
-    metadata.is_ok_and(|metadata| Identity::of(&metadata) == identity)
+    match metadata {
+        Ok(metadata) => Some(Identity::of(&metadata) == identity),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// What the kernel's refusal to open `path` means.

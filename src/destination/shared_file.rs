@@ -552,7 +552,8 @@ impl Current {
         if found.len() < self.len() {
             return Some(Harm::Cut);
         }
-        let is_gone = !output_file::is_at(path, *identity);
+        // A file that cannot be looked at is written on: another one could not be begun in its place either.
+        let is_gone = output_file::is_at(path, *identity) == Some(false);
         is_gone.then_some(if found.nlink() == 0 { Harm::Removed } else { Harm::Moved })
     }
 }

@@ -1,11 +1,15 @@
 //! Several writers, several files, full disks.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use caps::CapSet;
 
 use super::super::Shared;
 use super::super::records::About;
 use super::*;
+use crate::kernel::capabilities::Capability;
 use crate::quantity::Timestamp;
 
 /// `count` records of `len` bytes, each of this byte.
@@ -289,6 +293,35 @@ fn a13_what_is_lost_just_before_the_end_is_counted_and_no_file_is_made_for_it() 
     file.append(&records(Format::Pcap, 1, 60, 5));
     fs::remove_file(&path).unwrap();
     assert_eq!((file.finish(), path.exists()), (5, false));
+}
+
+/// A directory that may not be searched any more, as a disk or server that does not answer, does not say that the file has
+/// gone; and another one could not be begun.
+#[test]
+fn a13_a_file_that_cannot_be_looked_at_is_written_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let inside = directory.path().join("inside");
+    fs::create_dir(&inside).unwrap();
+    let path = inside.join("x.pcap");
+    let file = SharedFile::create(&CaptureFilePlan::plain(FilePath::Path(path.clone()))).unwrap();
+    file.append(&records(Format::Pcap, 1, 60, 5));
+    fs::set_permissions(&inside, fs::Permissions::from_mode(0)).unwrap();
+    let lost = thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            // Root searches every directory unless its thread gives that up.
+            for capability in [Capability::CAP_DAC_OVERRIDE, Capability::CAP_DAC_READ_SEARCH] {
+                caps::drop(None, CapSet::Effective, capability).unwrap();
+            }
+            assert_eq!(fs::metadata(&path).unwrap_err().kind(), ErrorKind::PermissionDenied);
+            let lost = file.look(Instant::now() + LOOK);
+            assert_eq!(file.append(&records(Format::Pcap, 1, 60, 5)).lost, None);
+            lost
+        });
+        looking.join().unwrap()
+    });
+    fs::set_permissions(&inside, fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!((lost, file.finish()), (0, 0));
+    assert_eq!(packets(&path).len(), 10);
 }
 
 #[test]
