@@ -8,6 +8,7 @@ use super::ethernet::{self, HEADER_LEN};
 use super::geneve::Geneve;
 use super::gre::{self, ERSPAN, ERSPAN_III, TRANSPARENT_ETHERNET};
 use super::layers::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, GRE, Ip, IpVersion, Layers, UDP, u16_at, u32_at};
+use super::shim;
 use super::vxlan::Vxlan;
 
 /// Headers that one walk reads at most. A tunnel needs about three, and a frame of 64 KiB has room for a thousand.
@@ -265,12 +266,16 @@ fn behind_type(bytes: &[u8], kind: u16, at: usize) -> Next {
         PPPOE_SESSION => in_ppp(bytes, at + 6),
         BACKBONE => Some(Next::Ethernet(at + 4)),
         VN_TAG => tag(bytes, at, 6),
-        E_TAG | CMD => tag(bytes, at, 8),
+        E_TAG => tag(bytes, at, 8),
+        // The second byte counts words between version and EtherType.
+        CMD => bytes.get(at + 1).and_then(|&words| tag(bytes, at, 4 + 4 * usize::from(words))),
         NSH => in_nsh(bytes, at),
         _ if ethernet::is_vlan(kind) => tag(bytes, at, 4),
         _ if kind <= MOST_LLC => in_llc(bytes, at),
         _ => None,
     };
+    // What Layers reads beyond that, this walk begins with too.
+    let next = next.or_else(|| shim::to_ip(bytes, kind, at).map(|(_, packet)| Next::Packet(packet)));
     next.unwrap_or(Next::End)
 }
 

@@ -121,7 +121,8 @@ fn walk(frame: &[u8], mut ethertype: u16, mut at: usize, lengths: &mut Lengths) 
                 _ => behind(frame, at, 4 + 8)?,
             },
             ..=LONGEST => {
-                lengths.push(frame, at - 2)?;
+                // A frame without an Ethernet header has no length either.
+                lengths.push(frame, at.checked_sub(2)?)?;
                 behind_llc(frame, at)?
             }
             _ => return None,
@@ -208,6 +209,7 @@ fn behind_llc(frame: &[u8], at: usize) -> Option<(u16, usize)> {
 #[cfg(test)]
 mod tests {
     use super::super::layers::Layers;
+    use super::super::nesting::Walk;
     use super::*;
 
     const IPV4: [u8; 28] = [
@@ -257,6 +259,21 @@ mod tests {
             for length in 0..frame.len() {
                 let _ = Layers::parse(&frame[..length]);
             }
+        }
+    }
+
+    /// Else a loop behind such a header would be none to the search for tunnels inside each other.
+    #[test]
+    fn r01_the_walk_through_tunnels_begins_with_the_same_packet() {
+        let shims = shims().into_iter().map(|(name, shim, _)| (name, shim));
+        let others = [
+            ("CMD of another length", vec![0x89, 0x09, 1, 2, 0, 1, 0, 7, 0, 2, 0, 8, 8, 0]),
+            ("SNAP of a bridge", vec![0, 36, 0xaa, 0xaa, 3, 0, 0, 0xf8, 8, 0]),
+        ];
+        for (name, shim) in shims.chain(others) {
+            let frame = [&[2; 12][..], &shim, &IPV4].concat();
+            let packet = Layers::parse(&frame).ip.unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(Walk::new(&frame).next().map(|level| level.packet), Some(packet), "{name}");
         }
     }
 
