@@ -56,10 +56,10 @@ impl Selector {
         Self { own_traffic, place, key, mirror_loop, feedback, sample: Sample::of(sample), shed: None }
     }
 
-    /// The same, which also recognises loops: by the content of frames, and with `has_feedback` by what the session sends.
+    /// The same, which also recognises loops: by the content of frames, and with `feedback` by what the session sends.
     #[must_use]
-    pub fn watching(self, mirror_loop: MirrorLoop, has_feedback: bool) -> Self {
-        Self { mirror_loop, feedback: has_feedback.then(Feedback::default), ..self }
+    pub fn watching(self, mirror_loop: MirrorLoop, feedback: Option<Feedback>) -> Self {
+        Self { mirror_loop, feedback, ..self }
     }
 
     /// What watches whether the output comes back, if anything does.

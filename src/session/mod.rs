@@ -46,6 +46,7 @@ use crate::quantity::{Mtu, Workers};
 use crate::select::Selector;
 use crate::select::account::Sightings;
 use crate::select::all_tunnels::{AllTunnels, Entry};
+use crate::select::feedback::{Feedback, Pace};
 use crate::select::mirror_loop::{LoopNotices, MirrorLoop};
 use crate::select::own_traffic::OwnTraffic;
 use crate::source::{self, InnerFilter, Interface, Opened, Pool, Progress};
@@ -98,6 +99,14 @@ pub struct Surroundings {
     pub memory: Option<Pool>,
 }
 
+/// What the selectors of a session's workers have in common.
+#[derive(Debug, Default)]
+struct Together {
+    sightings: Sightings,
+    loop_notices: LoopNotices,
+    pace: Pace,
+}
+
 impl Session {
     /// Opens sources and destinations. `underlays` are the ways to the plan's tunnels, in the order of its
     /// destinations.
@@ -139,21 +148,19 @@ impl Session {
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
         let accounts = destinations.first().map(Destinations::accounts).unwrap_or_default();
         let tunnels = around.all_tunnels.enter_with(own.into_iter().zip(accounts).collect());
-        let sightings = Sightings::default();
+        let together = Together::default();
 
         let failures = Failures::default();
-        let loop_notices = LoopNotices::default();
         let (returns, follower) = follower(plan, &mut opened, &failures, around.stays).unzip();
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let destinations = destinations.spread_by(spread).telling(around.errors.clone());
-            let path =
-                path_to(destinations, (plan, filter.as_ref()), &around.all_tunnels, &sightings, &loop_notices, delay);
+            let path = path_to(destinations, (plan, filter.as_ref()), &around.all_tunnels, &together, delay);
             let contact =
                 Contact::open(path.ledger.clone(), failures.clone(), returns.clone()).map_err(no_resources)?;
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
-            let worker = worker.telling_of_excess(sightings.clone());
+            let worker = worker.telling_of_excess(together.sightings.clone());
             workers.push(Ready { worker, contact, cpu: plan.cpu(number), priority: plan.priority.clone() });
         }
         let underlays: Vec<_> = underlays.iter().flatten().cloned().collect();
@@ -262,18 +269,19 @@ fn path_to(
     destinations: Destinations,
     (plan, filter): (&SessionPlan, Option<&InnerFilter>),
     all_tunnels: &AllTunnels,
-    sightings: &Sightings,
-    loop_notices: &LoopNotices,
+    together: &Together,
     delay: Duration,
 ) -> Path {
     // What files and TAP devices get is sent to nobody: whoever checks a tunnel sees it there.
     let sends = plan.destinations.iter().any(|destination| destination.live_tunnel().is_some());
     let selector = if sends {
+        let Together { sightings, loop_notices, pace } = together;
         let sightings = (plan.workers() > Workers::LEAST).then(|| sightings.clone());
         let own_traffic = OwnTraffic::following(all_tunnels).sharing(sightings);
         let is_live = matches!(plan.source, SourcePlan::Live(_));
         let mirror_loop = MirrorLoop::following(all_tunnels, loop_notices.clone());
-        Selector::new(own_traffic, flow_key(plan), plan.sample).watching(mirror_loop, is_live)
+        let feedback = is_live.then(|| Feedback::new(pace.clone()));
+        Selector::new(own_traffic, flow_key(plan), plan.sample).watching(mirror_loop, feedback)
     } else {
         Selector::new(OwnTraffic::default(), flow_key(plan), plan.sample)
     };

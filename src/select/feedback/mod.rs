@@ -8,7 +8,7 @@
 //! 2. *Experiment.* The worker leaves frames in the capture buffer for some milliseconds, and so sends nothing. Frames of a
 //!    loop stop coming, because each one needs a datagram of ours. Other flows go on. After the pause the worker takes what
 //!    was captured meanwhile; nothing is lost. [`ROUNDS`] pauses have to end like this, each after output that came back.
-//! 3. *Throttle.* Ten frames per second are mirrored. Each of them is a probe: as long as they come back more often than
+//! 3. *Throttle.* Ten frames per second are mirrored, by all workers that have found a loop together. Each of them is a probe: as long as they come back more often than
 //!    chance explains, the loop is there.
 //!
 //! Time comes with the frames and the turns; no clock is read here.
@@ -19,6 +19,8 @@ mod tests;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::frame::Frame;
@@ -55,6 +57,8 @@ const FIRST_TRUCE: u64 = 20 * MILLISECOND;
 const LONGEST_TRUCE: u64 = 30 * SECOND;
 /// Between two frames of a throttled session.
 const THROTTLE: u64 = 100 * MILLISECOND;
+/// How long before the end of a turn a frame of the next one may have been captured.
+const LONGEST_TURN: u64 = SECOND;
 /// When a probe counts as come back, after it was sent; and the time of equal length in which one may come by chance.
 const RETURN: std::ops::Range<u64> = 0..45 * MILLISECOND;
 const CHANCE: std::ops::Range<u64> = 50 * MILLISECOND..95 * MILLISECOND;
@@ -74,10 +78,42 @@ const LEAST_OVERHEAD: usize = 14;
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLISECOND;
 
+/// How many workers of a session are throttled: together they keep the rate. Clones are the same count.
+#[derive(Clone, Debug, Default)]
+pub struct Pace(Arc<AtomicU64>);
+
+/// One throttled worker's part of the rate, until it is dropped.
+#[derive(Debug)]
+struct Share(Pace);
+
+impl Pace {
+    fn share(&self) -> Share {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Share(self.clone())
+    }
+}
+
+impl Share {
+    /// How long this worker waits between two frames.
+    fn interval(&self) -> u64 {
+        let Pace(throttled) = &self.0;
+        THROTTLE.saturating_mul(throttled.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let Pace(throttled) = &self.0;
+        throttled.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Watches one worker's frames and output.
 #[derive(Debug)]
 pub struct Feedback {
     state: State,
+    /// What the session's watchers have in common.
+    pace: Pace,
     /// Frames of this turn, which of them is looked at next, and which after that one.
     captured: u64,
     next: u64,
@@ -148,8 +184,9 @@ struct Test {
     late: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Throttle {
+    share: Share,
     overheads: Overheads,
     /// No end before this moment.
     hold_until: u64,
@@ -196,8 +233,16 @@ struct Flow {
 
 impl Default for Feedback {
     fn default() -> Self {
+        Self::new(Pace::default())
+    }
+}
+
+impl Feedback {
+    /// One of several watchers of a session, which have `pace` in common.
+    pub fn new(pace: Pace) -> Self {
         Self {
             state: State::Watching,
+            pace,
             captured: 0,
             next: 1,
             stride: 1,
@@ -211,9 +256,7 @@ impl Default for Feedback {
             flow: None,
         }
     }
-}
 
-impl Feedback {
     /// Whether the session is throttled.
     pub fn is_throttled(&self) -> bool {
         matches!(self.state, State::Throttled(_))
@@ -448,7 +491,7 @@ impl Feedback {
         self.hold = if is_soon { (self.hold * 2).min(LONGEST_HOLD) } else { FIRST_HOLD };
         self.truce = FIRST_TRUCE;
         let (overheads, hold_until) = (test.overheads, now + self.hold);
-        self.state = State::Throttled(Throttle::new(overheads, hold_until, now));
+        self.state = State::Throttled(Throttle::new(self.pace.share(), overheads, hold_until, now));
         let overhead = LEAST_OVERHEAD + test.overhead as usize;
         Order::Raise(Alarm { overhead, flow: self.flow })
     }
@@ -486,11 +529,12 @@ fn explain(sent: &VecDeque<Sent>, at: u64, length: usize) -> Seen {
 }
 
 impl Throttle {
-    fn new(overheads: Overheads, hold_until: u64, now: u64) -> Self {
+    fn new(share: Share, overheads: Overheads, hold_until: u64, now: u64) -> Self {
         Self {
+            next: now.saturating_add(share.interval()),
+            share,
             overheads,
             hold_until,
-            next: now + THROTTLE,
             probe: None,
             is_sending: false,
             has_returned: false,
@@ -501,7 +545,7 @@ impl Throttle {
         }
     }
 
-    /// Lets a frame through every tenth of a second, and looks whether the others are what was let through before.
+    /// Lets a frame through every tenth of a second, or its part of that, and looks whether the others are what was let through before.
     fn admits(&mut self, at: u64, length: usize) -> bool {
         if let Some(probe) = &self.probe {
             let age = at.saturating_sub(probe.at);
@@ -509,8 +553,10 @@ impl Throttle {
             self.has_returned |= fits && RETURN.contains(&age);
             self.has_come_by_chance |= fits && CHANCE.contains(&age);
         }
-        // A clock that was set back must not close the session for long.
-        if at < self.next && self.next - at <= THROTTLE {
+        let interval = self.share.interval();
+        // The wait counts from the end of a turn, and frames of the next turn may have been captured before that. A clock
+        // that was set back further must not close the session for long.
+        if at < self.next && self.next - at <= interval + LONGEST_TURN {
             return false;
         }
         if self.probe.take().is_some() {
@@ -519,7 +565,7 @@ impl Throttle {
             self.probes += 1;
         }
         (self.has_returned, self.has_come_by_chance) = (false, false);
-        self.next = at + THROTTLE;
+        self.next = at.saturating_add(interval);
         self.is_sending = true;
         true
     }
@@ -529,7 +575,7 @@ impl Throttle {
         const LATEST: u32 = (1 << PROBES) - 1;
         if std::mem::take(&mut self.is_sending) && !sent.is_empty() {
             self.probe = Some(Sent { at: now, captured: 1, lengths: *sent });
-            self.next = self.next.max(now + THROTTLE);
+            self.next = self.next.max(now.saturating_add(self.share.interval()));
         }
         let returned = (self.returned & LATEST).count_ones();
         let by_chance = (self.by_chance & LATEST).count_ones();

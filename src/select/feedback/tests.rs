@@ -207,3 +207,38 @@ fn the_alarm_names_the_flow_and_the_filter() {
     assert!(text.ends_with("`not (udp port 51820 and host 192.0.2.2)`"), "{text}");
     assert!(Alarm { overhead: 74, flow: None }.to_string().ends_with("with a filter"));
 }
+
+/// Each worker sees the loops of its own flows. Together they mirror what one would.
+#[test]
+fn r01_throttled_workers_share_the_rate_of_the_session() {
+    let pace = Pace::default();
+    let mut workers: Vec<Throttle> = (0..4).map(|_| Throttle::new(pace.share(), 1, 0, SECOND)).collect();
+    // A thousand frames per second and worker; the turns are not in step.
+    let mirrored = |workers: &mut [Throttle], milliseconds: std::ops::Range<u64>| -> Vec<u64> {
+        let mut admitted = vec![0; workers.len()];
+        for millisecond in milliseconds {
+            for (number, (worker, admitted)) in (0..).zip(workers.iter_mut().zip(&mut admitted)) {
+                let at = millisecond * MILLISECOND + number;
+                if worker.admits(at, 100) {
+                    *admitted += 1;
+                    let mut sent = Lengths::default();
+                    sent.note(136);
+                    // Frames are captured while the turn goes on.
+                    worker.end_turn(at + (number + 2) * MILLISECOND, &sent);
+                }
+            }
+        }
+        admitted
+    };
+    let admitted = mirrored(&mut workers, 1_000..11_000);
+    let sum: u64 = admitted.iter().sum();
+    assert!((95..=100).contains(&sum), "{admitted:?}");
+    assert!(admitted.iter().all(|&frames| frames > 20), "each has to learn whether its loop has ended: {admitted:?}");
+    // A clock that is set back by ten seconds closes none of them.
+    let sum: u64 = mirrored(&mut workers, 1_000..3_000).iter().sum();
+    assert!((16..=24).contains(&sum), "{sum}");
+
+    workers.truncate(1);
+    let alone: u64 = mirrored(&mut workers, 11_000..21_000).iter().sum();
+    assert!((98..=101).contains(&alone), "{alone}");
+}

@@ -261,7 +261,7 @@ fn ring(hosts: &[(IpAddr, Around, Carrier)]) -> Vec<usize> {
     let _entries: Vec<_> = lists.iter().enumerate().map(|(number, list)| list.enter(vec![tunnel(number)])).collect();
     let selector = |list: &AllTunnels| {
         Selector::new(OwnTraffic::following(list), crate::flow::FlowKey::PUBLIC, SamplePlan::default())
-            .watching(MirrorLoop::following(list, LoopNotices::default()), false)
+            .watching(MirrorLoop::following(list, LoopNotices::default()), None)
     };
     let mut selectors: Vec<Selector> = lists.iter().map(selector).collect();
     let ping = other(host(200), host(201), crate::wire::layers::ICMP, &[8; 64]);
