@@ -1,25 +1,28 @@
 //! A capture file with several writers, or a series of them: one batch of records after the other.
 
+mod current;
+#[cfg(test)]
+mod tests;
+
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{AccessFlags, access};
 
 use super::file_series::FileSeries;
-use super::output_file::{self, Identity, OutputFile, Refused};
+use super::output_file::{self, OutputFile, Refused};
 use super::records::Format;
 use crate::config::local_end::{CaptureFilePlan, Rotation, Sync};
 use crate::config::plan::FilePath;
 use crate::error::Explain;
 use crate::ledger::DropReason;
 use crate::wire::pcapng::Interface;
+use current::{Current, Harm, write_as_much_as_possible};
 
 /// Why a capture file cannot be written from the start.
 #[derive(Debug, thiserror::Error)]
@@ -124,29 +127,6 @@ const MOST_UNUSED: usize = 256;
 const LOOK: Duration = Duration::from_millis(500);
 /// How often it is said that it is not, where somebody cuts or removes it again and again.
 const SAY: Duration = Duration::from_mins(1);
-
-#[derive(Debug)]
-struct Current {
-    file: File,
-    /// Where it is and what it is; `None` for what cannot be cut: a pipe, standard output.
-    place: Option<(PathBuf, Identity)>,
-    /// Length of the file up to its last whole record; `None` for what cannot be cut.
-    whole: Option<u64>,
-    /// How many records it has.
-    records: u64,
-    since: Instant,
-}
-
-/// What somebody else did to the file at hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Harm {
-    /// It is shorter than what was written.
-    Cut,
-    /// It has no name.
-    Removed,
-    /// It has another name: nothing is lost.
-    Moved,
-}
 
 /// What became of a batch of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -523,59 +503,6 @@ fn say_of_sync(name: &str, outcome: io::Result<()>) {
     }
 }
 
-impl Current {
-    /// Length in bytes, as far as it is known.
-    fn len(&self) -> u64 {
-        self.whole.unwrap_or(0)
-    }
-
-    /// Writes a block that is no record. What stands of it after an error is to be taken back.
-    fn write_block(&mut self, block: &[u8]) -> io::Result<()> {
-        let (_, result) = write_as_much_as_possible(&mut self.file, block);
-        if result.is_ok() {
-            self.whole = self.whole.map(|whole| whole + block.len() as u64);
-        }
-        result
-    }
-
-    /// Takes back what stands behind the last whole record. The next write goes to the end of the file.
-    fn take_back(&mut self) -> io::Result<()> {
-        let whole = self.whole.ok_or(ErrorKind::Unsupported)?;
-        // One that somebody cut is not made longer.
-        if self.file.metadata()?.len() > whole { self.file.set_len(whole) } else { Ok(()) }
-    }
-
-    /// What somebody else did to the file. Two system calls.
-    fn harm(&self) -> Option<Harm> {
-        let (path, identity) = self.place.as_ref()?;
-        let found = self.file.metadata().ok()?;
-        if found.len() < self.len() {
-            return Some(Harm::Cut);
-        }
-        // A file that cannot be looked at is written on: another one could not be begun in its place either.
-        let is_gone = output_file::is_at(path, *identity) == Some(false);
-        is_gone.then_some(if found.nlink() == 0 { Harm::Removed } else { Harm::Moved })
-    }
-}
-
-/// Writes until everything is written or the kernel refuses; tells how many bytes it took.
-fn write_as_much_as_possible(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
-    let mut written = 0;
-    while written < bytes.len() {
-        match file.write(&bytes[written..]) {
-            Ok(0) => return (written, Err(ErrorKind::WriteZero.into())),
-            Ok(more) => written += more,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Somebody else made the pipe at standard output non-blocking; waiting for its reader is still right.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let _ = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
-            }
-            Err(error) => return (written, Err(error)),
-        }
-    }
-    (written, Ok(()))
-}
-
 #[cfg(test)]
 impl SharedFile {
     /// Writes pcap behind what `file` holds already, which cannot be cut.
@@ -598,6 +525,3 @@ impl SharedFile {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;
