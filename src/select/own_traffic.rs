@@ -164,6 +164,8 @@ impl OwnTraffic {
         if ip.fragment == Fragment::Later || !is_icmp_error(frame, ip) {
             return None;
         }
+        // What follows the packet is no part of the quote.
+        let frame = frame.get(..ip.end).unwrap_or(frame);
         let quoted = Ip::parse(frame, ip.transport + ICMP_HEADER_LEN)?;
         let (_, addressee) = ip.addresses(frame);
         let is_path = |path: &OwnPath| path.local == addressee && path.is_on_path(frame, &quoted);

@@ -142,6 +142,8 @@ fn a04_another_vni_between_the_same_ports_is_somebody_elses() {
         let kind = if local.is_ipv4() { 3 } else { 1 };
         assert!(is_ours(&mut own, &icmp_error(local, remote, kind, &datagram, 8)));
         assert!(!is_ours(&mut own, &icmp_error(local, remote, kind, &datagram, 100)));
+        let with_trailer = [icmp_error(local, remote, kind, &datagram, 8), vec![0xee; 20]].concat();
+        assert!(is_ours(&mut own, &with_trailer), "what follows the packet is no part of the quote");
 
         // Tunnels to one port are recognised together.
         let tunnel = |carrier| OwnTunnel { local, remote, carrier };
