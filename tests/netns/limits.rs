@@ -500,3 +500,33 @@ fn workers_stand_back_as_they_are_told() {
     await_that("two workers that stand back", || scheduled() == expected);
     farspan.stop().assert_lossless();
 }
+
+/// How often the first thread of a process, which is its control plane, has run.
+fn runs(process: u32) -> u64 {
+    let schedstat = fs::read_to_string(format!("/proc/{process}/task/{process}/schedstat")).expect("farspan runs");
+    schedstat.split_whitespace().nth(2).and_then(|runs| runs.parse().ok()).expect("a number")
+}
+
+/// A governor looks ten times a second. Without frames it does not, and with the first ones it does again.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_governor_rests_while_nothing_comes_and_limits_what_comes_then() {
+    const LIMIT: usize = 200;
+    let lab = Lab::with_underlay_mtu(1600);
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
+    let arguments = ["-i", "h0", "--limit-rate", "200pps", "--limit-cpu", "90%", "--to", VXLAN, "udp", "port", "9"];
+    let farspan = Farspan::mirror(&lab, &arguments);
+    await_that("the governor to rest", || {
+        let before = runs(farspan.id());
+        thread::sleep(Duration::from_secs(1));
+        runs(farspan.id()) - before < 6
+    });
+    let frames: Vec<_> = (0..2000 * 7).map(|number| traffic::udp_frame(number, 500, 120)).collect();
+    traffic::send(&lab, &frames, "--pps=2000");
+    let ledger = farspan.stop();
+    arriving.await_frames(usize::try_from(ledger.only().sent).expect("a small number"));
+    let times = tshark::values(&arriving.stop(), "vxlan", "frame.time_relative");
+    let late = times.iter().filter(|time| time.parse::<f64>().is_ok_and(|time| (2.0..6.0).contains(&time))).count();
+    assert!(2 * late <= 3 * LIMIT * 4, "{} frames a second, where {LIMIT} are allowed", late / 4);
+    assert!(late >= LIMIT / 2, "{late} frames in four seconds");
+}

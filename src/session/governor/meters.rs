@@ -1,10 +1,11 @@
 //! What workers tell the governor and what it tells them: a few atomics, touched once a turn.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
+use tokio::sync::Notify;
 
 use super::regulator::{BURST, Braked, FLOOD, TICK};
 use crate::ledger::{DropReason, Ledger};
@@ -115,6 +116,39 @@ fn taken(count: &AtomicU64) -> u64 {
     if count.load(Ordering::Relaxed) == 0 { 0 } else { count.swap(0, Ordering::Relaxed) }
 }
 
+/// How a governor sleeps until a worker has a frame.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    is_on: AtomicBool,
+    bell: Notify,
+}
+
+impl Rest {
+    /// From here on a worker that has a frame wakes the governor. The governor reads the meters once more afterwards: either
+    /// it sees the frame there, or the worker sees the flag.
+    pub(super) fn begin(&self) {
+        self.is_on.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    pub(super) fn end(&self) {
+        self.is_on.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits until a worker has had a frame.
+    pub(super) async fn ended(&self) {
+        self.bell.notified().await;
+    }
+
+    /// Wakes the governor if it rests, after frames were added to the meters.
+    fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.is_on.load(Ordering::Relaxed) && self.is_on.swap(false, Ordering::Relaxed) {
+            self.bell.notify_one();
+        }
+    }
+}
+
 /// What the workers of one session and its governor share.
 #[derive(Debug)]
 pub(in crate::session) struct Shared {
@@ -122,6 +156,8 @@ pub(in crate::session) struct Shared {
     pub(super) meters: Meters,
     /// What came in each part of the scale since the governor looked last.
     pub(super) loads: LoadMeters,
+    /// While the session has no frames.
+    pub(super) rest: Rest,
     /// What a tick may use of frames, bytes and CPU time; as much as anybody likes where nothing is limited.
     allowance: [u64; 3],
     /// The marks that workers came down to by themselves in this tick: open, established.
@@ -135,6 +171,7 @@ impl Shared {
             admission: Admission::default(),
             meters: Meters::default(),
             loads: LoadMeters::default(),
+            rest: Rest::default(),
             allowance: allowance.map(|most| most.unwrap_or(u64::MAX).max(1)),
             lowered: [AtomicU32::new(u32::MAX), AtomicU32::new(u32::MAX)],
         }
@@ -161,6 +198,8 @@ pub(in crate::session) struct Governed {
     shared: Arc<Shared>,
     /// What this worker has told so far; `None` before its first turn with a governor.
     told: Option<Measures>,
+    /// How many frames it had captured by then.
+    captured: u64,
     /// When more began to be used than [`BURST`] times the limit, and what this worker had used by then. Others may be
     /// catching up: theirs is their own to judge.
     since: (Instant, Measures),
@@ -175,7 +214,8 @@ pub(in crate::session) struct Governed {
 impl Governed {
     /// A worker that begins now.
     pub(in crate::session) fn new(shared: Arc<Shared>, now: Instant) -> Self {
-        Self { shared, told: None, since: (now, Measures::default()), has_braked: false, told_loads: now, started: now }
+        let since = (now, Measures::default());
+        Self { shared, told: None, captured: 0, since, has_braked: false, told_loads: now, started: now }
     }
 
     /// Follows the window: at the beginning of a turn. What the worker has done before the first one is nobody's concern.
@@ -193,6 +233,9 @@ impl Governed {
         let told = self.told.unwrap_or_default();
         let used = Measures::of(ledger, cpu_time(told.cpu));
         self.shared.meters.add(used.since(told));
+        if ledger.captured > std::mem::replace(&mut self.captured, ledger.captured) {
+            self.shared.rest.wake();
+        }
         if now.saturating_duration_since(self.told_loads) >= LOADS_INTERVAL {
             self.shared.loads.add(&shed.take_loads());
             self.told_loads = now;
@@ -279,6 +322,23 @@ mod tests {
         assert_eq!((frames, wanted, shed), (60, 66, 6));
         assert!(cpu > 0, "this thread has run");
         assert_eq!(shared.take_braked(), None);
+    }
+
+    #[tokio::test]
+    async fn the_first_frame_wakes_a_governor_that_rests_once() {
+        let shared = Arc::new(Shared::new([None; 3]));
+        let now = Instant::now();
+        let (mut governed, mut shed) = (Governed::new(Arc::clone(&shared), now), Shed::default());
+        let is_woken = || async { tokio::time::timeout(Duration::ZERO, shared.rest.ended()).await.is_ok() };
+        governed.tell(now, false, &ledger(1, 0), &mut shed);
+        assert!(!is_woken().await, "it was awake");
+        shared.rest.begin();
+        governed.tell(now, false, &ledger(1, 0), &mut shed);
+        assert!(!is_woken().await, "a turn without frames");
+        governed.tell(now, false, &ledger(1, 1), &mut shed);
+        assert!(is_woken().await, "also by a frame that is left out");
+        governed.tell(now, false, &ledger(2, 1), &mut shed);
+        assert!(!is_woken().await);
     }
 
     #[test]

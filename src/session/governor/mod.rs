@@ -3,6 +3,9 @@
 //! A task of the control plane that looks ten times a second at what the workers and the host use, and sets how many flows
 //! are admitted ([`crate::select::shed`] says how a flow is). Workers brake by themselves when a burst comes in between.
 //! Without a limit there is no governor, and nothing is measured.
+//!
+//! The governor of an idle session rests. A daemon with hundreds of idle sessions would spend most of its CPU time on looks
+//! that change nothing. The first frame wakes it, and so does a total limit that other sessions use to a large part.
 
 #[cfg(test)]
 mod flood;
@@ -40,6 +43,11 @@ const SAYS_AGAIN: Duration = Duration::from_mins(1);
 const BYTES: [&str; 3] = ["limit.bandwidth", "total limit.bandwidth", "limit.underlay"];
 /// For so many ticks the kept fraction is shown.
 const KEPT_OVER: usize = 20;
+/// Times a limit is used: below, and without frames, a governor rests. One that finds a total limit used so far wakes all
+/// that rest.
+const CALM: f64 = 0.5;
+/// How often a resting governor refreshes what it shows of the limits that all sessions share.
+const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// What a governor is made from.
 #[derive(Clone, Debug)]
@@ -100,6 +108,14 @@ impl Drop for Governor {
     }
 }
 
+/// Waits until another session's governor says that a limit of all sessions is used to a large part, or one is changed.
+async fn pressed(totals: Option<&Totals>) {
+    match totals {
+        Some(totals) => totals.pressed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The task.
 #[derive(Debug)]
 struct AtWork {
@@ -117,6 +133,8 @@ struct AtWork {
     kept: [(u64, u64); KEPT_OVER],
     tick: usize,
     speech: Speech,
+    /// Whether the latest look found nothing that the next one could change.
+    is_idle: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +197,7 @@ impl AtWork {
             kept,
             tick: 0,
             speech,
+            is_idle: false,
         }
     }
 
@@ -191,7 +210,41 @@ impl AtWork {
         loop {
             ticks.tick().await;
             self.look().await;
+            if self.is_idle && self.rest().await {
+                // The first interval is at least half a tick long, and ends when all others look.
+                let now = Instant::now();
+                let next = self.plan.totals.as_ref().map_or(now + TICK, |totals| totals.next_tick(now + TICK / 2));
+                ticks.reset_at(next);
+            }
         }
+    }
+
+    /// Waits until a worker has a frame, the limits of all sessions are changed or used to a large part, or what is shown is
+    /// old. Says whether another interval begins; if not, the next look comes at once.
+    async fn rest(&mut self) -> bool {
+        self.shared.rest.begin();
+        // A frame that came before a worker could see the flag.
+        if self.shared.meters.read().wanted == self.looked.own.wanted {
+            let totals = self.plan.totals.as_deref();
+            let is_old = tokio::select! {
+                () = self.shared.rest.ended() => false,
+                () = pressed(totals) => false,
+                () = tokio::time::sleep(LONGEST_REST) => true,
+            };
+            self.shared.rest.end();
+            if is_old {
+                return false;
+            }
+        }
+        self.shared.rest.end();
+        // Nothing was used before: a rate is that of the time from here on.
+        let now = Instant::now();
+        self.looked.at = now;
+        if let Some(totals) = &self.plan.totals {
+            self.looked.all = totals.meters.read();
+            totals.resume(now);
+        }
+        true
     }
 
     /// One tick: measures, decides, shows.
@@ -209,6 +262,10 @@ impl AtWork {
         let is_of_bytes = tightest.is_some_and(|one| BYTES.contains(&one.name));
         self.regulator.scale.note(&self.shared.loads.take(), is_of_bytes, ticks_in(passed));
         let tightest = tightest.map_or(0.0, |one| one.times);
+        let is_pressed = |one: &Use| one.name.starts_with("total ") && one.times >= CALM;
+        if let Some(totals) = self.plan.totals.as_ref().filter(|_| uses.iter().any(is_pressed)) {
+            totals.press();
+        }
         let mut window = self.regulator.step(tightest, since.kept(), self.shared.take_braked(), passed);
         window.in_portions = self.is_short_of_cpu() && window != Window::FULL;
         self.shared.admission.set(window);
@@ -216,7 +273,8 @@ impl AtWork {
 
         self.kept[self.tick % KEPT_OVER] = (since.wanted, since.shed);
         self.tick = self.tick.wrapping_add(1);
-        self.remember(&uses);
+        self.is_idle = tightest < CALM && window == Window::FULL && self.may_rest();
+        self.remember(&uses, passed);
         let view = self.show(window);
         self.say(&view, now, own.shed);
         self.shown.set(view);
@@ -264,6 +322,13 @@ impl AtWork {
         uses
     }
 
+    /// Whether nothing but frames, or the use of a total limit, can change what the next look finds.
+    fn may_rest(&self) -> bool {
+        // What the host's other programs do to it shows in no frame.
+        let watches_host = self.pressure.is_some() || self.links.is_some();
+        !watches_host && self.kept == [(0, 0); KEPT_OVER] && self.speech.since.is_none() && self.regulator.is_at_rest()
+    }
+
     /// Whether it is CPU time that is limited.
     fn is_short_of_cpu(&self) -> bool {
         let is_total = self.plan.totals.as_ref().is_some_and(|totals| totals.limit().cpu.is_some());
@@ -271,10 +336,11 @@ impl AtWork {
     }
 
     /// Smooths what is shown. A reload may have changed what all sessions are allowed.
-    fn remember(&mut self, uses: &[Use]) {
+    fn remember(&mut self, uses: &[Use], passed: Duration) {
+        let weight = (0.1 * passed.as_secs_f64() / TICK.as_secs_f64()).min(1.0);
         let now = |&Use { name, allowed, measured, .. }: &Use| {
             let before = self.limits.iter().find(|limit| limit.name == name);
-            let measured = before.map_or(measured, |limit| limit.measured + (measured - limit.measured) * 0.1);
+            let measured = before.map_or(measured, |limit| limit.measured + (measured - limit.measured) * weight);
             LimitView { name: name.into(), allowed, measured }
         };
         self.limits = uses.iter().map(now).collect();

@@ -174,6 +174,12 @@ impl Regulator {
         self.window(interval)
     }
 
+    /// Whether another step without frames, at the same use, would change nothing.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let is_open = self.open >= 1.0 && self.established >= 1.0;
+        is_open && self.doubt.is_none() && self.in_vain.is_zero() && self.used < 0.9 && self.scale.is_at_rest()
+    }
+
     /// A flood: who is cut short is decided when its load has been measured; until then they wait.
     fn doubt(&mut self, used: f64, kept: Option<f64>, ticks: f64) -> bool {
         if self.doubt.is_none() {

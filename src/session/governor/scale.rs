@@ -172,6 +172,11 @@ impl Scale {
         places
     }
 
+    /// Whether another tick without load would change nothing.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.is_at_rest
+    }
+
     /// Which bins are closed.
     pub(super) fn closed(&self) -> Closed {
         self.closed

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::meters::Meters;
@@ -20,6 +20,8 @@ pub struct Totals {
     process: Mutex<ProcessLoad>,
     /// All governors look at the same moments: hundreds of timers would wake the process hundreds of times.
     started: Instant,
+    /// Wakes the governors that rest.
+    pressure: Notify,
 }
 
 /// How many cores the process uses. To ask for the time of hundreds of threads takes the kernel a while, so it is asked once
@@ -38,6 +40,7 @@ impl Totals {
             meters: Meters::default(),
             process: Mutex::default(),
             started: Instant::now(),
+            pressure: Notify::new(),
         }
     }
 
@@ -66,6 +69,29 @@ impl Totals {
     pub(super) fn next_tick(&self, now: Instant) -> Instant {
         let ticks = now.saturating_duration_since(self.started).as_millis() / TICK.as_millis();
         self.started + TICK * u32::try_from(ticks + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Wakes the governors that rest: a limit is used to a large part.
+    pub(super) fn press(&self) {
+        self.pressure.notify_waiters();
+    }
+
+    /// Waits until a limit is used to a large part, or another one is set.
+    pub(super) async fn pressed(&self) {
+        let mut limit = self.limit.subscribe();
+        tokio::select! {
+            () = self.pressure.notified() => {}
+            // The sender lives as long as this.
+            _ = limit.changed() => {}
+        }
+    }
+
+    /// Begins to measure the process again, if no governor has done so in the last two ticks.
+    pub(super) fn resume(&self, now: Instant) {
+        let mut load = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        if load.asked.is_some_and(|(asked, _)| now.saturating_duration_since(asked) >= 2 * TICK) {
+            load.asked = process_time().map(|time| (now, time));
+        }
     }
 
     /// How many cores the process has used since the last tick; `None` in the first one, and where the kernel does not tell.
@@ -110,6 +136,33 @@ mod tests {
         let at = |ticks: u32, micros| totals.next_tick(totals.started + TICK * ticks + Duration::from_micros(micros));
         assert_eq!(at(0, 0), totals.started + TICK);
         assert_eq!((at(7, 1), at(7, 99_000)), (totals.started + TICK * 8, totals.started + TICK * 8));
+    }
+
+    #[tokio::test]
+    async fn governors_that_rest_hear_of_pressure_and_of_another_limit() {
+        let totals = Totals::new(NOTHING);
+        let (one, other) = (totals.pressed(), totals.pressed());
+        let both = async { tokio::join!(one, other) };
+        tokio::pin!(both);
+        assert!(tokio::time::timeout(Duration::from_millis(1), &mut both).await.is_err(), "nothing has happened");
+        totals.press();
+        both.await;
+        let third = totals.pressed();
+        tokio::pin!(third);
+        assert!(tokio::time::timeout(Duration::from_millis(1), &mut third).await.is_err());
+        totals.replace(TotalLimitPlan { rate: Some(1e3), ..NOTHING });
+        third.await;
+    }
+
+    #[test]
+    fn a_pause_of_all_governors_is_not_measured() {
+        let totals = Totals::new(NOTHING);
+        let start = totals.started;
+        totals.cores(start);
+        totals.resume(start + TICK);
+        assert_eq!(totals.process.lock().unwrap().asked.unwrap().0, start, "others have looked");
+        totals.resume(start + 50 * TICK);
+        assert_eq!(totals.process.lock().unwrap().asked.unwrap().0, start + 50 * TICK);
     }
 
     #[test]
