@@ -103,10 +103,10 @@ impl Normaliser {
             }
             Offload::Whole => None,
         };
-        let ip = layers.ip.filter(|_| self.foreign && matches!(frame.offload, Offload::Unknown { .. }));
-        let finished = match ip.and_then(|packet| foreign::Ipv4::left_undone(frame.bytes, &packet)) {
-            Some(ip) => self.write(&whole, ip.headers(finish.as_ref()), |head| ip.finish(head), finish.as_ref()),
-            None => self.write_checksum(&whole, finish.as_ref()),
+        let finished = if self.foreign && matches!(frame.offload, Offload::Unknown { .. }) {
+            self.write_foreign(&whole, finish.as_ref())
+        } else {
+            self.write_checksum(&whole, finish.as_ref())
         };
         rewritten.checksums += u64::from(finished.is_some());
         // It is the only one: whether more are wanted is the next frame's matter.
@@ -122,6 +122,20 @@ impl Normaliser {
     ) -> Option<WireFrame<'a>> {
         let finish = finish?;
         self.write(whole, finish.headers, |_| (), Some(finish))
+    }
+
+    /// The same for a frame of another system, also with what its IPv4 header lacks. Out of line: frames of live captures do
+    /// not come here.
+    #[inline(never)]
+    fn write_foreign<'a>(
+        &'a mut self,
+        whole: &WireFrame<'a>,
+        finish: Option<&checksum::Finish>,
+    ) -> Option<WireFrame<'a>> {
+        match whole.layers.ip.and_then(|packet| foreign::Ipv4::left_undone(whole.body, &packet)) {
+            Some(ip) => self.write(whole, ip.headers(finish), |head| ip.finish(head), finish),
+            None => self.write_checksum(whole, finish),
+        }
     }
 
     /// The frame with its first `headers` bytes rewritten: by `edit`, then by `finish`.

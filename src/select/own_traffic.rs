@@ -141,7 +141,8 @@ impl OwnTraffic {
     pub fn judge(&mut self, frame: &[u8], layers: &Layers, sighting: Sighting) -> Option<DropReason> {
         let ip = layers.ip.as_ref()?;
         // A datagram is of one path, and an ICMP error of none.
-        let (standing, at) = match self.paths.iter().position(|path| path.is_on_path(frame, ip)) {
+        let addresses = ip.addresses(frame);
+        let (standing, at) = match self.paths.iter().position(|path| path.is_between(addresses, ip.protocol)) {
             Some(at) => (self.paths.get_mut(at)?.has_sent(frame, ip, sighting)?, at),
             None => self.is_quoted(frame, ip, sighting)?,
         };
@@ -168,7 +169,8 @@ impl OwnTraffic {
         let frame = frame.get(..ip.end).unwrap_or(frame);
         let quoted = Ip::parse(frame, ip.transport + ICMP_HEADER_LEN)?;
         let (_, addressee) = ip.addresses(frame);
-        let is_path = |path: &OwnPath| path.local == addressee && path.is_on_path(frame, &quoted);
+        let is_path =
+            |path: &OwnPath| path.local == addressee && path.is_between(quoted.addresses(frame), quoted.protocol);
         let at = self.paths.iter().position(is_path)?;
         let path = self.paths.get_mut(at)?;
         let Sighting { place, interface, direction } = sighting;
@@ -271,13 +273,13 @@ impl OwnPath {
 
     /// The question that nearly every frame answers with no. Addresses and protocol are also what, with the
     /// identification, tells fragments of different packets apart (RFC 791 section 3.2, RFC 8200 section 4.5).
-    fn is_on_path(&self, bytes: &[u8], ip: &Ip) -> bool {
-        let (source, destination) = ip.addresses(bytes);
+    #[inline]
+    fn is_between(&self, (source, destination): (&[u8], &[u8]), protocol: u8) -> bool {
         // Four bytes are compared at once, 4 or 16 by a call: and these differ in nearly every frame.
         destination.last_chunk() == Some(&self.remote_end)
             && destination == self.remote
             && source == self.local
-            && ip.protocol == self.protocol
+            && protocol == self.protocol
     }
 
     /// Whether a packet on our path is ours.

@@ -241,12 +241,14 @@ impl Ip {
     }
 
     /// Source and destination port of TCP, UDP or SCTP, unless this is a fragment without them.
+    #[inline]
     pub fn ports(&self, bytes: &[u8]) -> Option<(u16, u16)> {
         if self.fragment == Fragment::Later || !matches!(self.protocol, TCP | UDP | SCTP) {
             return None;
         }
         let packet = bytes.get(..self.end).unwrap_or(bytes);
-        Some((u16_at(packet, self.transport)?, u16_at(packet, self.transport + 2)?))
+        let &[a, b, c, d] = packet.get(self.transport..)?.first_chunk()?;
+        Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
     }
 }
 

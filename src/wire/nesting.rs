@@ -67,6 +67,15 @@ const PPP: u16 = 0x880b;
 /// The largest length in the place of an `EtherType` (IEEE 802.3).
 const MOST_LLC: u16 = 1500;
 
+/// First word of a VXLAN header: the I flag, and with it P of the Generic Protocol Extension, of which all but the next
+/// protocol is fixed.
+const VXLAN: u32 = 0x0800_0000;
+const GENERIC: u32 = 0x0c00_0000;
+const GENERIC_FIXED: u32 = 0xffff_ff00;
+/// First word of a Geneve header that carries a frame: version, and the bits that are reserved or not for frames.
+const GENEVE: u32 = TRANSPARENT_ETHERNET as u32;
+const GENEVE_FIXED: u32 = 0xc0ff_ffff;
+
 const IP_IN_IP: u8 = 4;
 const IPV6_IN_IP: u8 = 41;
 /// RFC 3378.
@@ -129,14 +138,40 @@ impl Iterator for Walk<'_> {
 
 /// Whether `frame` may contain more than one packet, or one that [`Layers`] does not see: every frame is asked, and the
 /// answer of nearly all is no.
+#[inline]
 pub fn is_worth_a_walk(frame: &[u8], layers: &Layers) -> bool {
     match &layers.ip {
         Some(Ip { protocol: layers::TCP, fragment: Fragment::Whole, .. }) => false,
+        Some(packet @ Ip { protocol: UDP, fragment: Fragment::Whole, .. }) => {
+            may_be_udp_tunnel(frame, packet) && carried(frame, packet).is_some()
+        }
+        _ => is_worth_a_closer_look(frame, layers),
+    }
+}
+
+/// The same for what is neither TCP nor UDP.
+#[inline(never)]
+fn is_worth_a_closer_look(frame: &[u8], layers: &Layers) -> bool {
+    match &layers.ip {
         Some(packet) => {
             packet.fragment != Fragment::Whole || carried(frame, packet).is_some() || quoted(frame, packet).is_some()
         }
         None => !matches!(behind_type(frame, layers.ethertype, layers.network), Next::End),
     }
+}
+
+/// Whether [`in_udp`] may find a tunnel in this datagram, in a few instructions: by its destination port, or by the first
+/// four bytes of its payload.
+#[inline]
+fn may_be_udp_tunnel(frame: &[u8], packet: &Ip) -> bool {
+    let Some(start) = frame.get(packet.transport..).and_then(<[u8]>::first_chunk::<12>) else { return false };
+    let [.., port_high, port_low, _, _, _, _, a, b, c, d] = *start;
+    let (port, first) = (u16::from_be_bytes([port_high, port_low]), u32::from_be_bytes([a, b, c, d]));
+    // The flag that tells the two VXLAN headers apart does not count here.
+    first & (GENERIC_FIXED & !(GENERIC ^ VXLAN)) == VXLAN
+        || first & GENEVE_FIXED == GENEVE
+        || is_vxlan_port(port)
+        || matches!(port, Geneve::PORT | MPLS_IN_UDP_PORT)
 }
 
 /// What identifies the datagram that `packet`, a fragment, belongs to: its protocol and identification. Together with the
@@ -189,20 +224,18 @@ fn carried(bytes: &[u8], packet: &Ip) -> Option<Next> {
     }
 }
 
+#[inline]
+fn is_vxlan_port(port: u16) -> bool {
+    matches!(port, Vxlan::PORT | Vxlan::LINUX_PORT | Vxlan::GENERIC_PROTOCOL_PORT)
+}
+
 /// What stands in a UDP datagram with this destination port and payload: VXLAN, its Generic Protocol Extension, Geneve or
 /// MPLS. On their own ports the first two may have reserved bits set; on others the header has to be flawless.
 fn in_udp(bytes: &[u8], port: u16, payload: usize) -> Option<Next> {
-    /// The I flag, and with it P of the Generic Protocol Extension.
-    const VXLAN: u32 = 0x0800_0000;
-    const GENERIC: u32 = 0x0c00_0000;
-    const GENEVE: u32 = TRANSPARENT_ETHERNET as u32;
-    /// Version, and the bits that are reserved or not for frames.
-    const GENEVE_FIXED: u32 = 0xc0ff_ffff;
-
     let first = u32_at(bytes, payload)?;
     let behind = payload + Vxlan::LEN;
-    let is_vxlan_port = matches!(port, Vxlan::PORT | Vxlan::LINUX_PORT | Vxlan::GENERIC_PROTOCOL_PORT);
-    if first & 0xffff_ff00 == GENERIC || (is_vxlan_port && first & GENERIC == GENERIC) {
+    let is_vxlan_port = is_vxlan_port(port);
+    if first & GENERIC_FIXED == GENERIC || (is_vxlan_port && first & GENERIC == GENERIC) {
         match first & 0xff {
             1 => return Some(Next::Typed(ETHERTYPE_IPV4, behind)),
             2 => return Some(Next::Typed(ETHERTYPE_IPV6, behind)),

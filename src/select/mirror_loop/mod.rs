@@ -112,19 +112,27 @@ impl MirrorLoop {
 
     /// Why `frame` must not be mirrored, if it must not. Asked once for each frame that is not our own datagram, in the
     /// order of capture.
+    #[inline]
     pub fn judge(&mut self, frame: &Frame<'_>, layers: &Layers, flow: FlowHash) -> Option<DropReason> {
         if self.targets.is_empty() {
             return None;
         }
-        let (bytes, now) = (frame.bytes, frame.timestamp.nanos());
+        if nesting::is_worth_a_walk(frame.bytes, layers) {
+            return self.judge_nested(frame, layers, flow);
+        }
+        let target = self.relays.search(frame, layers, flow, &self.targets)?;
+        Some(self.end(frame, layers, What::Relayed(target), None))
+    }
+
+    /// The same for a frame that may contain more than one packet. Out of line: what it keeps of all the packets would have to
+    /// be prepared for each frame.
+    #[inline(never)]
+    fn judge_nested(&mut self, frame: &Frame<'_>, layers: &Layers, flow: FlowHash) -> Option<DropReason> {
+        let now = frame.timestamp.nanos();
         let mut packets = Packets::default();
-        let mut verdict = if nesting::is_worth_a_walk(bytes, layers) {
-            self.walk(bytes, layers, now, &mut packets)
-        } else {
-            Verdict::Other
-        };
+        let mut verdict = self.walk(frame.bytes, layers, now, &mut packets);
         if verdict == Verdict::Other
-            && let Some(target) = self.relays.search(bytes, layers, flow, now, &self.targets)
+            && let Some(target) = self.relays.search(frame, layers, flow, &self.targets)
         {
             verdict = Verdict::Loop(What::Relayed(target));
         }
@@ -136,26 +144,33 @@ impl MirrorLoop {
             Verdict::Other => None,
             Verdict::Own => Some(DropReason::OwnTraffic),
             Verdict::LoopFragment => Some(DropReason::Loop),
-            Verdict::Loop(what) => {
-                if self.found.is_none() {
-                    let outermost = layers.ip.or_else(|| Walk::new(bytes).next().map(|level| level.packet));
-                    let around = packets.around.or(outermost);
-                    self.found = Some(Evidence {
-                        what,
-                        around: around.map(|packet| packet.address_pair(bytes)),
-                        protocol: around.map_or(0, |packet| packet.protocol),
-                        port: around.and_then(|packet| Some(packet.ports(bytes)?.1)),
-                        is_outgoing: frame.direction == Some(Direction::Out),
-                    });
-                }
-                Some(DropReason::Loop)
-            }
+            Verdict::Loop(what) => Some(self.end(frame, layers, what, packets.around)),
         }
     }
 
     /// Whether `packet`, the outermost of a frame, goes to where a tunnel of ours goes, with an id of ours.
     pub fn goes_to_our_analyzer(&self, bytes: &[u8], packet: &Ip) -> bool {
         !self.targets.is_empty() && self.targets.inside(bytes, packet).is_some()
+    }
+
+    /// Ends a frame of a loop, the first of a turn with evidence. `around` is the packet that contains our tunnel, where that
+    /// is not the outermost one.
+    #[cold]
+    #[inline(never)]
+    fn end(&mut self, frame: &Frame<'_>, layers: &Layers, what: What, around: Option<Ip>) -> DropReason {
+        if self.found.is_none() {
+            let bytes = frame.bytes;
+            let outermost = layers.ip.or_else(|| Walk::new(bytes).next().map(|level| level.packet));
+            let around = around.or(outermost);
+            self.found = Some(Evidence {
+                what,
+                around: around.map(|packet| packet.address_pair(bytes)),
+                protocol: around.map_or(0, |packet| packet.protocol),
+                port: around.and_then(|packet| Some(packet.ports(bytes)?.1)),
+                is_outgoing: frame.direction == Some(Direction::Out),
+            });
+        }
+        DropReason::Loop
     }
 
     /// Looks for our tunnels inside the tunnels of a frame.

@@ -9,6 +9,7 @@ use memchr::memmem::Finder;
 
 use super::targets::Targets;
 use crate::flow::FlowHash;
+use crate::frame::Frame;
 use crate::wire::layers::{Ip, Layers};
 
 /// Frames of a turn that are searched whatever flow they belong to.
@@ -58,16 +59,29 @@ impl Relays {
     #[inline]
     pub(super) fn search(
         &mut self,
-        frame: &[u8],
+        frame: &Frame<'_>,
         layers: &Layers,
+        flow: FlowHash,
+        targets: &Targets,
+    ) -> Option<usize> {
+        let start = layers.ip.as_ref().map_or(layers.network, |ip| ip.payload.unwrap_or(ip.transport));
+        let now = frame.timestamp.nanos();
+        if frame.bytes.len() < start + SHORTEST || !self.is_due(flow, now) {
+            return None;
+        }
+        self.search_from(start, frame.bytes, flow, now, targets)
+    }
+
+    /// Out of line: few frames come here.
+    #[inline(never)]
+    fn search_from(
+        &mut self,
+        start: usize,
+        frame: &[u8],
         flow: FlowHash,
         now: u64,
         targets: &Targets,
     ) -> Option<usize> {
-        let start = layers.ip.map_or(layers.network, |ip| ip.payload.unwrap_or(ip.transport));
-        if frame.len() < start + SHORTEST || !self.is_due(flow, now) {
-            return None;
-        }
         let found = self.find(frame, start, targets);
         if found.is_some() {
             self.alert_until = now.saturating_add(ALERT);
@@ -80,6 +94,7 @@ impl Relays {
     }
 
     /// Whether this frame is one of those that are searched.
+    #[inline]
     fn is_due(&mut self, flow: FlowHash, now: u64) -> bool {
         if self.left > 0 {
             self.left -= 1;

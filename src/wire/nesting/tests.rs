@@ -48,6 +48,23 @@ proptest! {
         prop_assert!(!has_more || is_worth_a_walk(&frame, &layers), "the quick question has the same answer");
     }
 
+    /// The few instructions in front of the closer look leave no tunnel out.
+    #[test]
+    fn no_tunnel_in_udp_is_overlooked(
+        port in prop_oneof![any::<u16>(), proptest::sample::select(vec![4789, 8472, 4790, 6081, 6635])],
+        bits in any::<u32>(),
+        form in proptest::sample::select(vec![(0, 0), (VXLAN, u32::MAX), (GENERIC, GENERIC_FIXED), (GENEVE, GENEVE_FIXED)]),
+        rest in vec(any::<u8>(), 0..40),
+    ) {
+        let (value, fixed) = form;
+        let first = value & fixed | bits & !fixed;
+        let payload = [&first.to_be_bytes()[..], &rest].concat();
+        let udp = Transport::Udp { source_port: 5353, destination_port: port, checksum: false };
+        let frame = packet([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), udp, &payload);
+        let found = Layers::parse(&frame).ip.unwrap();
+        prop_assert!(may_be_udp_tunnel(&frame, &found) || carried(&frame, &found).is_none());
+    }
+
     #[test]
     fn any_bytes_end_the_walk(bytes in vec(any::<u8>(), 0..300), layers in vec((arounds(), hosts()), 0..4), cut in 0..400_usize) {
         let mut frame = [&[2; 12][..], &bytes].concat();
