@@ -84,18 +84,21 @@ impl Cursor {
     /// The next frame of `block`, which was seen on `interface`; `None` at its end, or where it makes no sense: then
     /// [`left`](Self::left) says how many frames the kernel promised beyond it.
     pub(super) fn advance<'a>(&mut self, block: &'a mut [u8], interface: InterfaceId) -> Option<Frame<'a>> {
-        while self.left > 0 && is_unfilled(block, self.next) {
+        let told = loop {
+            if self.left == 0 {
+                return None;
+            }
+            let told = Header::read(block.get(self.next..)?)?;
+            if told.status & FILLED != 0 {
+                break told;
+            }
             self.unfilled += 1;
-            self.step(native_u32(block.get(self.next..)?, NEXT_OFFSET)? as usize);
-        }
-        if self.left == 0 {
-            return None;
-        }
+            self.step(told.next_offset);
+        };
         let header = block.get_mut(self.next..)?;
-        let next_offset = native_u32(header, NEXT_OFFSET)? as usize;
-        prefetch(ahead(header, next_offset));
-        let frame = read_frame(header, interface)?;
-        self.step(next_offset);
+        prefetch(ahead(header, told.next_offset));
+        let frame = read_frame(header, &told, interface)?;
+        self.step(told.next_offset);
         Some(frame)
     }
 
@@ -116,9 +119,49 @@ impl Cursor {
     }
 }
 
-/// Whether the slot at `at` of `block` holds no frame.
-fn is_unfilled(block: &[u8], at: usize) -> bool {
-    block.get(at..).and_then(|header| native_u32(header, STATUS)).is_some_and(|status| status & FILLED == 0)
+/// What a `tpacket3_hdr`, and the `sockaddr_ll` behind it, tell of a slot.
+struct Header {
+    next_offset: usize,
+    seconds: u32,
+    nanoseconds: u32,
+    snaplen: usize,
+    length: u32,
+    status: u32,
+    mac: usize,
+    tci: u32,
+    tpid: u16,
+    packet_type: u8,
+}
+
+impl Header {
+    /// Reads the first bytes of a slot. One check of their number serves all fields.
+    #[inline]
+    fn read(slot: &[u8]) -> Option<Self> {
+        let fixed = slot.first_chunk()?;
+        Some(Self {
+            next_offset: u32_of(fixed, NEXT_OFFSET) as usize,
+            seconds: u32_of(fixed, SECONDS),
+            nanoseconds: u32_of(fixed, NANOSECONDS),
+            snaplen: u32_of(fixed, SNAPLEN) as usize,
+            length: u32_of(fixed, LENGTH),
+            status: u32_of(fixed, STATUS),
+            mac: usize::from(u16_of(fixed, MAC)),
+            tci: u32_of(fixed, VLAN_TCI),
+            tpid: u16_of(fixed, VLAN_TPID),
+            packet_type: fixed[PACKET_TYPE],
+        })
+    }
+}
+
+/// Number of a field at a constant place of the header.
+#[inline]
+fn u32_of(fixed: &[u8; PACKET_TYPE + 1], at: usize) -> u32 {
+    u32::from_ne_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]])
+}
+
+#[inline]
+fn u16_of(fixed: &[u8; PACKET_TYPE + 1], at: usize) -> u16 {
+    u16::from_ne_bytes([fixed[at], fixed[at + 1]])
 }
 
 /// What to ask for before the frame at the start of `header` is read, which the next one follows at `next_offset`: what
@@ -133,17 +176,14 @@ pub(super) fn was_full(block: &[u8]) -> bool {
     native_u32(block, BLOCK_STATUS).is_some_and(|status| status & BLOCK_TIMED_OUT == 0)
 }
 
-/// The frame whose `tpacket3_hdr` begins `header`, with everything the kernel tells about it: a VLAN tag that was taken out
-/// is put back.
-fn read_frame(header: &mut [u8], interface: InterfaceId) -> Option<Frame<'_>> {
-    let mut mac = usize::from(native_u16(header, MAC)?);
-    let end = mac.checked_add(native_u32(header, SNAPLEN)? as usize)?;
-    let status = native_u32(header, STATUS)?;
-    let mut wire_len = native_u32(header, LENGTH)?;
-    let mut unfinished = read_vnet(header.get(mac.checked_sub(VNET_HEADER_LEN)?..mac)?);
-    let nanos = u64::from(native_u32(header, SECONDS)?) * 1_000_000_000 + u64::from(native_u32(header, NANOSECONDS)?);
-    let outgoing = *header.get(PACKET_TYPE)? == PACKET_OUTGOING;
-    let tag = stripped_tag(header, status);
+/// The frame of the slot `header`, with everything the kernel tells about it: a VLAN tag that was taken out is put back.
+#[inline]
+fn read_frame<'a>(header: &'a mut [u8], told: &Header, interface: InterfaceId) -> Option<Frame<'a>> {
+    let (mut mac, mut wire_len) = (told.mac, told.length);
+    let end = mac.checked_add(told.snaplen)?;
+    let mut unfinished = read_vnet(header.get(mac.checked_sub(VNET_HEADER_LEN)?..mac)?.first_chunk()?);
+    let nanos = u64::from(told.seconds) * 1_000_000_000 + u64::from(told.nanoseconds);
+    let tag = stripped_tag(told);
     if let Some(tag) = tag {
         mac = put_back(header, mac, end, tag)?;
         wire_len = wire_len.saturating_add(u32::try_from(VLAN_TAG_LEN).ok()?);
@@ -154,7 +194,7 @@ fn read_frame(header: &mut [u8], interface: InterfaceId) -> Option<Frame<'_>> {
         bytes: header.get(mac..end)?,
         wire_len,
         timestamp: Timestamp::from_nanos(nanos),
-        direction: Some(if outgoing { Direction::Out } else { Direction::In }),
+        direction: Some(if told.packet_type == PACKET_OUTGOING { Direction::Out } else { Direction::In }),
         interface,
         origin: None,
         offload: Offload::Exact(unfinished),
@@ -164,13 +204,13 @@ fn read_frame(header: &mut [u8], interface: InterfaceId) -> Option<Frame<'_>> {
 }
 
 /// TPID and TCI of the tag that the kernel or the NIC took out of the frame, if it did.
-fn stripped_tag(header: &[u8], status: u32) -> Option<[u8; VLAN_TAG_LEN]> {
-    if status & VLAN_VALID == 0 {
+fn stripped_tag(told: &Header) -> Option<[u8; VLAN_TAG_LEN]> {
+    if told.status & VLAN_VALID == 0 {
         return None;
     }
-    let tpid = if status & VLAN_TPID_VALID == 0 { DEFAULT_TPID } else { native_u16(header, VLAN_TPID)? };
+    let tpid = if told.status & VLAN_TPID_VALID == 0 { DEFAULT_TPID } else { told.tpid };
     // The field has 32 bits; a tag has 16.
-    let tci = u16::try_from(native_u32(header, VLAN_TCI)? & 0xffff).ok()?;
+    let tci = u16::try_from(told.tci & 0xffff).ok()?;
     let ([a, b], [c, d]) = (tpid.to_be_bytes(), tci.to_be_bytes());
     Some([a, b, c, d])
 }
@@ -187,21 +227,17 @@ fn put_back(header: &mut [u8], mac: usize, end: usize, tag: [u8; VLAN_TAG_LEN]) 
 }
 
 /// The `virtio_net_hdr` in our words.
-fn read_vnet(header: &[u8]) -> Unfinished {
-    let field = |offset| native_u16(header, offset).unwrap_or(0);
-    let has = |offset, bits| header.get(offset).is_some_and(|byte| byte & bits != 0);
+#[inline]
+fn read_vnet(header: &[u8; VNET_HEADER_LEN]) -> Unfinished {
+    let field = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
     Unfinished {
-        segment: has(1, GSO_TYPE_MASK).then(|| NonZeroU16::new(field(4))).flatten(),
-        checksum: has(0, NEEDS_CHECKSUM).then(|| At { start: field(6), offset: field(8) }),
+        segment: NonZeroU16::new(if header[1] & GSO_TYPE_MASK == 0 { 0 } else { field(4) }),
+        checksum: (header[0] & NEEDS_CHECKSUM != 0).then(|| At { start: field(6), offset: field(8) }),
     }
 }
 
 fn native_u32(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(offset..offset + 4)?.try_into().ok()?))
-}
-
-fn native_u16(bytes: &[u8], offset: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(offset..offset + 2)?.try_into().ok()?))
 }
 
 #[cfg(test)]
