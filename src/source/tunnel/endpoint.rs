@@ -77,8 +77,9 @@ impl Endpoint {
         };
         // Before the socket: what that one gives has been told of.
         let version = if plan.address.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
-        let is_gre = matches!(carries, Carries::GreInIpv4 | Carries::Gre);
-        let merges = is_gre.then(|| MergeWatch::open(version));
+        // ERSPAN has a protocol type of its own, inside which the kernel merges nothing (`gre_gro_receive`).
+        let is_merged = plan.takes == Takes::Only(Tunnel::Gre);
+        let merges = is_merged.then(|| MergeWatch::open(version));
         // The frames that wait for their order have a part of the same memory.
         let waiting = tunnels.reorder.map_or(0, |_| buffer / 4);
         let socket = open_socket(plan, carries, buffer - waiting)?;
