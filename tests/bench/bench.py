@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import daemon
+import hostile
 import measure
 import receiver
 from lab import QUEUES, Lab
@@ -21,7 +22,7 @@ from program import Refused
 from tap import ENCAPSULATIONS, TRANSMIT
 
 SIZES = ["64", "imix", "1514", "tcp"]
-PARTS = ["cost", "checksums", "rate", "delay", "idle", "drain", "receive", "governor", "sessions"]
+PARTS = ["cost", "checksums", "rate", "delay", "idle", "drain", "receive", "governor", "sessions", "hostile"]
 PACE = 200_000  # frames a second: loss-free for every tap, so that all pay for the same frames
 PACES = [1_000, 20_000, 200_000]  # of the delays
 
@@ -48,6 +49,9 @@ LEAST_DRAIN, LEAST_SCALING, MOST_P99_MS, MOST_IDLE = 2.5, 1.6, 5.0, 0.1
 # A limit of CPU time, in percent of a core, under five times that load: what may be used, and what an IDS must see whole.
 LIMIT, TIMES, MOST_USED, LEAST_COMPLETE, MOST_ASTRAY = 10, 5, 12, 0.99, 0.02
 SESSIONS, MOST_START, MOST_KIB, MOST_IDLE_OF_ALL = 200, 2.0, 2048, 1.0
+# Of honest frames beside super-frames of tiny segments: the part that arrives. Of a flood of learnt flows: times a limit. Of the
+# CPU time of a mirror: the part that the search for relays takes.
+LEAST_HONEST, MOST_TIMES, MOST_SEARCH = 0.95, 1.5, 0.03
 
 
 class Bench:
@@ -300,10 +304,31 @@ class Bench:
                      f"{goal(row['cpu_percent'], most=MOST_IDLE_OF_ALL)}")
         self.say()
 
+    def hostiles(self):
+        """What foreign traffic may do to a mirror, and what it costs to look for loops."""
+        self.found["hostile"] = found = {}
+        found["super_frames"] = row = hostile.beside_super_frames(self.lab, 3 if self.quick else 10)
+        self.say(f"beside {hostile.ATTACK} super-frames a second, segments of {'/'.join(map(str, hostile.SEGMENTS))} bytes: "
+                 f"{row['part']:.1%} of {hostile.HONEST} frames a second arrive {goal(row['part'], least=LEAST_HONEST)}")
+        found["learnt_flows"] = row = hostile.learnt_flows(self.lab, 3 if self.quick else 10)
+        self.say(f"limit.rate = {row['limit']}, {row['offered']} frames a second of {row['learnt']} flows that it was seen to keep: "
+                 f"{row['times']:.2f} times the limit {goal(row['times'], most=MOST_TIMES)}")
+        hostile.addresses(self.lab)
+        rounds, seconds = (7, 0.4) if self.quick else (15, 1.0)
+        samples = self.interleaved([0, hostile.MORE_ADDRESSES], rounds, lambda more: hostile.many_addresses(
+            self.lab, more, "1514", PACE, seconds), {"search": "1514"})
+        ratio = paired(samples[hostile.MORE_ADDRESSES], samples[0], "ns")
+        search = (ratio - 1) / hostile.MORE_ADDRESSES
+        found["search"] = {"addresses": hostile.MORE_ADDRESSES, "ratio": round(ratio, 3), "part": round(search, 4),
+                           "ns": round(statistics.median(sample["ns"] for sample in samples[0])), "samples": samples}
+        self.say(f"search for relays, 1514 bytes, socket-gso: {search:.1%} of {found['search']['ns']} ns a frame "
+                 f"{goal(search * 100, most=MOST_SEARCH * 100, digits=0)} %")
+        self.say()
+
     def run(self):
         steps = {"cost": self.costs, "checksums": self.verified, "rate": self.rates, "delay": self.delays,
                  "idle": self.idles, "drain": self.drains, "receive": self.receives, "governor": self.governors,
-                 "sessions": self.many}
+                 "sessions": self.many, "hostile": self.hostiles}
         self.found["conditions"] = conditions()
         for part in PARTS:
             if part in self.chosen.part:
@@ -338,7 +363,7 @@ def conditions():
 
 def main():
     arguments = argparse.ArgumentParser(prog="scripts/bench", description="what farspan costs, against a baseline")
-    arguments.add_argument("--quick", action="store_true", help="shorter rounds, only what has a goal: under five minutes")
+    arguments.add_argument("--quick", action="store_true", help="shorter rounds, only what has a goal: under six minutes")
     arguments.add_argument("--json", action="store_true", help="all results and samples as JSON on standard output")
     for name, choices in (("transmit", list(TRANSMIT)), ("sink", ["veth", "ifb"]), ("size", SIZES),
                           ("encap", ENCAPSULATIONS), ("part", PARTS)):
