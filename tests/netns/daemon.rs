@@ -487,12 +487,30 @@ fn reload_under_traffic(slower: u32) -> Result<(), Disturbed> {
         std::thread::sleep(Duration::from_millis(100));
     }
     await_that("the end of the traffic", || sender.ended().is_some());
+    // What is left in a buffer when its session is stopped is not read for ever: a worker that others keep from its processor
+    // may need long for it.
+    let has_all = || {
+        let mut command = lab.host.command(binary());
+        command.args(["status", "--json"]).env("FARSPAN_CONTROL__SOCKET", lab.path("control.sock"));
+        let view: serde_json::Value =
+            serde_json::from_str(&succeed(&mut command)).expect("`status --json` prints JSON");
+        let kept = view["sessions"].as_array().and_then(|all| all.iter().find(|session| session["name"] == "kept"));
+        let count_of = |key: &str| kept.and_then(|kept| kept["ledger"][key].as_u64()).unwrap_or(0);
+        count_of("captured") + count_of("kernel_dropped") >= u64::from(count)
+    };
+    let deadline = std::time::Instant::now() + Duration::from_mins(2);
+    while !has_all() && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(100));
+    }
     await_that("the last frames", || {
         let size = || fs::metadata(&arrived).map_or(0, |file| file.len());
         let before = size();
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_secs(2));
         size() == before
     });
+    if !has_all() {
+        return Err(Disturbed("the session that was kept has not captured every frame within two minutes".into()));
+    }
     let ledgers = daemon.stop();
     let account = receiver.stop();
     let dropped = [&ledgers["kept"], &ledgers["changed"], &account].map(|ledger| ledger.kernel_dropped);
