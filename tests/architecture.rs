@@ -354,6 +354,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
+    ("decapsulate", &["config", "frame", "ledger", "wire"]),
     (
         "destination",
         &[
@@ -375,6 +376,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "session",
         &[
             "config",
+            "decapsulate",
             "destination",
             "error",
             "flow",

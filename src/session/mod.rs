@@ -127,7 +127,6 @@ impl Session {
         around: &mut Surroundings,
     ) -> Result<Self, Problems> {
         Problems::unless_empty(relay_loop::relay_loops(plan, underlays))?;
-        let filter = if plan.decap.is_some() { InnerFilter::of(plan)? } else { None };
         let pool = around.memory.clone().unwrap_or_else(|| source::alone(plan));
         let mut opened = if around.stays {
             source::open_staying(plan, &pool, &|name| missing_ids(&plan.destinations, &[name.to_owned()]).pop())?
@@ -156,7 +155,7 @@ impl Session {
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
             let spread = Spread::new(plan.spread, &plan.destinations, health.clone());
             let destinations = destinations.spread_by(spread).telling(around.errors.clone());
-            let path = path_to(destinations, (plan, filter.as_ref()), &around.all_tunnels, &together, delay);
+            let path = path_to(destinations, plan, &around.all_tunnels, &together, delay)?;
             let contact =
                 Contact::open(path.ledger.clone(), failures.clone(), returns.clone()).map_err(no_resources)?;
             let worker = Worker::new(sources, path, contact.clone(), delay, plan.end.count).map_err(no_resources)?;
@@ -264,14 +263,17 @@ fn flow_key(plan: &SessionPlan) -> FlowKey {
     seed.key
 }
 
-/// The stages of one worker of `plan`, which end at `destinations`. `filter` asks the frames inside tunnels.
+/// The stages of one worker of `plan`, which end at `destinations`.
+///
+/// # Errors
+/// When the filter cannot ask the frames inside tunnels.
 fn path_to(
     destinations: Destinations,
-    (plan, filter): (&SessionPlan, Option<&InnerFilter>),
+    plan: &SessionPlan,
     all_tunnels: &AllTunnels,
     together: &Together,
     delay: Duration,
-) -> Path {
+) -> Result<Path, Problems> {
     // What files and TAP devices get is sent to nobody: whoever checks a tunnel sees it there.
     let sends = plan.destinations.iter().any(|destination| destination.live_tunnel().is_some());
     let selector = if sends {
@@ -285,14 +287,17 @@ fn path_to(
     } else {
         Selector::new(OwnTraffic::default(), flow_key(plan), plan.sample)
     };
-    let inside = plan.decap.map(|decap| Inside {
-        decapsulator: Decapsulator::new(decap),
-        filter: filter.cloned(),
-        truncate: plan.normalise.truncate,
-    });
+    let inside = match plan.decap {
+        Some(decap) => Some(Inside {
+            decapsulator: Decapsulator::new(decap),
+            filter: InnerFilter::of(plan)?,
+            truncate: plan.normalise.truncate,
+        }),
+        None => None,
+    };
     // There, what is cut is the frame inside.
     let truncate = plan.normalise.truncate.filter(|_| inside.is_none());
-    Path {
+    Ok(Path {
         selector,
         inside,
         normaliser: Normaliser::new(truncate)
@@ -300,7 +305,7 @@ fn path_to(
             .of_foreign(!matches!(plan.source, SourcePlan::Live(_))),
         destinations,
         ledger: empty_ledger(plan),
-    }
+    })
 }
 
 fn no_resources(cause: nix::Error) -> SessionError {

@@ -34,18 +34,17 @@ pub(super) enum Part {
     Ports,
     Udp,
     Generic,
-    /// The Generic Protocol Extension has this number for what follows, or another one.
-    GenericIs(u8),
-    GenericIsNot(u8),
+    /// Whether the Generic Protocol Extension has this number for what follows.
+    GenericIs(u8, bool),
     Geneve,
-    EightBytes,
-    TwelveBytes,
+    /// A header of so many bytes, then an Ethernet frame.
+    Fixed(u8),
     Gre,
     Erspan,
     Erspan2,
     Erspan3,
-    ErspanSubheader,
-    ErspanFixed,
+    /// Whether eight bytes more follow.
+    ErspanSubheader(bool),
     BehindErspan,
     BehindGre,
     /// Nothing further can be read.
@@ -53,8 +52,8 @@ pub(super) enum Part {
 }
 
 use Part::{
-    BehindErspan, BehindGre, Done, EightBytes, Erspan, Erspan2, Erspan3, ErspanFixed, ErspanSubheader, Ethernet,
-    Generic, GenericIs, GenericIsNot, Geneve, Gre, Ports, Tag, Transport, TwelveBytes, Typed, Udp,
+    BehindErspan, BehindGre, Done, Erspan, Erspan2, Erspan3, ErspanSubheader, Ethernet, Fixed, Generic, GenericIs,
+    Geneve, Gre, Ports, Tag, Transport, Typed, Udp,
 };
 
 // The program's memory, beside that of every program.
@@ -154,12 +153,12 @@ fn transport(level: u8, more: bool) -> Vec<Step<Place>> {
 fn udp_tunnel(level: u8) -> Vec<Step<Place>> {
     let (own, inner) = (|part| at(level, part), |part| at(level + 1, part));
     let mut steps = vec![Here(own(Udp)), Do(LOAD_AT[HALF], 2)];
-    steps.extend([4789, 8472].map(|port| If(EQUAL, port, own(EightBytes))));
-    steps.extend([If(EQUAL, 4790, own(Generic)), If(EQUAL, 6081, own(Geneve)), If(EQUAL, 7932, own(TwelveBytes))]);
+    steps.extend([4789, 8472].map(|port| If(EQUAL, port, own(Fixed(8)))));
+    steps.extend([If(EQUAL, 4790, own(Generic)), If(EQUAL, 6081, own(Geneve)), If(EQUAL, 7932, own(Fixed(12)))]);
     steps.push(Go(Answer));
-    steps.push(Here(own(EightBytes)));
+    steps.push(Here(own(Fixed(8))));
     steps.extend(forward(UDP_HEADER + 8));
-    steps.extend([Go(inner(Ethernet)), Here(own(TwelveBytes))]);
+    steps.extend([Go(inner(Ethernet)), Here(own(Fixed(12)))]);
     steps.extend(forward(UDP_HEADER + 12));
     steps.extend([Go(inner(Ethernet)), Here(own(Generic)), Do(LOAD_AT[BYTE], UDP_HEADER + 3), Do(STORE, SPARE)]);
     steps.extend(forward(UDP_HEADER + 8));
@@ -167,7 +166,7 @@ fn udp_tunnel(level: u8) -> Vec<Step<Place>> {
     let next = [(1, Part::Ipv4), (2, Part::Ipv6), (3, Ethernet)];
     for (number, part) in next {
         // A conditional jump does not reach every part.
-        let (is, is_not) = (own(GenericIs(number)), own(GenericIsNot(number)));
+        let (is, is_not) = (own(GenericIs(number, true)), own(GenericIs(number, false)));
         steps.extend([Do(LOAD_M, SPARE), If(EQUAL, number.into(), is), Go(is_not)]);
         steps.extend([Here(is), Go(inner(part)), Here(is_not)]);
     }
@@ -201,10 +200,15 @@ fn gre(level: u8) -> Vec<Step<Place>> {
     steps.extend(longer(8));
     steps.extend([Go(own(BehindErspan)), Here(own(Erspan3)), Do(LOADX_M, OFFSET), Do(LOAD_M, LENGTH), Do(ADD_X, 0)]);
     // The last bit of the third word: eight bytes more.
-    steps.extend([Do(TO_X, 0), Do(LOAD_AT[BYTE], 11), If(ANY_BIT, 1, own(ErspanSubheader)), Go(own(ErspanFixed))]);
-    steps.push(Here(own(ErspanSubheader)));
+    steps.extend([
+        Do(TO_X, 0),
+        Do(LOAD_AT[BYTE], 11),
+        If(ANY_BIT, 1, own(ErspanSubheader(true))),
+        Go(own(ErspanSubheader(false))),
+    ]);
+    steps.push(Here(own(ErspanSubheader(true))));
     steps.extend(longer(8));
-    steps.push(Here(own(ErspanFixed)));
+    steps.push(Here(own(ErspanSubheader(false))));
     steps.extend(longer(12));
     steps.push(Here(own(BehindErspan)));
     // An Ethernet frame.
