@@ -73,8 +73,23 @@ pub fn findings(plan: &SessionPlan, facts: &Facts) -> Vec<Finding> {
         let (End::Tunnel(tunnel), Some(underlay)) = (&destination.end, underlay) else { return None };
         does_not_fit(&destination.name, Room::new(inner, tunnel, underlay), tunnel.fit)
     };
-    let ways = facts.underlays.iter().map(Option::as_deref);
-    plan.destinations.iter().zip(ways).filter_map(tight).collect()
+    let ways = || facts.underlays.iter().map(Option::as_deref);
+    let pinned =
+        plan.destinations.iter().zip(ways()).filter_map(|(destination, underlay)| pinned(destination, underlay?));
+    pinned.chain(plan.destinations.iter().zip(ways()).filter_map(tight)).collect()
+}
+
+/// Says that the path MTU is the plan's, whatever routes and routers say.
+fn pinned(destination: &DestinationPlan, underlay: &Underlay) -> Option<Finding> {
+    if !underlay.has_pinned_mtu() {
+        return None;
+    }
+    let (name, mtu) = (&destination.name, underlay.mtu());
+    Some(
+        Finding::note(format!("destination {name}: the path MTU is pinned to {mtu}"))
+            .because("`mtu` sets it. The route's MTU and what routers report (\"fragmentation needed\") are ignored.")
+            .cure("if a device of the path has a smaller MTU, longer datagrams are lost there: lower `mtu`, or leave it out"),
+    )
 }
 
 fn does_not_fit(name: &str, room: Room, fit: Fit) -> Option<Finding> {
