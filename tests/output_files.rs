@@ -188,3 +188,98 @@ fn a18_a_named_pipe_is_written_when_somebody_reads_it_and_refused_at_once_when_n
     assert!(reader.wait().unwrap().success());
     assert_eq!(numbers(&at("copy.pcap")), (0..50).collect::<Vec<_>>());
 }
+
+/// A19: the judges are the names of the files and libpcap. The clock is another one by a library in front of the C library.
+#[test]
+fn a19_a_clock_before_1970_or_far_ahead_ends_no_session_with_a_time_in_its_names() {
+    const YEAR: i64 = 31_556_952;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/netns/clock.c");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(at("clock.so")).arg(source).status();
+    assert!(built.unwrap().success());
+    capture(&at("in.pcap"), 5000);
+    for (years, begins) in [(-63, "19700101T000000"), (-3000, "19700101T000000"), (8500, "99991230T235959")] {
+        fs::write(at("clock"), (years * YEAR).to_ne_bytes()).unwrap();
+        let series = format!("{years}");
+        fs::create_dir(at(&series)).unwrap();
+        let to = format!("pcap:{series}/{{time}}.pcap?rotate_size=64KiB");
+        let mut command = mirror(folder.path(), &["--to", &to]);
+        command.env("LD_PRELOAD", at("clock.so")).env("FARSPAN_TEST_CLOCK", at("clock"));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{years}: {}", said(&output));
+        let mut files: Vec<_> = fs::read_dir(at(&series)).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        assert!(files.len() > 3, "{files:?}");
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(name(&files[0]).starts_with(begins), "{files:?}");
+        let mut all: Vec<u32> = files.iter().flat_map(|file| numbers(file)).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..5000).collect::<Vec<_>>(), "{years}: every frame, once");
+    }
+}
+
+/// A22: the judges are the names of the files and libpcap.
+#[test]
+fn a22_a_file_with_the_largest_number_neither_ends_a_series_nor_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    capture(&at("in.pcap"), 5000);
+    fs::create_dir(at("series")).unwrap();
+    let foreign =
+        ["18446744073709551615", "99999999999999999999999", "000041"].map(|number| format!("m-{number}.pcap"));
+    foreign.iter().for_each(|name| fs::write(at("series").join(name), "of somebody").unwrap());
+    let output = run(folder.path(), &["--to", "pcap:series/m-{number}.pcap?rotate_size=64KiB"]);
+    assert!(output.status.success(), "{}", said(&output));
+    for name in &foreign {
+        assert_eq!(fs::read(at("series").join(name)).unwrap(), b"of somebody", "{name}");
+    }
+    let (mut all, mut number) = (Vec::new(), 42);
+    while at("series").join(format!("m-{number:06}.pcap")).exists() {
+        all.extend(numbers(&at("series").join(format!("m-{number:06}.pcap"))));
+        number += 1;
+    }
+    assert_eq!(all, (0..5000).collect::<Vec<_>>(), "every frame, in order, in the files from 42 on");
+}
+
+/// A11: the main file and its drop-ins, also one that is new, are read again by a daemon that is confined to its files. The
+/// judges are the kernel's account of the process and libpcap.
+#[test]
+fn a11_drop_ins_are_read_again_by_a_confined_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    capture(&at("in.pcap"), 10);
+    fs::create_dir(at("conf.d")).unwrap();
+    fs::create_dir(at("out")).unwrap();
+    let session = |name: &str, file: &str| {
+        format!("[session.{name}]\nsource.file = \"in.pcap\"\ndestination.o.to = \"pcap:out/{file}.pcap\"\n")
+    };
+    fs::write(at("farspan.toml"), session("main", "main")).unwrap();
+    fs::write(at("conf.d/10-first.toml"), session("first", "first")).unwrap();
+    let log = at("log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_farspan"));
+    command.current_dir(folder.path()).args(["run", "--json", "-C", "farspan.toml"]).stdout(Stdio::piped());
+    command.env("FARSPAN_CONTROL__SOCKET", at("control.sock")).stderr(File::create(&log).unwrap());
+    let child = command.spawn().unwrap();
+    let logged = || fs::read_to_string(&log).unwrap_or_default();
+    await_that("the daemon to run", || logged().contains("farspan: running "));
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    assert!(status.lines().any(|line| line == "NoNewPrivs:\t1"), "{status}");
+    assert!(logged().contains("files confined by Landlock"), "{}", logged());
+    fs::write(at("farspan.toml"), session("main", "changed")).unwrap();
+    fs::remove_file(at("conf.d/10-first.toml")).unwrap();
+    fs::write(at("conf.d/20-second.toml"), session("second", "second")).unwrap();
+    let signal = |signal: &str| {
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    };
+    signal("-HUP");
+    await_that("the reload", || logged().contains("reloaded: "));
+    for name in ["main", "first", "changed", "second"] {
+        let path = at("out").join(format!("{name}.pcap"));
+        await_that(&format!("{}: {}", path.display(), logged()), || numbers(&path).len() == 10);
+    }
+    signal("-TERM");
+    let output = child.wait_with_output().unwrap();
+    let ledgers: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(ledgers.as_object().unwrap().keys().collect::<Vec<_>>(), ["main", "second"]);
+}

@@ -18,6 +18,9 @@ const NUMBER: &str = "{number}";
 /// The largest number that a series goes on from: a file a millisecond for 30,000 years.
 const MOST_NUMBER: u64 = 1_000_000_000_000_000;
 
+/// The latest time of a name by the clock, in seconds since 1970: a day before the year 10000, so that more names follow.
+const LATEST: Duration = Duration::from_secs(253_402_300_799 - 86_400);
+
 /// Where the next capture file goes.
 #[derive(Debug)]
 pub(super) struct FileSeries {
@@ -29,6 +32,8 @@ pub(super) struct FileSeries {
     /// The files of this run that still stand, oldest first, where only some are kept.
     kept: VecDeque<PathBuf>,
     keep: Option<usize>,
+    /// The time in the latest name, while the clock shows none that a name can have.
+    beyond_clock: Option<SystemTime>,
     /// Permissions of each file.
     mode: FileMode,
 }
@@ -47,7 +52,7 @@ impl FileSeries {
             name.insert_str(suffix, "-{time}");
         }
         let number = if name.contains(TIME) { 1 } else { last_number(&directory, &name).saturating_add(1) };
-        Self { directory, name, number, kept: VecDeque::new(), keep: rotation.keep, mode }
+        Self { directory, name, number, kept: VecDeque::new(), keep: rotation.keep, beyond_clock: None, mode }
     }
 
     /// Begins the next file, after the oldest ones have made room for it. A name without placeholders is one file for
@@ -61,7 +66,7 @@ impl FileSeries {
             let file = output_file::begin(&path, self.mode)?;
             return Ok((path, file));
         }
-        let mut time = SystemTime::now();
+        let mut time = self.next_time(SystemTime::now());
         for _ in 0..ATTEMPTS {
             let path = self.directory.join(self.name_of(time));
             match output_file::create(&path, self.mode) {
@@ -70,10 +75,24 @@ impl FileSeries {
                     time += Duration::from_millis(1);
                 }
                 Err(error) => return Err(error),
-                Ok(file) => return Ok((path, file)),
+                Ok(file) => {
+                    self.beyond_clock = self.beyond_clock.map(|_| time);
+                    return Ok((path, file));
+                }
             }
         }
         Err(ErrorKind::AlreadyExists.into())
+    }
+
+    /// The time for the next name, when the clock shows `now`. Beyond the times that a name can have, names are a millisecond
+    /// apart: the clock would give all of them the same one.
+    fn next_time(&mut self, now: SystemTime) -> SystemTime {
+        let time = now.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + LATEST);
+        if time == now {
+            self.beyond_clock = None;
+            return time;
+        }
+        *self.beyond_clock.insert(self.beyond_clock.map_or(time, |last| time.max(last + Duration::from_millis(1))))
     }
 
     /// Remembers that the file at `path` stands: the next one has the next number.
