@@ -4,6 +4,7 @@
 //! threads, two hundred sessions wait for the same moment.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use crate::ledger::Published;
 use crate::select::all_tunnels::AllTunnels;
 use crate::session::governor::Totals;
 use crate::session::{Running, Session, SessionError, Surroundings};
-use crate::source::{Interface, Pool};
+use crate::source::{Interface, Pool, while_wanted};
 
 /// How many sessions are opened at a time: each has a thread meanwhile.
 const AT_A_TIME: usize = 32;
@@ -147,9 +148,12 @@ impl Common {
             let (plan, ways, span) = (Arc::clone(plan), ways.clone(), tracing::Span::current());
             move || {
                 let _span = span.enter();
-                let opened = Session::open_among(&plan, &ways, &mut around);
+                let send = Rc::new(send);
+                let waiting = Rc::clone(&send);
+                let open = || Session::open_among(&plan, &ways, &mut around);
+                let opened = while_wanted(move || !waiting.is_closed(), open);
                 // Whoever waited for it has ended.
-                let _ = send.send((opened, around.shared));
+                let _ = Rc::into_inner(send).map(|send| send.send((opened, around.shared)));
             }
         };
         let no_thread = |cause| SessionError::Resources { cause };

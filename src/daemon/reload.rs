@@ -278,7 +278,7 @@ impl Coming {
 
 /// Something keeps a session from being opened or not, and it would keep a reload from its end.
 #[derive(Debug, thiserror::Error)]
-#[error("it was not open within {} s: something keeps it, such as a pipe that nobody reads", LONGEST_OPENING.as_secs())]
+#[error("it was not open within {} s: something keeps it, such as a pipe that nobody writes", LONGEST_OPENING.as_secs())]
 struct NotInTime;
 
 impl Explain for NotInTime {}

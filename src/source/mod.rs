@@ -30,6 +30,7 @@ pub use error::{ForeignKind, SourceError};
 pub use file::Progress;
 pub(crate) use memory::Budget;
 pub use memory::{NoRoom, Pool, alone};
+pub use recorded::while_wanted;
 pub use tunnel::TunnelError;
 
 use std::os::fd::BorrowedFd;

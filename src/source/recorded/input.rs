@@ -1,13 +1,15 @@
 //! The bytes of a file or pipe, decompressed where they are compressed. A read never waits for a pipe.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::config::plan::FilePath;
@@ -80,11 +82,11 @@ impl Compression {
 }
 
 impl Input {
-    /// Opens a path, or standard input. Waits for the other end of a named pipe.
+    /// Opens a path, or standard input. A named pipe without a writer is open at once, and has nothing until one comes.
     pub fn open(path: &FilePath) -> io::Result<Self> {
         let file = match path {
             FilePath::Standard => File::from(io::stdin().as_fd().try_clone_to_owned()?),
-            FilePath::Path(path) => File::open(path)?,
+            FilePath::Path(path) => File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?,
         };
         let metadata = file.metadata()?;
         let kind = match metadata.file_type() {
@@ -152,11 +154,20 @@ impl Input {
     }
 
     /// Waits until there is something to read, or the other end has closed.
+    ///
+    /// # Errors
+    /// The kernel's; [`ErrorKind::TimedOut`](io::ErrorKind::TimedOut) when [`while_wanted`] says that nobody wants it any more.
     pub fn wait(&self) -> io::Result<()> {
-        let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut polled, PollTimeout::NONE) {
-            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
+        /// How soon that is seen.
+        const LOOK: u16 = 100;
+        loop {
+            let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled, LOOK) {
+                Ok(0) if !is_wanted() => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(0) | Err(nix::Error::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -177,6 +188,26 @@ impl Input {
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
+}
+
+/// Says whether somebody still waits for what this thread opens.
+type IsWanted = Box<dyn Fn() -> bool>;
+
+thread_local! {
+    static IS_WANTED: RefCell<Option<IsWanted>> = const { RefCell::new(None) };
+}
+
+/// Does `work` on this thread, in which a wait for a pipe ends when `is_wanted` says that nobody waits for the result any more.
+/// The pipe may stay silent for ever.
+pub fn while_wanted<T>(is_wanted: impl Fn() -> bool + 'static, work: impl FnOnce() -> T) -> T {
+    IS_WANTED.set(Some(Box::new(is_wanted)));
+    let done = work();
+    IS_WANTED.set(None);
+    done
+}
+
+fn is_wanted() -> bool {
+    IS_WANTED.with_borrow(|is_wanted| is_wanted.as_ref().is_none_or(|is_wanted| is_wanted()))
 }
 
 impl Read for Raw {

@@ -19,6 +19,7 @@ mod reader;
 mod tests;
 
 pub(super) use fault::Fault;
+pub use input::while_wanted;
 pub(super) use reader::{Next, Reader, Record, Refusal};
 
 use std::ops::Range;
