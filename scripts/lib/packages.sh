@@ -13,6 +13,7 @@ test_packages=(
     curl bind9-dnsutils iperf3          # clients
     openvswitch-switch                  # GRE, ERSPAN and Geneve endpoints that are not ours
     nftables                            # a host that rewrites source addresses
+    wireguard-go wireguard-tools        # a real VPN in user space between a host and its analyzer
     tmux                                # a terminal for farspan top
     gzip zstd xz-utils bzip2            # compressed capture files
     python3 jq shellcheck

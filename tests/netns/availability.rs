@@ -108,6 +108,39 @@ fn a03_a_log_that_nobody_reads_stops_neither_the_daemon_nor_the_mirror() {
     drop(reader);
 }
 
+/// A3: the log overflows, and its counter says so. The judges are curl and a capture at the analyzer.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a03_log_lines_that_nobody_reads_are_counted_and_no_frame_is_lost() {
+    let lab = Lab::with_underlay_mtu(1600);
+    let (reader, writer) = small_pipe();
+    let arriving = Capture::start(&lab, &lab.analyzer, "a0", TUNNEL);
+    let metrics = "[metrics]\nlisten = \"127.0.0.1:9469\"\n";
+    let configuration = [metrics, &session("dmz", "h0", VXLAN), ONLY_OURS].concat();
+    let daemon = Quiet::start(&lab, &configuration, writer.into());
+    let dropped = || -> u64 {
+        let page = lab.host.run("curl -sS --fail --max-time 5 http://127.0.0.1:9469/metrics");
+        let count = page.lines().find_map(|line| line.strip_prefix("farspan_log_lines_dropped_total "));
+        count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("a number: {page}"))
+    };
+    assert_eq!(dropped(), 0);
+    // A reload that fails names every mistake.
+    let mistakes: String = (0..2000).map(|number| format!("no_such_key_{number} = 1\n")).collect();
+    write(&lab, &[&mistakes, &configuration[..]].concat());
+    let mut sent = 0;
+    await_that("a counter that rises", || {
+        signal(daemon.process.id(), "HUP");
+        traffic::send(&lab, &frames(sent..sent + 50), "--pps=1000");
+        sent += 50;
+        dropped() > 0
+    });
+    arriving.await_frames(sent as usize);
+    let (status, ledger) = daemon.stop("dmz");
+    assert!(status.success(), "{status}");
+    assert_eq!((ledger.captured, ledger.only().sent), (u64::from(sent), u64::from(sent)), "{ledger:#?}");
+    drop(reader);
+}
+
 /// The ledgers of many sessions are larger than the pipe, whose reader begins late and reads little by little.
 #[test]
 #[ignore = "needs root: run scripts/test"]

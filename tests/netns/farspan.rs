@@ -26,7 +26,7 @@ pub fn by_xdp() -> bool {
 
 /// The way of transmitting of this run, unless `arguments` name no tunnel, ask for what only sockets do, or say it
 /// themselves.
-fn transmit(arguments: &[&str]) -> &'static [&'static str] {
+pub fn transmit(arguments: &[&str]) -> &'static [&'static str] {
     let says = |word: &str| arguments.iter().any(|argument| argument.contains(word));
     if by_xdp() && says("://") && !says("fit=fragment") && !says("transmit") { &["--transmit", "xdp"] } else { &[] }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::farspan::{Farspan, Ledger, binary};
+use crate::farspan::{Farspan, Ledger, binary, engine, transmit};
 use crate::judge::{Capture, tshark};
 use crate::lab::{ANALYZER, Lab, Namespace, Process, UNDERLAY_HOST, await_that, wire};
 use crate::traffic;
@@ -16,10 +16,10 @@ const FEW: u64 = 100;
 /// How long a loop would have to show itself.
 const WATCHED: Duration = Duration::from_secs(3);
 
-/// `farspan mirror` in any namespace, whose files have a name of their own.
+/// `farspan mirror` in any namespace, whose files have a name of their own, with this run's engine and way of transmitting.
 fn mirror(lab: &Lab, namespace: &Namespace, name: &str, arguments: &[&str]) -> Farspan {
     let mut command = namespace.command(binary());
-    command.args(["mirror", "--json"]).args(arguments);
+    command.args(["mirror", "--json"]).args(engine()).args(transmit(arguments)).args(arguments);
     Farspan::start_command(lab, [name, "mirroring "], command)
 }
 
@@ -54,12 +54,13 @@ fn warnings(log: &str) -> Vec<&str> {
 }
 
 /// Two hosts that mirror their underlay to each other.
-fn two_hosts(prepare: impl FnOnce(&Lab)) -> (Lab, [String; 2]) {
+fn two_hosts(prepare: impl FnOnce(&Lab), options: &[&str]) -> (Lab, [String; 2]) {
     let lab = Lab::new();
     prepare(&lab);
     let seen = Capture::start(&lab, &lab.analyzer, "a0", "");
-    let one = mirror(&lab, &lab.host, "one", &["-i", "u0", "--to", "vxlan://192.0.2.2?vni=42"]);
-    let other = mirror(&lab, &lab.analyzer, "other", &["-i", "a0", "--to", "vxlan://192.0.2.1?vni=43"]);
+    let arguments = |link, to| [options, &["-i", link, "--to", to]].concat();
+    let one = mirror(&lab, &lab.host, "one", &arguments("u0", "vxlan://192.0.2.2?vni=42"));
+    let other = mirror(&lab, &lab.analyzer, "other", &arguments("a0", "vxlan://192.0.2.1?vni=43"));
     ping_and_watch(&lab.host, ANALYZER, &[&seen]);
     let logs = [one.log(), other.log()];
     let ledgers = [("one", one.stop()), ("other", other.stop())];
@@ -77,8 +78,18 @@ fn two_hosts(prepare: impl FnOnce(&Lab)) -> (Lab, [String; 2]) {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn r01_two_hosts_that_mirror_to_each_other_do_not_loop() {
-    let (_lab, [one, other]) = two_hosts(|_| {});
-    for (log, host) in [(&one, ANALYZER), (&other, UNDERLAY_HOST)] {
+    assert_each_names_the_other(&two_hosts(|_| {}, &[]).1);
+}
+
+/// Without marks the contents alone tell.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn r01_two_hosts_that_mirror_to_each_other_do_not_loop_without_marks() {
+    assert_each_names_the_other(&two_hosts(|_| {}, &["--mark", "off"]).1);
+}
+
+fn assert_each_names_the_other([one, other]: &[String; 2]) {
+    for (log, host) in [(one, ANALYZER), (other, UNDERLAY_HOST)] {
         let said = warnings(log);
         assert_eq!(said.len(), 1, "one warning: {log}");
         assert!(said[0].contains(&format!("host {host} mirrors")) && said[0].contains("`not (udp port 4789"), "{log}");
@@ -88,13 +99,14 @@ fn r01_two_hosts_that_mirror_to_each_other_do_not_loop() {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn r01_two_hosts_do_not_loop_where_the_source_of_one_is_rewritten() {
-    let (_lab, [_, other]) = two_hosts(|lab| {
+    let rewritten = |lab: &Lab| {
         lab.host.run("ip address add 192.0.2.9/24 dev u0");
         let rules = "table ip nat {\n chain post {\n type nat hook postrouting priority 100;\n \
                      udp dport 4789 snat to 192.0.2.9\n }\n}\n";
         let rules = lab.write("nat.nft", rules);
         lab.host.run(&format!("nft -f {}", rules.display()));
-    });
+    };
+    let (_lab, [_, other]) = two_hosts(rewritten, &[]);
     assert!(!warnings(&other).is_empty(), "{other}");
 }
 
@@ -140,6 +152,18 @@ fn r01_a_ring_of_three_hosts_with_three_encapsulations_does_not_loop() {
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn r01_an_analyzer_behind_an_overlay_of_the_host_does_not_loop() {
+    behind_an_overlay(&[]);
+}
+
+/// The mark passes the kernel's tunnel. Without it, the datagram inside tells.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn r01_an_analyzer_behind_an_overlay_of_the_host_does_not_loop_without_marks() {
+    let ledger = behind_an_overlay(&["--mark", "off"]);
+    assert!(ledger.dropped.contains_key("loop"), "{ledger:#?}");
+}
+
+fn behind_an_overlay(options: &[&str]) -> Ledger {
     let lab = Lab::new();
     let overlay = |namespace: &Namespace, number: u8, remote: u8| {
         let local = format!("local 192.0.2.{number} remote 192.0.2.{remote}");
@@ -150,11 +174,15 @@ fn r01_an_analyzer_behind_an_overlay_of_the_host_does_not_loop() {
     overlay(&lab.analyzer, 2, 1);
     lab.host.run("ping -q -c 1 -W 30 10.9.0.2");
     let seen = Capture::start(&lab, &lab.analyzer, "vx0", "udp dst port 4789");
-    let farspan = Farspan::mirror_as_told(&lab, &["-i", "u0", "--to", "vxlan://10.9.0.2?vni=42"]);
+    let engine = engine();
+    let engine: Vec<&str> = engine.iter().map(String::as_str).collect();
+    let arguments = [&engine, options, &["-i", "u0", "--to", "vxlan://10.9.0.2?vni=42"]].concat();
+    let farspan = Farspan::mirror_as_told(&lab, &arguments);
     ping_and_watch(&lab.host, ANALYZER, &[&seen]);
     let ledger = farspan.stop();
     assert_few("the host", &ledger);
     assert_eq!(copies_of_the_ping(&seen.stop(), "vxlan.vni == 42"), [1, 1], "{ledger:#?}");
+    ledger
 }
 
 /// Carries IP packets between a TUN device and UDP: as they are, or combined with a key stream. The stream depends on the
@@ -253,6 +281,75 @@ fn r01_an_analyzer_behind_an_encrypting_relay_raises_an_alarm() {
     assert_eq!(said.len(), 1, "{log}");
     assert!(said[0].contains("ERROR") && said[0].contains("`not (udp port 5555 and host 192.0.2.2)`"), "{log}");
     assert!(ledger.dropped.contains_key("loop_throttled"), "{ledger:#?}");
+}
+
+/// A real VPN between host and analyzer: WireGuard in user space, with the analyzer as 10.9.0.2 behind it.
+fn wireguard(lab: &Lab) -> [Process; 2] {
+    let ends = [(&lab.host, 1, 2), (&lab.analyzer, 2, 1)];
+    let key = |number: i32| lab.path(&format!("wg{number}.key"));
+    // The name is of this process alone: the control sockets of all WireGuard devices are in one folder of the machine.
+    let device = |number: i32| format!("fw{number}-{}", std::process::id() % 1_000_000);
+    let public: Vec<String> = ends
+        .iter()
+        .map(|&(namespace, number, _)| {
+            let line = format!("umask 077; wg genkey > {0}; wg pubkey < {0}", key(number).display());
+            crate::lab::succeed(namespace.command("sh").args(["-c", &line])).trim().to_owned()
+        })
+        .collect();
+    let mut processes = ends.iter().zip([&public[1], &public[0]]).map(|(&(namespace, number, other), peer)| {
+        let device = device(number);
+        let process = namespace.start(&format!("wireguard-go -f {device}"), &lab.path(&format!("wg{number}.log")));
+        await_that("the device", || Path::new(&format!("/var/run/wireguard/{device}.sock")).exists());
+        namespace.run(&format!(
+            "wg set {device} listen-port 51820 private-key {} peer {peer} endpoint 192.0.2.{other}:51820 allowed-ips 10.9.0.0/24",
+            key(number).display()
+        ));
+        namespace.link_up(&device, 1420, &[&format!("10.9.0.{number}/24")]);
+        process
+    });
+    let both = [processes.next().expect("one"), processes.next().expect("the other")];
+    lab.host.run("ping -q -c 1 -W 5 10.9.0.2");
+    both
+}
+
+/// A real VPN: `check` and the start warn, the loop is found within about 40 frames and slowed down, and the filter that the
+/// alarm prints ends it.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn r01_an_analyzer_behind_wireguard_raises_an_alarm_whose_filter_ends_the_loop() {
+    const TO: &str = "vxlan://10.9.0.2?vni=42";
+    const FILTER: &str = "not (udp port 51820 and host 192.0.2.2)";
+    let lab = Lab::new();
+    let _both = wireguard(&lab);
+    let device = format!("fw2-{}", std::process::id() % 1_000_000);
+    let warning = "a tunnel of this host (tun) whose packets may leave by u0, which is mirrored";
+    let said = crate::lab::succeed(lab.host.command(binary()).args(["check", "-i", "u0", "--to", TO]));
+    assert!(said.contains(warning) && said.contains("add to the filter: not (port PORT and host PEER)"), "{said}");
+
+    let seen = Capture::start(&lab, &lab.analyzer, &device, "udp dst port 4789");
+    let arguments = ["-i", "u0", "--to", TO];
+    let looping = mirror(&lab, &lab.host, "looping", &[&arguments[..], &["--transmit", "socket"]].concat());
+    assert!(looping.log().contains(warning), "{}", looping.log());
+    let began = Instant::now();
+    ping_and_watch(&lab.host, ANALYZER, &[&seen]);
+    let log = looping.log();
+    let ledger = looping.stop();
+    let most = 60 + 12 * began.elapsed().as_secs();
+    assert!(ledger.only().assigned <= most, "at most {most}: {ledger:#?}");
+    assert!(ledger.dropped.contains_key("loop_throttled"), "{ledger:#?}");
+    let said = warnings(&log);
+    assert_eq!(said.len(), 1, "{log}");
+    assert!(said[0].contains("ERROR") && said[0].contains(&format!("`{FILTER}`")), "{log}");
+    assert_eq!(copies_of_the_ping(seen.file(), "vxlan.vni == 42"), [1, 1], "{ledger:#?}");
+
+    let filtered = [&arguments[..], &["--transmit", "socket", FILTER]].concat();
+    let quiet = mirror(&lab, &lab.host, "quiet", &filtered);
+    ping_and_watch(&lab.host, ANALYZER, &[&seen]);
+    let log = quiet.log();
+    let ledger = quiet.stop();
+    ledger.assert_lossless();
+    assert!(ledger.captured < 20 && warnings(&log).is_empty(), "{ledger:#?}\n{log}");
+    assert_eq!(copies_of_the_ping(&seen.stop(), "vxlan.vni == 42"), [2, 2], "{ledger:#?}");
 }
 
 #[test]

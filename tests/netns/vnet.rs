@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::lab::{Lab, Namespace, Process, await_that};
+use crate::lab::{Lab, Namespace, Process, await_some, await_that};
 use crate::traffic::STRANGER;
 
 /// `VIRTIO_NET_HDR_GSO_*` of `linux/virtio_net.h`.
@@ -99,12 +99,14 @@ impl Sender {
         fs::rename(&unfinished, &self.file).expect("the folder is writable");
     }
 
-    /// Waits until everything has been sent.
-    pub fn await_end(&self) {
-        await_that("everything to be sent", || {
-            assert!(!self.said("Error"), "{}: {}", self.script.display(), self.words());
-            self.said("sent ")
-        });
+    /// Waits until everything has been sent. How many frames that were.
+    pub fn await_end(&self) -> u32 {
+        await_some("everything to be sent", || {
+            let words = self.words();
+            assert!(!words.contains("Error"), "{}: {words}", self.script.display());
+            let (_, sent) = words.split_once("sent ")?;
+            sent.lines().next()?.trim().parse().ok()
+        })
     }
 
     fn words(&self) -> String {
