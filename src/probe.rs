@@ -275,9 +275,8 @@ mod tests {
     use super::*;
     use crate::config::local_end::CaptureFilePlan;
     use crate::config::plan::FilePath;
-    use crate::destination::Destination;
-    use crate::destination::Shared;
     use crate::destination::capture_file::CaptureFile;
+    use crate::destination::{Destination, Patience, Shared};
 
     const TOKEN: Token = Token(0x0123_4567_89ab_cdef);
 
@@ -323,7 +322,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("inner.pcap");
         let plan = CaptureFilePlan::plain(FilePath::Path(file.clone()));
-        let destination = CaptureFile::open(&plan, &["probe".into()], &mut Shared::new(&[], 0)).unwrap();
+        let destination =
+            CaptureFile::open(&plan, &["probe".into()], Patience::Drop, &mut Shared::new(&[], 0)).unwrap();
         let mut destinations = Destinations::new(vec![Destination::File(destination)]);
         let mut ledger = Ledger::new([("1", "pcap:inner.pcap")]);
 

@@ -126,7 +126,7 @@ fn neither_sending_nor_splitting_nor_icmp_errors_nor_publishing_allocate() {
     let file = FilePath::Path(directory.path().join("record-{number}.pcapng"));
     let rotation = Rotation { size: Some(1 << 30), time: Some(Duration::from_hours(1)), keep: None };
     let record = CaptureFilePlan { rotation, sync: Sync::Off, ..CaptureFilePlan::plain(file) };
-    let record = CaptureFile::open(&record, &["eth0".into()], &mut Shared::new(&[], 0)).unwrap();
+    let record = CaptureFile::open(&record, &["eth0".into()], Patience::Drop, &mut Shared::new(&[], 0)).unwrap();
     let mut destinations = Destinations::new(vec![
         tunnel(hearing, Fit::Split),
         tunnel(hearing, Fit::Truncate),

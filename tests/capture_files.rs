@@ -15,8 +15,8 @@ use farspan::config::plan::{
     EndPlan, FilePath, FilePlan, LimitPlan, NormalisePlan, Pace, PriorityPlan, SamplePlan, SessionPlan, SourcePlan,
     Spread,
 };
-use farspan::destination::Shared;
 use farspan::destination::capture_file::CaptureFile;
+use farspan::destination::{Patience, Shared};
 use farspan::error::{ExitCode, Explain};
 use farspan::flow::FlowHash;
 use farspan::frame::{InterfaceId, Offload, WireFrame};
@@ -462,7 +462,7 @@ fn a_full_disk_never_leaves_half_a_record() {
 
     let path = disk.join("inner.pcap");
     let file = CaptureFilePlan::plain(FilePath::Path(path.clone()));
-    let mut file = CaptureFile::open(&file, &["eth0".into()], &mut Shared::new(&[], 0)).unwrap();
+    let mut file = CaptureFile::open(&file, &["eth0".into()], Patience::Drop, &mut Shared::new(&[], 0)).unwrap();
     let (bytes, mut account) = (frame(&[], 1), DestinationLedger::default());
     let mut offer = |count, account: &mut DestinationLedger| {
         for nanos in 0..count {

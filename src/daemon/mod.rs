@@ -42,7 +42,7 @@ use crate::config::daemon::DaemonPlan;
 use crate::config::plan::{DestinationPlan, SessionPlan};
 use crate::config::reading::{self, Reading};
 use crate::error::Problems;
-use crate::ledger::Ledger;
+use crate::ledger::{DropReason, Ledger};
 use crate::privilege;
 use crate::privilege::needs::{Needs, largest_receive_buffer};
 use crate::session::control::{ECHO, PATIENCE, REMINDER};
@@ -335,11 +335,10 @@ async fn stop(manager: &Manager, signals: &mut Signals) -> Result<(), CutShort> 
 fn last_accounts(manager: &Manager) -> Vec<LastAccount> {
     let account = |entry: &manager::Entry| {
         let plan = entry.shown.plan();
-        LastAccount {
-            session: plan.name.clone(),
-            destinations: plan.destinations.clone(),
-            ledger: entry.shown.ledger(),
-        }
+        let mut ledger = entry.shown.ledger();
+        // What waits for the reader of a pipe in a session that has not ended.
+        ledger.close(DropReason::Stopping);
+        LastAccount { session: plan.name.clone(), destinations: plan.destinations.clone(), ledger }
     };
     manager.sessions().iter().map(account).collect()
 }

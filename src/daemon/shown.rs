@@ -1,6 +1,5 @@
 //! What a supervisor shows of its session: written by it, read by whoever makes a view.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,7 +12,7 @@ use crate::destination::last_error::{LastError, LastErrors};
 use crate::error::{Explain, one_line, what_and_why};
 use crate::kernel::underlay::{NextHop, Underlay};
 use crate::ledger::{Ledger, Published};
-use crate::session::{empty_ledger, governor};
+use crate::session::{RefusedForRoom, empty_ledger, governor};
 use crate::source::Interface;
 
 /// A worker that has done no turn for so long is stuck. A replay waits 30 seconds for room within one.
@@ -35,7 +34,7 @@ struct Inner {
     restarts: u64,
     interfaces: Vec<InterfaceView>,
     /// How many interfaces the run has no room for.
-    refused_for_room: Arc<AtomicUsize>,
+    refused_for_room: Arc<RefusedForRoom>,
     /// The ways of the destinations while the session runs, in their order.
     underlays: Vec<Option<Arc<Underlay>>>,
     /// Which of them can be given frames, where they are watched for it.
@@ -113,8 +112,8 @@ impl Shown {
         self.lock().governor = governor;
     }
 
-    /// How many interfaces the run has no room for, from now on.
-    pub(super) fn set_refused_for_room(&self, refused: Arc<AtomicUsize>) {
+    /// The interfaces that the run has no room for, from now on.
+    pub(super) fn set_refused_for_room(&self, refused: Arc<RefusedForRoom>) {
         self.lock().refused_for_room = refused;
     }
 
@@ -211,7 +210,7 @@ impl Shown {
             since: inner.since,
             restarts: inner.restarts,
             interfaces: inner.interfaces.clone(),
-            refused_for_room: inner.refused_for_room.load(Ordering::Relaxed),
+            refused_for_room: inner.refused_for_room.now(),
             ledger: inner.ledger(),
             last_frame: inner.last_frame(),
             last_error,
@@ -236,6 +235,7 @@ impl Inner {
             return self.finished.clone();
         }
         let mut ledger = Ledger::sum(self.workers.iter().map(|worker| worker.published.read()));
+        ledger.refused_interfaces += self.refused_for_room.total();
         ledger.go_on_from(&self.finished);
         ledger
     }

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::Shared;
 use super::origins::Origins;
 use super::records::{About, Format};
-use super::shared_file::{CannotCreate, SharedFile};
+use super::shared_file::{CannotCreate, Outlet, Run, SharedFile, Written};
+use super::{Patience, Shared};
 use crate::config::local_end::CaptureFilePlan;
 use crate::frame::{InterfaceId, WireFrame};
 use crate::ledger::{DestinationLedger, DropReason};
@@ -23,6 +23,10 @@ pub struct CaptureFile {
     unused: Vec<u32>,
     origins: Origins,
     records: Vec<u8>,
+    /// Where the records go if a program may read them: a pipe or a device.
+    outlet: Option<Outlet>,
+    /// When it is asked again what became of records that were given to a pipe.
+    unsettled_until: Option<Instant>,
     /// When it is looked at again whether somebody else harmed the file.
     look_at: Option<Instant>,
     /// What every further frame is dropped for, once nothing can be written any more.
@@ -45,14 +49,20 @@ impl CaptureFile {
     ///
     /// # Errors
     /// When the file cannot be created or written.
-    pub fn open(plan: &CaptureFilePlan, interfaces: &[String], shared: &mut Shared) -> Result<Self, CannotCreate> {
+    pub fn open(
+        plan: &CaptureFilePlan,
+        interfaces: &[String],
+        patience: Patience,
+        shared: &mut Shared,
+    ) -> Result<Self, CannotCreate> {
         let file = shared.file(plan)?;
         let known = |name: &String| {
             let number = file.number_of(Interface { name: name.clone(), comment: None })?;
             Ok(Some(Known { name: name.clone(), number }))
         };
         let interfaces = interfaces.iter().map(known).collect::<Result<_, _>>()?;
-        Ok(Self::writing(file, interfaces))
+        let outlet = file.outlet(patience, shared.backlog, shared.ending());
+        Ok(Self::writing(file, interfaces, outlet))
     }
 
     /// Lets the file know an interface of this name, which frames call `interface` from now on.
@@ -75,9 +85,11 @@ impl CaptureFile {
         self.unused.extend(known.map(|known| known.number));
     }
 
-    fn writing(file: SharedFile, interfaces: Vec<Option<Known>>) -> Self {
+    fn writing(file: SharedFile, interfaces: Vec<Option<Known>>, outlet: Option<Outlet>) -> Self {
         let records = Vec::with_capacity(Self::BUFFER);
-        Self { file, interfaces, unused: Vec::new(), origins: Origins::new(), records, look_at: None, closed: None }
+        let (unused, origins) = (Vec::new(), Origins::new());
+        let (unsettled_until, look_at, closed) = (None, None, None);
+        Self { file, interfaces, unused, origins, records, outlet, unsettled_until, look_at, closed }
     }
 
     /// Whether nothing can be written any more: the reader of the pipe has ended, or a record broke off in it.
@@ -129,11 +141,32 @@ impl CaptureFile {
             account.lost_from_file += self.file.look(now);
         }
         self.write(account);
+        self.collect(account);
+        self.unsettled_until = self.outlet.as_ref().and_then(|outlet| outlet.deadline(now));
     }
 
-    /// When the time of the file at hand is over, where time ends files.
+    /// When the time of the file at hand is over, where time ends files, or what became of records is to be asked.
     pub fn deadline(&self) -> Option<Instant> {
-        self.file.rotates_by_time.then(|| self.file.deadline()).flatten()
+        let over = self.file.rotates_by_time.then(|| self.file.deadline()).flatten();
+        over.into_iter().chain(self.unsettled_until).min()
+    }
+
+    /// Takes in what became of records that were given to a pipe.
+    fn collect(&mut self, account: &mut DestinationLedger) {
+        let Some(outlet) = &mut self.outlet else { return };
+        for Run { records, bytes, lost } in outlet.collect() {
+            account.in_flight -= records;
+            match lost {
+                None => {
+                    account.sent += records;
+                    account.bytes += bytes;
+                }
+                Some(reason) => {
+                    account.dropped[reason] += records;
+                    self.closed = outlet.closed();
+                }
+            }
+        }
     }
 
     fn write(&mut self, account: &mut DestinationLedger) {
@@ -146,8 +179,18 @@ impl CaptureFile {
         if self.records.is_empty() {
             return;
         }
-        let written = self.file.append(&self.records);
         let format = self.file.format;
+        let written = match &mut self.outlet {
+            None => self.file.append(&self.records),
+            Some(outlet) => match self.file.give(outlet, &self.records) {
+                Ok(()) => {
+                    self.records.clear();
+                    self.origins.retry();
+                    return;
+                }
+                Err(reason) => Written { bytes: 0, lost: Some(reason), closed: outlet.closed().is_some() },
+            },
+        };
         let (frames, bytes) = format.whole_records(&self.records[..written.bytes], usize::MAX);
         account.sent += frames;
         account.bytes += bytes as u64;
@@ -166,6 +209,8 @@ impl CaptureFile {
     /// wants it to have.
     pub fn finish(&mut self, account: &mut DestinationLedger) {
         self.write(account);
+        self.outlet.iter_mut().for_each(Outlet::finish);
+        self.collect(account);
         account.lost_from_file += self.file.finish();
     }
 }
@@ -192,7 +237,9 @@ impl CaptureFile {
 mod tests {
     use std::fs::{File, OpenOptions};
     use std::io;
+    use std::time::Duration;
 
+    use super::super::Ending;
     use super::*;
     use crate::config::plan::FilePath;
     use crate::error::Explain as _;
@@ -217,9 +264,20 @@ mod tests {
         }
     }
 
-    /// A destination that writes to `file`, which cannot be cut.
+    /// A destination that writes to `file`, a pipe or a device.
     fn writing_to(file: File) -> CaptureFile {
-        CaptureFile::writing(SharedFile::writing_to(file), vec![Some(Known { name: "eth0".to_owned(), number: 0 })])
+        let file = SharedFile::writing_to(file);
+        let outlet = file.outlet(Patience::Drop, 1 << 20, &Ending::default());
+        CaptureFile::writing(file, vec![Some(Known { name: "eth0".to_owned(), number: 0 })], outlet)
+    }
+
+    /// Writes what was collected, and waits until its fate is known.
+    fn flush(file: &mut CaptureFile, account: &mut DestinationLedger) {
+        file.flush(Instant::now(), account);
+        while file.deadline().is_some() {
+            std::thread::sleep(Duration::from_millis(1));
+            file.flush(Instant::now(), account);
+        }
     }
 
     #[test]
@@ -228,7 +286,7 @@ mod tests {
         let path = directory.path().join("inner.pcap");
         let mut account = DestinationLedger::default();
         let plan = CaptureFilePlan::plain(FilePath::Path(path.clone()));
-        let mut file = CaptureFile::open(&plan, &["eth0".into()], &mut Shared::new(&[], 0)).unwrap();
+        let mut file = CaptureFile::open(&plan, &["eth0".into()], Patience::Drop, &mut Shared::new(&[], 0)).unwrap();
         // More than the buffer holds, so that it is written in between too.
         for number in 0..20_000 {
             file.offer(&frame(1_700_000_000_123_456_789 + number), &mut account);
@@ -254,12 +312,12 @@ mod tests {
         let mut file = writing_to(File::from(std::os::fd::OwnedFd::from(writer)));
         let mut account = DestinationLedger::default();
         file.offer(&frame(1), &mut account);
-        file.flush(Instant::now(), &mut account);
+        flush(&mut file, &mut account);
         assert_eq!((account.sent, account.bytes, file.is_closed()), (1, 76, false));
 
         drop(reader);
         file.offer(&frame(2), &mut account);
-        file.flush(Instant::now(), &mut account);
+        flush(&mut file, &mut account);
         assert!(file.is_closed());
         file.offer(&frame(3), &mut account);
         file.finish(&mut account);
@@ -272,7 +330,7 @@ mod tests {
         let mut account = DestinationLedger::default();
         for _ in 0..2 {
             file.offer(&frame(1), &mut account);
-            file.flush(Instant::now(), &mut account);
+            flush(&mut file, &mut account);
         }
         assert_eq!((account.sent, account.in_flight, account.dropped[DropReason::WriteFailed]), (0, 0, 2));
         assert!(!file.is_closed());
@@ -286,7 +344,7 @@ mod tests {
             ("/dev/full", "make room on its disk, or choose another one"),
         ] {
             let plan = CaptureFilePlan::plain(FilePath::Path(path.into()));
-            let Err(error) = CaptureFile::open(&plan, &[], &mut Shared::new(&[], 0)) else {
+            let Err(error) = CaptureFile::open(&plan, &[], Patience::Drop, &mut Shared::new(&[], 0)) else {
                 panic!("{path} is no file")
             };
             assert_eq!(error.to_string(), format!("cannot write the capture file `{path}`"));

@@ -1,5 +1,6 @@
 //! The dry run: outer frames go to a capture file as they would leave. It needs no privilege and no network.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use super::encapsulate::outer_len;
 use super::open_error::OpenError;
 use super::outer;
 use super::records::About;
-use super::shared_file::SharedFile;
+use super::shared_file::{Outlet, Run, SharedFile, Written};
 use super::transmit::{Transmit, count_dropped, count_sent};
 use crate::config::plan::TunnelPlan;
 use crate::frame::WireFrame;
@@ -34,6 +35,10 @@ pub(super) struct DryRun {
     records: Vec<u8>,
     /// The datagrams that have one, each with where its last record ends.
     recorded: Vec<(Datagram, usize)>,
+    /// Where the records go if a program may read them: a pipe or a device.
+    outlet: Option<Outlet>,
+    /// The datagrams that were given to a pipe, each with how many bytes of its records are not settled, and why it is lost.
+    given: VecDeque<Given>,
     /// The outer frame at hand.
     packet: Vec<u8>,
     /// Bytes of outer IP and UDP in front of each datagram.
@@ -42,6 +47,15 @@ pub(super) struct DryRun {
     look_at: Option<Instant>,
     /// Whether nothing can be written any more.
     closed: bool,
+}
+
+/// A datagram whose records wait for the program that reads a pipe.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    datagram: Datagram,
+    /// Bytes of its records that are neither written nor lost.
+    unsettled: u64,
+    lost: Option<DropReason>,
 }
 
 impl DryRun {
@@ -54,6 +68,7 @@ impl DryRun {
         underlay: &Arc<Underlay>,
         sources: Vec<u16>,
         (file, interface): (SharedFile, u32),
+        outlet: Option<Outlet>,
     ) -> Result<Self, OpenError> {
         let outer = outer::headers(plan, underlay)?;
         Ok(Self {
@@ -65,6 +80,8 @@ impl DryRun {
             interface,
             records: Vec::new(),
             recorded: Vec::new(),
+            outlet,
+            given: VecDeque::new(),
             packet: Vec::new(),
             outer_len: outer_len(&plan.encapsulation, underlay.remote()),
             look_at: None,
@@ -99,6 +116,40 @@ impl DryRun {
     }
 }
 
+impl DryRun {
+    /// Remembers the datagrams whose records a pipe has.
+    fn note_given(&mut self) {
+        let mut start = 0;
+        for &(datagram, end) in &self.recorded {
+            self.given.push_back(Given { datagram, unsettled: (end - start) as u64, lost: None });
+            start = end;
+        }
+    }
+
+    /// Takes in what became of records that were given to a pipe: a datagram is sent when all of its records are written.
+    fn collect(&mut self, account: &mut DestinationLedger) {
+        let Some(outlet) = &mut self.outlet else { return };
+        for Run { mut bytes, lost, .. } in outlet.collect() {
+            while let Some(first) = self.given.front_mut().filter(|_| bytes > 0) {
+                let here = bytes.min(first.unsettled);
+                bytes -= here;
+                first.unsettled -= here;
+                first.lost = first.lost.or(lost);
+                let Given { datagram, unsettled, lost } = *first;
+                if unsettled > 0 {
+                    break;
+                }
+                self.given.pop_front();
+                match lost {
+                    None => count_sent(account, self.outer_len + datagram.len(), datagram.cut),
+                    Some(reason) => count_dropped(account, reason, 1),
+                }
+            }
+            self.closed |= lost.is_some() && outlet.closed().is_some();
+        }
+    }
+}
+
 impl Transmit for DryRun {
     fn push(&mut self, header_len: usize, frame: &WireFrame<'_>, bucket: u32, cut: bool) -> Option<&mut [u8]> {
         self.batch.push(header_len, frame, bucket, cut)
@@ -123,7 +174,17 @@ impl Transmit for DryRun {
                 Err(TooLong(_)) => count_dropped(account, DropReason::Oversize, 1),
             }
         }
-        let written = self.file.append(&self.records);
+        self.batch.clear();
+        let written = match &mut self.outlet {
+            None => self.file.append(&self.records),
+            Some(outlet) => match self.file.give(outlet, &self.records) {
+                Ok(()) => {
+                    self.note_given();
+                    return;
+                }
+                Err(reason) => Written { bytes: 0, lost: Some(reason), closed: outlet.closed().is_some() },
+            },
+        };
         let stand = self.recorded.partition_point(|&(_, end)| end <= written.bytes);
         for (datagram, _) in &self.recorded[..stand] {
             count_sent(account, self.outer_len + datagram.len(), datagram.cut);
@@ -132,7 +193,6 @@ impl Transmit for DryRun {
             count_dropped(account, reason, self.recorded.len() - stand);
         }
         self.closed = written.closed;
-        self.batch.clear();
     }
 
     fn keep(&mut self, count: usize) -> usize {
@@ -144,9 +204,16 @@ impl Transmit for DryRun {
             self.look_at = Some(SharedFile::next_look(now));
             account.lost_from_file += self.file.look(now);
         }
+        self.collect(account);
+    }
+
+    fn unsettled_until(&self, now: Instant) -> Option<Instant> {
+        self.outlet.as_ref().and_then(|outlet| outlet.deadline(now))
     }
 
     fn finish(&mut self, account: &mut DestinationLedger) {
+        self.outlet.iter_mut().for_each(Outlet::finish);
+        self.collect(account);
         account.lost_from_file += self.file.finish();
     }
 
@@ -279,12 +346,18 @@ mod tests {
         let mut tunnel = dry_run(Path::new(&path), vxlan(4789), Fit::Split, &mut Shared::new(&[], 0));
         let mut account = DestinationLedger::default();
         let inner = udp_frame(1, 10);
-        tunnel.offer(&frame(&inner), &mut account);
-        tunnel.flush(Instant::now(), &mut account);
+        let send = |account: &mut DestinationLedger, tunnel: &mut Tunnel| {
+            tunnel.offer(&frame(&inner), account);
+            tunnel.flush(Instant::now(), account);
+            while account.in_flight > 0 {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                tunnel.flush(Instant::now(), account);
+            }
+        };
+        send(&mut account, &mut tunnel);
         assert_eq!((account.sent, tunnel.is_closed()), (1, false));
         drop(reader);
-        tunnel.offer(&frame(&inner), &mut account);
-        tunnel.flush(Instant::now(), &mut account);
+        send(&mut account, &mut tunnel);
         assert_eq!((account.sent, account.dropped[DropReason::ReaderGone], tunnel.is_closed()), (1, 1, true));
     }
 

@@ -52,6 +52,7 @@ use encapsulate::Encapsulator;
 use last_error::{LastErrors, LossWatch};
 use open_error::CannotOpen;
 pub use shared::Shared;
+pub use shared_file::Ending;
 use spread::{Choice, Spread};
 use tap::Tap;
 use tunnel::Tunnel;

@@ -6,11 +6,10 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 
 use crate::config::local_end::FileMode;
@@ -170,9 +169,7 @@ fn open(path: &Path) -> io::Result<Option<OutputFile>> {
     let metadata = file.metadata()?;
     judge(&metadata)?;
     if !metadata.is_file() {
-        // Whoever reads a pipe slowly slows the mirror down, as at standard output.
-        let flags = OFlag::from_bits_retain(fcntl(file.as_fd(), FcntlArg::F_GETFL)?);
-        fcntl(file.as_fd(), FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+        // It stays non-blocking: no other process has this open file description.
         return Ok(Some(OutputFile { file, identity: None }));
     }
     lock(&file)?;
@@ -245,7 +242,10 @@ fn lock(file: &File) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs::hard_link;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::symlink;
+
+    use nix::fcntl::{FcntlArg, fcntl};
 
     use super::*;
 
@@ -317,7 +317,7 @@ mod tests {
         let output = begin(&path, FileMode::DEFAULT).unwrap();
         assert_eq!(output.identity, None);
         let flags = OFlag::from_bits_retain(fcntl(output.file.as_fd(), FcntlArg::F_GETFL).unwrap());
-        assert!(!flags.contains(OFlag::O_NONBLOCK));
+        assert!(flags.contains(OFlag::O_NONBLOCK), "a reader that takes nothing keeps no thread");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::notices::Said;
 use super::sequence::Counters;
-use super::shared_file::{CannotCreate, SharedFile};
+use super::shared_file::{CannotCreate, Ending, SharedFile};
 use super::tap_device::{TapDevice, TapError};
 use super::xdp_queue::Queues;
 use super::zero_copy::ZeroCopy;
@@ -12,6 +12,9 @@ use crate::config::local_end::{CaptureFilePlan, TapPlan};
 use crate::config::plan::{DestinationPlan, Encapsulation, End, TransmitPlan};
 use crate::quantity::Mtu;
 use crate::select::account::Sent;
+
+/// Least bytes of a queue in front of a pipe; all of them where the session has no capture buffer.
+const LEAST_BACKLOG: usize = 4 << 20;
 
 /// What destinations open together. Made once a session; whoever opens a destination, for whichever worker, finds here
 /// what was opened before.
@@ -33,6 +36,10 @@ pub struct Shared {
     said: Vec<(String, Arc<Mutex<Said>>)>,
     /// The number of the worker that opens destinations now.
     pub(super) worker: u32,
+    /// Most bytes that wait for the program that reads a pipe.
+    pub(super) backlog: usize,
+    /// By which pipes learn that this run is to end.
+    ending: Ending,
     /// How many destinations send through AF_XDP.
     members: usize,
     /// The session's interfaces in zero-copy mode, where that is wanted.
@@ -50,13 +57,26 @@ impl Shared {
         let queues = queues(worker, members, zero_copy.as_ref());
         let mtu = Mtu::ETHERNET;
         let (files, taps, counters, sent, said) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { files, taps, mtu, counters, sent, said, worker, members, zero_copy, queues }
+        let (backlog, ending) = (LEAST_BACKLOG, Ending::default());
+        Self { files, taps, mtu, counters, sent, said, worker, backlog, ending, members, zero_copy, queues }
     }
 
     /// The same for frames of links with this MTU; Ethernet's unless given.
     #[must_use]
     pub fn of_mtu(self, mtu: Mtu) -> Self {
         Self { mtu, ..self }
+    }
+
+    /// The same, in which the queue in front of each pipe may hold so many bytes: 4 MiB at least.
+    #[must_use]
+    pub fn queueing(self, bytes: u64) -> Self {
+        let backlog = usize::try_from(bytes).unwrap_or(usize::MAX).max(LEAST_BACKLOG);
+        Self { backlog, ..self }
+    }
+
+    /// By which pipes learn that this run is to end.
+    pub fn ending(&self) -> &Ending {
+        &self.ending
     }
 
     /// For another run of the session, whose destinations are `plans` now: what an unchanged destination had open stays

@@ -1,12 +1,16 @@
 //! A capture file with several writers, or a series of them: one batch of records after the other.
 
 mod current;
+mod ending;
+mod guard;
+mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -14,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, access};
 
+use super::Patience;
 use super::file_series::FileSeries;
 use super::output_file::{self, OutputFile, Refused};
 use super::records::Format;
@@ -23,6 +28,10 @@ use crate::error::Explain;
 use crate::ledger::DropReason;
 use crate::wire::pcapng::Interface;
 use current::{Current, Harm, write_as_much_as_possible};
+
+pub use ending::Ending;
+pub(super) use stream::{Outlet, Run};
+use stream::{Sink, Stream};
 
 /// Why a capture file cannot be written from the start.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +108,8 @@ struct Output {
     series: Option<FileSeries>,
     /// The file at hand. There is none while the next one of a series cannot be begun.
     current: Option<Current>,
+    /// What is written instead of a file, where a program may read it: a pipe or a device.
+    stream: Option<Stream>,
     /// The thread that waits for the disk to have the last complete file.
     syncing: Option<JoinHandle<()>>,
     /// Why nothing can be written any more.
@@ -109,6 +120,12 @@ struct Output {
     look_at: Instant,
     /// When it was last said that it is not.
     said_at: Option<Instant>,
+    /// Frames that were found lost while no worker looked.
+    lost_aside: u64,
+    /// Whether the guard looks, too.
+    is_guarded: bool,
+    /// Whose messages it writes.
+    session: tracing::Span,
 }
 
 /// An interface that a file knows.
@@ -159,11 +176,15 @@ impl SharedFile {
                 FilePath::Path(path) => Some(FileSeries::new(path, &plan.rotation, plan.mode)),
             },
             current: None,
+            stream: None,
             syncing: None,
             closed: None,
             refusal: None,
             look_at: Instant::now() + LOOK,
             said_at: None,
+            lost_aside: 0,
+            is_guarded: false,
+            session: tracing::Span::current(),
         };
         match output.begin() {
             Ok(()) => Ok(Self::over(output)),
@@ -208,19 +229,40 @@ impl SharedFile {
         (is_known || output.may_have_another()).then(|| output.number_of(interface))
     }
 
-    /// Appends whole records. Waits while a pipe is full.
+    /// Where one destination of a worker gives its records, if a program may read them: a pipe or a device. The queue in front
+    /// of it may hold `most` bytes.
+    pub(super) fn outlet(&self, patience: Patience, most: usize, ending: &Ending) -> Option<Outlet> {
+        let output = self.output();
+        output.stream.as_ref().map(|stream| stream.outlet(output.format, patience, most, ending.clone()))
+    }
+
+    /// Gives whole records to `outlet`, behind what the file is to know about their interfaces. All of them or none.
+    ///
+    /// # Errors
+    /// Why they are lost.
+    pub(super) fn give(&self, outlet: &mut Outlet, records: &[u8]) -> Result<(), DropReason> {
+        // The lock is free again before a reader is waited for.
+        self.output().push_pending();
+        outlet.give(records)
+    }
+
+    /// Appends whole records to a file.
     pub(super) fn append(&self, records: &[u8]) -> Written {
         self.output().append(records)
     }
 
     /// Whether nothing can be written any more. Whoever is still writing would know that it can.
     pub(super) fn is_closed(&self) -> bool {
-        self.output.try_lock().is_ok_and(|output| output.closed.is_some())
+        let is_closed = |output: MutexGuard<'_, Output>| {
+            output.closed.is_some() || output.stream.as_ref().is_some_and(|stream| stream.closed().is_some())
+        };
+        self.output.try_lock().is_ok_and(is_closed)
     }
 
     /// The error with which it could last not be written.
     pub(super) fn last_refusal(&self) -> Option<String> {
-        self.output().refusal.clone()
+        let output = self.output();
+        output.stream.as_ref().map_or_else(|| output.refusal.clone(), Stream::last_refusal)
     }
 
     /// Ends the file at hand if its time is over: the next record begins another one.
@@ -236,13 +278,19 @@ impl SharedFile {
     /// Looks whether the file at hand is still the one at its path, if it is time, and begins another one if it is not. Says
     /// how many frames that were written are lost.
     pub(super) fn look(&self, now: Instant) -> u64 {
-        self.output().look(now)
+        let mut output = self.output();
+        if !output.is_guarded && output.series.is_some() {
+            output.is_guarded = true;
+            guard::watch(&self.output);
+        }
+        output.look(now) + std::mem::take(&mut output.lost_aside)
     }
 
     /// Waits until the disk has everything, where the plan wants that. Says how many frames that were written are lost,
     /// because somebody cut or removed the file.
     pub(super) fn finish(&self) -> u64 {
-        self.output().finish()
+        let mut output = self.output();
+        output.finish() + std::mem::take(&mut output.lost_aside)
     }
 
     /// When it is time to [look](Self::look) again.
@@ -260,9 +308,18 @@ impl Output {
     /// Begins the next file, or standard output, with its header.
     fn begin(&mut self) -> io::Result<()> {
         let (file, path, place) = match &mut self.series {
-            None => (io::stdout().as_fd().try_clone_to_owned().map(File::from)?, None, None),
+            None => {
+                let file = io::stdout().as_fd().try_clone_to_owned().map(File::from)?;
+                if may_block(&file.metadata()?) {
+                    return self.begin_stream(Sink::inherited(file));
+                }
+                (file, None, None)
+            }
             Some(series) => {
                 let (path, OutputFile { file, identity }) = series.begin()?;
+                if identity.is_none() && may_block(&file.metadata()?) {
+                    return self.begin_stream(Sink::opened(file));
+                }
                 let place = identity.map(|identity| (path.clone(), identity));
                 (file, Some(path), place)
             }
@@ -284,6 +341,22 @@ impl Output {
         }
         self.current = Some(current);
         Ok(())
+    }
+
+    /// Begins a pipe or a device with the header of a file.
+    fn begin_stream(&mut self, sink: Sink) -> io::Result<()> {
+        let header = self.header();
+        self.stream = Some(Stream::begin(self.name.clone(), sink, &header)?);
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Gives to a pipe or device what stands in front of the next record.
+    fn push_pending(&mut self) {
+        if let Some(stream) = self.stream.as_ref().filter(|_| !self.pending.is_empty()) {
+            stream.push_block(&self.pending);
+            self.pending.clear();
+        }
     }
 
     /// Whether a file that is rotated still has most of its size for records.
@@ -322,6 +395,7 @@ impl Output {
 
     /// Writes what stands in front of the next record, unless the next file begins with it.
     fn write_pending(&mut self) -> io::Result<()> {
+        self.push_pending();
         if let Some(current) = self.current.as_mut().filter(|_| !self.pending.is_empty()) {
             current.write_block(&self.pending)?;
             self.pending.clear();
@@ -441,6 +515,10 @@ impl Output {
         if now < self.look_at {
             return 0;
         }
+        self.look_now(now)
+    }
+
+    fn look_now(&mut self, now: Instant) -> u64 {
         self.look_at = now + LOOK;
         let Some(harm) = self.current.as_ref().and_then(Current::harm) else { return 0 };
         let lost = self.give_up_file(harm);
@@ -503,11 +581,17 @@ fn say_of_sync(name: &str, outcome: io::Result<()>) {
     }
 }
 
+/// Whether a program at the other end decides when a write returns. `/dev/null` (1:3, null(4)) has no other end.
+fn may_block(found: &Metadata) -> bool {
+    let is_null = found.file_type().is_char_device() && found.rdev() == nix::sys::stat::makedev(1, 3);
+    !found.is_file() && !is_null
+}
+
 #[cfg(test)]
 impl SharedFile {
-    /// Writes pcap behind what `file` holds already, which cannot be cut.
+    /// Writes pcap behind what `file`, a pipe or a device, holds already.
     pub(super) fn writing_to(file: File) -> Self {
-        let current = Current { file, place: None, whole: None, records: 0, since: Instant::now() };
+        let stream = Stream::begin("test".to_owned(), Sink::inherited(file), &[]).unwrap();
         Self::over(Output {
             name: "test".to_owned(),
             format: Format::Pcap,
@@ -516,12 +600,16 @@ impl SharedFile {
             rotation: Rotation::default(),
             sync: Sync::Off,
             series: None,
-            current: Some(current),
+            current: None,
+            stream: Some(stream),
             syncing: None,
             closed: None,
             refusal: None,
             look_at: Instant::now() + LOOK,
             said_at: None,
+            lost_aside: 0,
+            is_guarded: false,
+            session: tracing::Span::current(),
         })
     }
 }

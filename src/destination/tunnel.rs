@@ -82,7 +82,7 @@ impl Tunnel {
         encapsulator
             .and_then(|mut encapsulator| {
                 encapsulator.share(shared.counters(&destination.name, &plan.encapsulation));
-                Ok((encapsulator, open_engine(destination, plan, underlay, shared)?))
+                Ok((encapsulator, open_engine(destination, plan, underlay, patience, shared)?))
             })
             .map(|(encapsulator, engine)| {
                 let notices = (shared.said(&destination.name), shared.worker > 0);
@@ -302,6 +302,7 @@ fn open_engine(
     destination: &DestinationPlan,
     plan: &TunnelPlan,
     underlay: &Arc<Underlay>,
+    patience: Patience,
     shared: &mut Shared,
 ) -> Result<(Box<dyn Transmit>, Vec<u16>), OpenError> {
     let outer_len = outer_len(&plan.encapsulation, underlay.remote());
@@ -312,7 +313,8 @@ fn open_engine(
             let file = shared.file(&CaptureFilePlan::plain(path.clone()))?;
             let about = Interface { name: destination.name.clone(), comment: Some(destination.to.clone()) };
             let number = file.number_of(about)?;
-            (Box::new(DryRun::new(plan, underlay, sources.clone(), (file, number))?), sources)
+            let outlet = file.outlet(patience, shared.backlog, shared.ending());
+            (Box::new(DryRun::new(plan, underlay, sources.clone(), (file, number), outlet)?), sources)
         }
         (TransmitPlan::Socket, Some(port)) => {
             let (sockets, sources) = udp::open(plan, underlay, port)?;

@@ -56,6 +56,8 @@ pub struct Ledger {
     pub delays: Delays,
     /// How many workers are throttled because their output comes back: a state, not a counter.
     pub loop_alarm: u64,
+    /// Interfaces that the session meant and had no room for, because its memory or `source.max_interfaces` was used up.
+    pub refused_interfaces: u64,
 }
 
 /// How many destinations get an offered frame.

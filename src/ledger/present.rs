@@ -63,6 +63,9 @@ struct Json<'a> {
     /// Only while there is one.
     #[serde(skip_serializing_if = "is_zero")]
     loop_alarm: u64,
+    /// Only where there were some.
+    #[serde(skip_serializing_if = "is_zero")]
+    refused_interfaces: u64,
 }
 
 impl<'a> Json<'a> {
@@ -82,6 +85,7 @@ impl<'a> Json<'a> {
             senders: ledger.senders.rows(),
             delay: ledger.delays,
             loop_alarm: ledger.loop_alarm,
+            refused_interfaces: ledger.refused_interfaces,
         }
     }
 }
@@ -121,6 +125,12 @@ impl fmt::Display for Table<'_> {
             let [median, most] = [median, most].map(|delay| format!("{:.1} ms", delay.as_secs_f64() * 1e3));
             writeln!(f, "  {:<20}{median:>12}  half of the frames at most; 99 of 100 at most {most}", "delay")?;
         }
+        some(
+            f,
+            "interfaces refused",
+            ledger.refused_interfaces,
+            "not mirrored for want of memory, or by source.max_interfaces",
+        )?;
         some(f, "LOOP ALARM", ledger.loop_alarm, "workers throttled: what the session sends comes back to it")?;
         for account in &ledger.destinations {
             destination(f, account)?;

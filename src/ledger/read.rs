@@ -29,6 +29,7 @@ struct Json {
     senders: Vec<SenderLedger>,
     delay: Delays,
     loop_alarm: u64,
+    refused_interfaces: u64,
 }
 
 impl<'de> Deserialize<'de> for Ledger {
@@ -53,6 +54,7 @@ impl<'de> Deserialize<'de> for Ledger {
             decapsulated: json.decapsulated,
             delays: json.delay,
             loop_alarm: json.loop_alarm,
+            refused_interfaces: json.refused_interfaces,
             ..Self::default()
         };
         ledger.senders.update(|rows| *rows = json.senders);

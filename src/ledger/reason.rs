@@ -135,6 +135,9 @@ reasons! {
     ReaderGone, "reader_gone", Loss,
         "the program that read the pipe has ended",
         "restart the reader";
+    ReaderSlow, "reader_slow", Loss,
+        "the program that reads the pipe is slower than the mirror, and the queue in front of it is full",
+        "give the reader more CPU time, enlarge `buffer`, or select less";
     Stopping, "stopping", Loss,
         "the session ended before the frame could be sent",
         "none: a destination did not take frames, or a super-frame was not finished, when the session was stopped";

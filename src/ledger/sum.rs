@@ -46,6 +46,7 @@ impl AddAssign<&Self> for Ledger {
             senders,
             delays,
             loop_alarm,
+            refused_interfaces,
         } = other;
         self.captured += captured;
         self.not_selected = &self.not_selected + not_selected;
@@ -61,6 +62,7 @@ impl AddAssign<&Self> for Ledger {
         self.senders.append(senders);
         self.delays = self.delays + *delays;
         self.loop_alarm += loop_alarm;
+        self.refused_interfaces += refused_interfaces;
     }
 }
 
@@ -153,6 +155,7 @@ mod tests {
         ledger.captured = seed[0] + seed[1] + seed[3];
         ledger.offered = seed[2] + seed[3];
         ledger.kernel = KernelDrops { buffer_full: seed[4], interface: seed[5], untold: seed[4] + seed[5] };
+        ledger.refused_interfaces = seed[15];
         ledger.rewritten = Rewritten { super_frames: seed[6], checksums: seed[7], tags: seed[8] };
         ledger.decapsulated = Decapsulated { frames: seed[8], left_on: seed[7], fragments: seed[6] };
         ledger.delays.record(Timestamp::from_nanos(0), Timestamp::from_nanos(seed[9]), 1 + seed[10] % 1000);

@@ -3,9 +3,10 @@
 //! Part of the control plane. Opening and closing takes the kernel milliseconds an interface, so threads of their own do
 //! it, inside the plan's network namespace; the workers hear of it between two turns.
 
+use std::collections::HashSet;
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -33,6 +34,30 @@ const TRYING_AGAIN: &str = "trying again";
 /// How often the interfaces are compared although nobody tells of a change.
 const TICK: Duration = Duration::from_mins(1);
 
+/// The interfaces that a session means and has no room for: its memory or `source.max_interfaces` is used up.
+#[derive(Debug, Default)]
+pub struct RefusedForRoom {
+    now: AtomicUsize,
+    total: AtomicU64,
+}
+
+impl RefusedForRoom {
+    /// How many there are.
+    pub fn now(&self) -> usize {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// How many there were since the session began: an interface that goes and comes again is another one.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, now: usize, new: usize) {
+        self.now.store(now, Ordering::Relaxed);
+        self.total.fetch_add(new as u64, Ordering::Relaxed);
+    }
+}
+
 /// What follows the interfaces of one session.
 pub(super) struct Follower {
     live: LivePlan,
@@ -44,8 +69,10 @@ pub(super) struct Follower {
     budget: Option<Budget>,
     /// What was said about interfaces for which there is no room: once, until there is room for all.
     no_room: Option<NoRoom>,
-    /// How many there are.
-    refused_for_room: Arc<AtomicUsize>,
+    /// How many there are, and were.
+    refused_for_room: Arc<RefusedForRoom>,
+    /// Which ones.
+    without_room: HashSet<(Option<Ifindex>, String)>,
     /// What is captured now, for whoever wants to see it.
     shown: watch::Sender<Vec<Interface>>,
     returns: UnboundedReceiver<LetGo>,
@@ -100,6 +127,7 @@ impl Follower {
             budget: opened.budget.take(),
             no_room: None,
             refused_for_room: Arc::default(),
+            without_room: HashSet::new(),
             shown: watch::Sender::new(interfaces.clone()),
             live,
             plan,
@@ -264,10 +292,16 @@ impl Follower {
     fn reserve(&mut self, meant: Vec<Meant>) -> Vec<Wanted> {
         let workers = u64::from(self.live.workers.value());
         let (mut wanted, mut refused, count) = (Vec::new(), None, meant.len());
+        let mut without_room = HashSet::new();
         if let Some(budget) = &mut self.budget {
             // What rings that have gone had is anybody's.
             budget.allows(self.roster.buffer());
             for (before, meant) in meant.into_iter().enumerate() {
+                if refused.is_some() {
+                    // No other one finds room either.
+                    without_room.insert((meant.index, meant.name));
+                    continue;
+                }
                 let ring = budget.ring(self.roster.len(), self.roster.buffer(), count - before);
                 let reserved = ring.and_then(|buffer| {
                     let id = self.roster.reserve(buffer * workers);
@@ -275,15 +309,16 @@ impl Follower {
                 });
                 match reserved {
                     Ok((id, buffer)) => wanted.push(Wanted { meant, id, buffer }),
-                    // No other one finds room either.
                     Err(no_room) => {
                         refused = Some(no_room);
-                        break;
+                        without_room.insert((meant.index, meant.name));
                     }
                 }
             }
         }
-        self.refused_for_room.store(count - wanted.len(), Ordering::Relaxed);
+        let new = without_room.difference(&self.without_room).count();
+        self.without_room = without_room;
+        self.refused_for_room.set(self.without_room.len(), new);
         if let Some(no_room) = &refused
             && self.no_room.as_ref().map(std::mem::discriminant) != Some(std::mem::discriminant(no_room))
         {
@@ -293,8 +328,8 @@ impl Follower {
         wanted
     }
 
-    /// How many interfaces the session means and has no room for.
-    pub(super) fn refused_for_room(&self) -> Arc<AtomicUsize> {
+    /// The interfaces that the session means and has no room for.
+    pub(super) fn refused_for_room(&self) -> Arc<RefusedForRoom> {
         Arc::clone(&self.refused_for_room)
     }
 

@@ -35,7 +35,7 @@ use crate::destination::open_error::CannotOpen;
 use crate::destination::spread::Spread;
 use crate::destination::tap::Tap;
 use crate::destination::tunnel::Tunnel;
-use crate::destination::{Destination, Destinations, Patience, Shared, missing_ids};
+use crate::destination::{Destination, Destinations, Ending, Patience, Shared, missing_ids};
 use crate::error::Problems;
 use crate::flow::FlowKey;
 use crate::installation;
@@ -55,6 +55,7 @@ use crate::wire::carrier::OwnTunnel;
 use contact::{Contact, Failures};
 pub use error::SessionError;
 use follow::Follower;
+pub use follow::RefusedForRoom;
 use governor::Totals;
 use observe::Observer;
 pub use observe::cannot_probe;
@@ -70,6 +71,8 @@ pub struct Session {
     failures: Failures,
     underlays: Vec<Arc<Underlay>>,
     files: Vec<bool>,
+    /// Tells pipes that the session is to end.
+    ending: Ending,
     interfaces: Vec<Interface>,
     progress: Option<Progress>,
     limits: governor::Plan,
@@ -140,16 +143,15 @@ impl Session {
             Some(shared) => shared.for_another_run(&plan.destinations),
             None => Shared::new(&plan.destinations, 0),
         };
-        let shared = around.shared.insert(shared.of_mtu(mtu));
+        let shared = around.shared.insert(shared.of_mtu(mtu).queueing(plan.buffer()));
         let destinations = open_for_workers(plan, underlays, &names, patience, shared)?;
         let health = Health::new();
+        let ending = shared.ending().clone();
         let observer = Observer::open(plan, underlays, health.clone(), around.errors.clone())?;
         let own = OwnTunnel::of_all_workers(destinations.iter().map(Destinations::own_tunnels));
         let accounts = destinations.first().map(Destinations::accounts).unwrap_or_default();
         let tunnels = around.all_tunnels.enter_with(own.into_iter().zip(accounts).collect());
-        let together = Together::default();
-
-        let failures = Failures::default();
+        let (together, failures) = (Together::default(), Failures::default());
         let (returns, follower) = follower(plan, &mut opened, &failures, around.stays).unzip();
         let mut workers = Vec::new();
         for (number, (sources, destinations)) in opened.shares.into_iter().zip(destinations).enumerate() {
@@ -175,6 +177,7 @@ impl Session {
             failures,
             underlays,
             files: plan.destinations.iter().map(|destination| destination.file().is_some()).collect(),
+            ending,
             interfaces: opened.interfaces,
             progress: opened.progress,
             limits,
@@ -206,9 +209,10 @@ impl Session {
     /// # Errors
     /// When the kernel gives no thread.
     pub fn start(self) -> Result<Running, Problems> {
-        let Self { workers, failures, underlays, files, interfaces, observer, tunnels, follower, .. } = self;
+        let Self { workers, failures, underlays, files, ending, interfaces, observer, tunnels, follower, .. } = self;
         let (follower, tunnels) = (follower.map(Box::new), Some(tunnels));
-        let mut running = Running::start(workers, Parts { failures, underlays, files, interfaces, follower, tunnels })?;
+        let parts = Parts { failures, underlays, files, ending, interfaces, follower, tunnels };
+        let mut running = Running::start(workers, parts)?;
         if let Some(observer) = observer {
             running.observe(observer);
         }
@@ -378,7 +382,7 @@ pub fn open_destinations(
             Ok(tap) => Ok(Destination::Tap(tap)),
             Err(error) => Err(CannotOpen { destination: plan.place(), error: error.into() }.into()),
         },
-        (End::File(file), _) => match CaptureFile::open(file, interfaces, shared) {
+        (End::File(file), _) => match CaptureFile::open(file, interfaces, patience, shared) {
             Ok(file) => Ok(Destination::File(file)),
             Err(error) => Err(Problems::from(error).at(&plan.place())),
         },

@@ -4,7 +4,6 @@ use std::future::pending;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::Duration;
 
@@ -15,13 +14,13 @@ use tokio::sync::watch;
 
 use super::SessionError;
 use super::contact::{Contact, Failures};
-use super::follow::Follower;
+use super::follow::{Follower, RefusedForRoom};
 use super::governor::{self, Governor};
 use super::observe::{Observer, Observing};
 use super::orders::Order;
 use super::worker::Worker;
 use crate::config::plan::{PriorityPlan, Scheduling, SessionPlan};
-use crate::destination::Unwritten;
+use crate::destination::{Ending, Unwritten};
 use crate::error::{Explain, Problems};
 use crate::kernel::link_events::Links;
 use crate::kernel::underlay::Underlay;
@@ -42,6 +41,8 @@ pub struct Running {
     underlays: Vec<Arc<Underlay>>,
     /// Which destinations are capture files.
     files: Vec<bool>,
+    /// Tells pipes that the session is to end.
+    ending: Ending,
     exits: UnboundedReceiver<Exit>,
     /// How many workers have not ended yet.
     at_work: usize,
@@ -79,6 +80,8 @@ pub(super) struct Parts {
     pub(super) underlays: Vec<Arc<Underlay>>,
     /// Which destinations are capture files.
     pub(super) files: Vec<bool>,
+    /// Tells pipes that the session is to end.
+    pub(super) ending: Ending,
     /// What is captured at the start.
     pub(super) interfaces: Vec<Interface>,
     pub(super) follower: Option<Box<Follower>>,
@@ -113,12 +116,13 @@ impl Running {
         let (send, exits) = unbounded_channel();
         let contacts = workers.iter().map(|ready| ready.contact.clone()).collect();
         let at_work = workers.len();
-        let Parts { failures, underlays, files, interfaces, follower, tunnels } = parts;
+        let Parts { failures, underlays, files, ending, interfaces, follower, tunnels } = parts;
         let running = Self {
             contacts,
             failures,
             underlays,
             files,
+            ending,
             exits,
             at_work,
             interfaces: watch::Sender::new(interfaces),
@@ -202,11 +206,14 @@ impl Running {
             contact.stop.request();
         }
         self.underlays.iter().for_each(|underlay| underlay.stop_waiting());
+        self.ending.request();
     }
 
     /// The ledger of all workers together, as it was a moment ago.
     pub fn ledger(&self) -> Ledger {
-        Ledger::sum(self.contacts.iter().map(|contact| contact.published.read()))
+        let mut ledger = Ledger::sum(self.contacts.iter().map(|contact| contact.published.read()));
+        ledger.refused_interfaces += self.follower.as_ref().map_or(0, |follower| follower.refused_for_room().total());
+        ledger
     }
 
     /// Ends the session now: the workers leave what they have not taken, also the rest of a super-frame, and close their
@@ -214,6 +221,7 @@ impl Running {
     /// last, in which nothing is in flight.
     pub async fn abandon(&mut self) -> Outcome {
         self.contacts.iter().for_each(|contact| contact.stop.hurry());
+        self.ending.hurry();
         if let Ok(mut outcome) = tokio::time::timeout(HURRY, self.ended()).await {
             outcome.failures.push(SessionError::Hurried.into());
             return outcome;
@@ -239,8 +247,8 @@ impl Running {
         self.follower.as_ref().map_or_else(|| self.interfaces.subscribe(), |follower| follower.interfaces())
     }
 
-    /// How many interfaces the session means and has no room for: for as long as it runs.
-    pub fn refused_for_room(&self) -> Arc<AtomicUsize> {
+    /// The interfaces that the session means and has no room for: for as long as it runs.
+    pub fn refused_for_room(&self) -> Arc<RefusedForRoom> {
         self.follower.as_ref().map_or_else(Arc::default, |follower| follower.refused_for_room())
     }
 

@@ -11,7 +11,7 @@ use crate::config::local_end::CaptureFilePlan;
 use crate::config::plan::{FilePath, SamplePlan};
 use crate::destination::Shared;
 use crate::destination::capture_file::CaptureFile;
-use crate::destination::{Destination, Destinations};
+use crate::destination::{Destination, Destinations, Patience};
 use crate::error::Explain;
 use crate::frame::Frame;
 use crate::frame::testing::frame;
@@ -88,7 +88,7 @@ pub(super) fn contact() -> Contact {
 
 pub(super) fn worker(sources: Vec<Box<dyn Source>>, contact: &Contact, count: Option<u64>) -> Worker {
     let plan = CaptureFilePlan::plain(FilePath::Path("/dev/null".into()));
-    let nowhere = CaptureFile::open(&plan, &["eth0".into()], &mut Shared::new(&[], 0)).unwrap();
+    let nowhere = CaptureFile::open(&plan, &["eth0".into()], Patience::Drop, &mut Shared::new(&[], 0)).unwrap();
     let path = Path {
         inside: None,
         selector: Selector::new(OwnTraffic::default(), crate::flow::FlowKey::PUBLIC, SamplePlan::default()),

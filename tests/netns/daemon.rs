@@ -403,23 +403,29 @@ fn a_changed_file_is_noticed_where_that_is_wanted() {
     assert_eq!(daemon.stop().len(), 2);
 }
 
-/// A daemon whose session `stuck` waits for a pipe that nobody reads from, beside a session `good`; and who holds the pipe.
+/// Reads a pipe so slowly that a session which ends has to give up, and steadily, so that it does so late.
+const SLOW_READER: &str = "
+import os, sys, time
+pipe = os.open(sys.argv[1], os.O_RDONLY)
+while True:
+    os.read(pipe, 4096)
+    time.sleep(0.3)
+";
+
+/// A daemon whose session `stuck` writes a pipe that is read slowly, beside a session `good`; and who reads the pipe.
 fn hanging(lab: &Lab) -> (Daemon, Process) {
     let pipe = lab.path("pipe");
     lab.host.run(&format!("mkfifo {}", pipe.display()));
-    // A reader that takes nothing: opened, so that the daemon can open its end.
-    let reader = lab.host.start(&format!("tail -f {}", pipe.display()), &lab.path("tail.log"));
-    let text = [session("stuck", "h0", &format!("pcap:{}", pipe.display())), session("good", "u0", VXLAN_42)].concat();
+    let script = lab.write("slow.py", SLOW_READER);
+    let line = format!("python3 {} {}", script.display(), pipe.display());
+    let reader = lab.host.start(&line, &lab.path("slow.log"));
+    let stuck = format!("{}source.buffer = \"4MiB\"\n", session("stuck", "h0", &format!("pcap:{}", pipe.display())));
+    let text = [stuck, session("good", "u0", VXLAN_42)].concat();
     let daemon = Daemon::start(lab, &text);
-    succeed(Command::new("kill").args(["-STOP", &reader.id().to_string()]));
     lab.client.run(&format!("ping -q -c 200 -i 0.002 -s 1400 {HOST}"));
-    let id = daemon.id();
-    await_that("the worker to wait for the pipe", || {
-        lab.client.run(&format!("ping -q -c 20 -i 0.002 -s 1400 {HOST}"));
-        fs::read_dir(format!("/proc/{id}/task"))
-            .unwrap()
-            .flatten()
-            .any(|task| fs::read_to_string(task.path().join("wchan")).is_ok_and(|what| what.contains("pipe_write")))
+    await_that("the queue in front of the pipe to be full", || {
+        lab.client.run(&format!("ping -q -c 500 -i 0.002 -s 1400 {HOST}"));
+        daemon.log().contains("slower than the mirror")
     });
     (daemon, reader)
 }

@@ -99,9 +99,21 @@ fn a08_hundreds_of_interfaces_take_no_more_memory_than_the_limit() {
     assert!(now_open <= open + captured + 8, "descriptors: {open}, then {now_open}");
     assert_eq!(daemon.log().matches("no further interface is mirrored").count(), 1, "{}", daemon.log());
 
+    // Each refusal is counted once, and the count stays.
+    let refused = || -> u64 {
+        let mut command = lab.host.command(binary());
+        command.args(["status", "--json"]).env("FARSPAN_CONTROL__SOCKET", lab.path("control.sock"));
+        let view: serde_json::Value =
+            serde_json::from_slice(&crate::farspan::run(&mut command).stdout).unwrap_or_default();
+        view["sessions"][0]["ledger"]["refused_interfaces"].as_u64().unwrap_or(0)
+    };
+    await_that("the counter of refusals", || refused() >= u64::from(COUNT) - captured as u64);
+    let before = refused();
+
     // Who goes makes room.
     each(&lab, &lab.host, 1..=COUNT - 10, |number| format!("link delete hxd{number}"));
     await_that("a capture of each of the ten that are left", || counts() == (10, 0));
+    assert!(refused() >= before && before <= u64::from(2 * COUNT), "{before}, then {}", refused());
     daemon.stop();
 }
 

@@ -3,12 +3,14 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::encapsulation::{ERSPAN_3, Underlay, VXLAN};
 use crate::farspan::{Farspan, Ledger, binary, replay, total};
 use crate::judge::suricata::{STOCK, alerts_of};
-use crate::lab::{Lab, Process, await_that};
+use crate::judge::{frames_of, tshark};
+use crate::lab::{Lab, Process, await_that, succeed};
 use crate::traffic::{self, HTTP_DNS_TLS, RULES, Servers};
 
 /// Room for every frame in its tunnel.
@@ -130,6 +132,108 @@ fn a_reader_that_has_seen_enough_ends_the_session_well() {
     let file = ledger.only();
     assert!(file.dropped.get("reader_gone").is_some_and(|&gone| gone > 0), "{ledger:#?}");
     assert_eq!(file.sent + total(&file.dropped), ledger.captured);
+}
+
+/// A live mirror of `h0` to standard output, which `cat` reads into a file, and to a capture file beside it.
+struct Beside {
+    farspan: Process,
+    reader: Process,
+    log: PathBuf,
+    read: PathBuf,
+    file: PathBuf,
+}
+
+impl Beside {
+    fn start(lab: &Lab) -> Self {
+        let [log, read, file] = ["mirror.log", "read.pcap", "file.pcap"].map(|name| lab.path(name));
+        let (output, input) = io::pipe().expect("a pipe");
+        let mut cat = Command::new("cat");
+        cat.stdout(File::create(&read).expect("the folder is writable"));
+        let reader = Process::start_reading(cat, Stdio::from(output));
+        let mut command = lab.host.command(binary());
+        command.args(["mirror", "--json", "-i", "h0", "-B", "4MiB", "--to", "pcap:-", "--to"]);
+        command.args([&format!("pcap:{}", file.display()), "udp dst port 9"]).stdout(Stdio::from(input));
+        command.stderr(File::create(&log).expect("the folder is writable"));
+        let beside = Self { farspan: Process::start(command), reader, log, read, file };
+        await_that("farspan's start line", || beside.said().contains("mirroring "));
+        // The reader has had the header: it reads, until it is stopped.
+        await_that("the header", || fs::metadata(&beside.read).is_ok_and(|read| read.len() == 24));
+        beside
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn signal_reader(&self, signal: &str) {
+        succeed(Command::new("kill").args([&format!("-{signal}"), &self.reader.id().to_string()]));
+    }
+
+    /// Sends so many frames of 1,000 bytes, and waits until farspan has captured them.
+    fn send(&self, lab: &Lab, count: u32) {
+        let frames: Vec<_> = (0..count).map(|number| traffic::udp_frame(number, 16, 958)).collect();
+        traffic::send(lab, &frames, "--pps=5000");
+        lab.await_tapped("h0", count);
+        // As many as came: the kernel may have dropped some on a busy machine.
+        let mut before = 0;
+        await_that("the file to have them", || {
+            std::thread::sleep(Duration::from_millis(300));
+            let length = fs::metadata(&self.file).map_or(0, |file| file.len());
+            std::mem::replace(&mut before, length) == length && length > 24
+        });
+    }
+
+    /// Ends farspan, then lets the reader read to the end. How long the first took, and the ledger.
+    fn stop(&mut self) -> (Duration, Ledger) {
+        let begun = Instant::now();
+        let status = self.farspan.interrupt();
+        let took = begun.elapsed();
+        assert!(status.success(), "{status}\n{}", self.said());
+        self.signal_reader("CONT");
+        await_that("the reader to end", || self.reader.ended().is_some());
+        let said = self.said();
+        (took, Ledger::lawful(said.lines().rfind(|line| line.starts_with('{')).expect("the ledger stands in the log")))
+    }
+}
+
+/// A3: the judges are `cat`, tshark and the clock.
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a03_a_reader_that_stops_costs_no_other_destination_a_frame_and_does_not_keep_the_end() {
+    let lab = Lab::new();
+    let mut beside = Beside::start(&lab);
+    beside.signal_reader("STOP");
+    beside.send(&lab, 10_000);
+    assert!(beside.said().contains("slower than the mirror"), "{}", beside.said());
+    let (took, ledger) = beside.stop();
+    assert!(took < Duration::from_secs(12), "two seconds, and what the machine is busy with: {took:?}");
+    assert_eq!(ledger.captured + ledger.kernel_dropped, 10_000, "{ledger:#?}");
+    let [pipe, file] = &ledger.destinations[..] else { panic!("two destinations") };
+    assert_eq!(file.sent, ledger.captured, "{ledger:#?}");
+    assert_eq!(tshark::count(&beside.file, "udp.dstport == 9") as u64, ledger.captured);
+    assert!(pipe.dropped["reader_slow"] > 0 && pipe.dropped["stopping"] > 0, "{ledger:#?}");
+    assert_eq!(pipe.sent + total(&pipe.dropped), ledger.captured, "{ledger:#?}");
+    assert_eq!(frames_of(&beside.read).len() as u64, pipe.sent, "whole records, as many as were sent");
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a03_a_reader_that_is_slow_within_the_buffer_gets_every_frame() {
+    let lab = Lab::new();
+    let mut beside = Beside::start(&lab);
+    beside.signal_reader("STOP");
+    beside.send(&lab, 3_000);
+    beside.signal_reader("CONT");
+    let all = fs::metadata(&beside.file).expect("a file").len();
+    await_that("the reader to have what the file has", || {
+        fs::metadata(&beside.read).is_ok_and(|read| read.len() == all)
+    });
+    let (_, ledger) = beside.stop();
+    ledger
+        .destinations
+        .iter()
+        .for_each(|account| assert_eq!((account.sent, total(&account.dropped)), (ledger.captured, 0)));
+    assert_eq!(tshark::count(&beside.read, "udp.dstport == 9") as u64, ledger.captured, "{ledger:#?}");
 }
 
 /// Mirrors `frames` from the tapped host at a rate that no receiver has to fear.

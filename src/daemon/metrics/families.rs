@@ -283,6 +283,11 @@ pub const FAMILIES: &[Family] = &[
         "Interfaces that a session means and does not capture, because its memory or source.max_interfaces is used up.",
         |scene, samples| each_session(scene, |session| samples.add([&session.name], session.refused_for_room)),
     ),
+    of_session!(
+        "farspan_session_interface_refusals",
+        "How many interfaces a session has refused, because its memory or source.max_interfaces was used up.",
+        |session: &SessionView| session.ledger.refused_interfaces
+    ),
     family(
         "farspan_session_last_frame_timestamp_seconds",
         Kind::Gauge,
