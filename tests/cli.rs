@@ -234,13 +234,14 @@ fn a_session_must_be_there_and_be_chosen() {
 }
 
 #[test]
-fn each_command_s_help_teaches_with_three_examples() {
+fn the_help_of_each_command_has_three_or_four_examples() {
     for command in ["", "mirror ", "receive ", "check ", "probe ", "compare "] {
         let output = farspan(Path::new("/"), &format!("{command}--help"));
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(0));
         let (_, examples) = text.split_once("Examples:\n").expect(command);
-        assert_eq!(examples.lines().filter(|line| line.starts_with("  farspan ")).count(), 3, "{text}");
+        let count = examples.lines().filter(|line| line.starts_with("  farspan ")).count();
+        assert!((3..=4).contains(&count), "{text}");
     }
 }
 

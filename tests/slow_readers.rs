@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Patience with everything that is awaited: far more than any of it takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Frames of a replay: 20 MB of records, five times what the queue and the pipe hold.
 const FRAMES: u32 = 20_000;
 /// Bytes of a frame.

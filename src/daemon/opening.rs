@@ -152,8 +152,10 @@ impl Common {
                 let waiting = Rc::clone(&send);
                 let open = || Session::open_among(&plan, &ways, &mut around);
                 let opened = while_wanted(move || !waiting.is_closed(), open);
-                // Whoever waited for it has ended.
-                let _ = Rc::into_inner(send).map(|send| send.send((opened, around.shared)));
+                if let Some(send) = Rc::into_inner(send) {
+                    // An error means that the receiver has ended.
+                    let _ = send.send((opened, around.shared));
+                }
             }
         };
         let no_thread = |cause| SessionError::Resources { cause };

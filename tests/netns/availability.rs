@@ -125,7 +125,7 @@ fn a03_log_lines_that_nobody_reads_are_counted_and_no_frame_is_lost() {
     };
     assert_eq!(dropped(), 0);
     // A reload that fails names every mistake.
-    let mistakes: String = (0..2000).map(|number| format!("no_such_key_{number} = 1\n")).collect();
+    let mistakes = (0..2000).map(|number| format!("no_such_key_{number} = 1")).collect::<Vec<_>>().join("\n") + "\n";
     write(&lab, &[&mistakes, &configuration[..]].concat());
     let mut sent = 0;
     await_that("a counter that rises", || {

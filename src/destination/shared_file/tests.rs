@@ -305,7 +305,7 @@ fn a13_a_file_that_cannot_be_looked_at_is_written_on() {
     let path = inside.join("x.pcap");
     let file = SharedFile::create(&CaptureFilePlan::plain(FilePath::Path(path.clone()))).unwrap();
     file.append(&records(Format::Pcap, 1, 60, 5));
-    fs::set_permissions(&inside, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&inside, fs::Permissions::from_mode(0o000)).unwrap();
     let lost = thread::scope(|scope| {
         let looking = scope.spawn(|| {
             // Root searches every directory unless its thread gives that up.
