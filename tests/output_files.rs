@@ -228,11 +228,13 @@ fn a22_a_file_with_the_largest_number_neither_ends_a_series_nor_is_written() {
     fs::create_dir(at("series")).unwrap();
     let foreign =
         ["18446744073709551615", "99999999999999999999999", "000041"].map(|number| format!("m-{number}.pcap"));
-    foreign.iter().for_each(|name| fs::write(at("series").join(name), "of somebody").unwrap());
+    for name in &foreign {
+        fs::write(at("series").join(name), "of others").unwrap();
+    }
     let output = run(folder.path(), &["--to", "pcap:series/m-{number}.pcap?rotate_size=64KiB"]);
     assert!(output.status.success(), "{}", said(&output));
     for name in &foreign {
-        assert_eq!(fs::read(at("series").join(name)).unwrap(), b"of somebody", "{name}");
+        assert_eq!(fs::read(at("series").join(name)).unwrap(), b"of others", "{name}");
     }
     let (mut all, mut number) = (Vec::new(), 42);
     while at("series").join(format!("m-{number:06}.pcap")).exists() {
