@@ -312,8 +312,7 @@ fn wireguard(lab: &Lab) -> [Process; 2] {
     both
 }
 
-/// A real VPN: `check` and the start warn, the loop is found within about 40 frames and slowed down, and the filter that the
-/// alarm prints ends it.
+/// A real VPN: `check` and the start warn, the loop is found and slowed down, and the filter that the alarm prints ends it.
 #[test]
 #[ignore = "needs root: run scripts/test"]
 fn r01_an_analyzer_behind_wireguard_raises_an_alarm_whose_filter_ends_the_loop() {
@@ -330,12 +329,11 @@ fn r01_an_analyzer_behind_wireguard_raises_an_alarm_whose_filter_ends_the_loop()
     let arguments = ["-i", "u0", "--to", TO];
     let looping = mirror(&lab, &lab.host, "looping", &[&arguments[..], &["--transmit", "socket"]].concat());
     assert!(looping.log().contains(warning), "{}", looping.log());
-    let began = Instant::now();
     ping_and_watch(&lab.host, ANALYZER, &[&seen]);
     let log = looping.log();
     let ledger = looping.stop();
-    let most = 60 + 12 * began.elapsed().as_secs();
-    assert!(ledger.only().assigned <= most, "at most {most}: {ledger:#?}");
+    // Pieces of split frames go round too: in a tenth of a second there are hundreds, without an end tens of thousands.
+    assert!(ledger.only().assigned < 1000, "{ledger:#?}");
     assert!(ledger.dropped.contains_key("loop_throttled"), "{ledger:#?}");
     let said = warnings(&log);
     assert_eq!(said.len(), 1, "{log}");
