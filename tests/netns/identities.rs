@@ -198,6 +198,8 @@ fn a01_an_interface_that_finds_no_descriptor_at_first_leaves_under_its_own_id() 
     assert_only(&arriving, 1, FIRST_VNI + 1);
     lab.host.run("ip link delete hxd1");
     await_that("the end of hxd1", || farspan.log().contains("hxd1 has gone"));
+    // The descriptors of hxd1 are closed by a thread of their own.
+    await_that("no packet socket", || lab.host.run("cat /proc/net/packet").lines().count() == 1);
     limit("nofile", farspan.id(), one_more_descriptor(farspan.id()));
     lab.host.run("ip link set hxd2 up");
     await_that("a refusal", || farspan.log().contains("trying again"));
