@@ -135,7 +135,7 @@ fn erspan_iii_as_scapy_and_open_vswitch_write_it() {
 
 #[test]
 fn what_the_kernel_answers_to_our_datagrams_is_own_traffic() {
-    let vxlan = Carrier::Udp { sources: vec![50_000], destination: 4789, vnis: vec![farspan::quantity::Vni::LEAST] };
+    let vxlan = Carrier::Udp { sources: vec![50_000], destination: 4789, vnis: vec![vni()] };
     let erspan = Carrier::Erspan2 { sessions: vec![session()] };
     for (answer, outer, carrier) in [
         (KERNEL_PORT_UNREACHABLE_IPV4, over_ipv4(udp(4789, true)), &vxlan),
