@@ -60,7 +60,7 @@ mod captures {
     fn r09_every_golden_frame_comes_out_of_a_mirrored_file() {
         let folder = folder();
         let directory = tempfile::tempdir().unwrap();
-        let (mut expected, mut frames, mut fragments) = (String::new(), 0, 0);
+        let (mut expected, mut frames, mut fragments, mut left_on) = (String::new(), 0, 0, 0);
         for (file, golden) in golden(&folder) {
             let (path, mirrored) = (folder.join(&file), directory.path().join("mirrored.pcap"));
             let to = format!("pcap:{}", mirrored.display());
@@ -81,6 +81,11 @@ mod captures {
                     fragments += 1;
                     continue;
                 }
+                // An ERSPAN header of 4 bytes that says it has 8: what follows is no frame, so that it stays on.
+                if outer == inner {
+                    left_on += 1;
+                    continue;
+                }
                 // The vectors lack the tags that ERSPAN II senders took out (encapsulation 2), and that are put back.
                 let has_tag = Rules::default().take_from_frame(outer).unwrap().1.removed_tag.is_some();
                 let inner = if has_tag { [&inner[..12], &inner[16..]].concat() } else { inner.clone() };
@@ -90,7 +95,7 @@ mod captures {
                 frames += 1;
             }
         }
-        assert_eq!((frames, fragments), (1443, 16));
+        assert_eq!((frames, fragments, left_on), (1442, 16, 1));
         std::fs::write(directory.path().join("SHA256SUMS"), expected).unwrap();
         let judged = Command::new("sha256sum")
             .args(["--check", "--quiet", "SHA256SUMS"])
