@@ -79,7 +79,7 @@ fn changed_weights_move_only_the_flows_that_must_and_lose_no_frame() {
     let reload_under_traffic = |weights| {
         let arriving = Capture::start(&lab, &lab.analyzer, "a0", "udp dst port 4789");
         thread::scope(|scope| {
-            scope.spawn(|| traffic::send(&lab, &conversations(FLOWS), "--pps=5000"));
+            scope.spawn(|| traffic::send(&lab, &conversations(FLOWS), "--pps=2500"));
             await_that("the traffic to be under way", || arriving.frames().len() > 1_000);
             daemon.reload(&lab, &weighted(weights), "reloaded: changed shared");
             assert!(arriving.frames().len() < 2 * usize::from(FLOWS), "it was, when the plan had changed");
