@@ -45,10 +45,15 @@ mod captures {
             }
         }
         assert_eq!(frames, 1459);
-        std::fs::write(directory.path().join("SHA256SUMS"), expected).unwrap();
+        assert_sums(directory.path(), &expected);
+    }
+
+    /// Lets sha256sum(1) compare the files of a folder with the sums of the golden vectors.
+    fn assert_sums(folder: &Path, sums: &str) {
+        std::fs::write(folder.join("SHA256SUMS"), sums).unwrap();
         let judged = Command::new("sha256sum")
             .args(["--check", "--quiet", "SHA256SUMS"])
-            .current_dir(&directory)
+            .current_dir(folder)
             .output()
             .expect("sha256sum runs");
         assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stdout));
@@ -96,13 +101,7 @@ mod captures {
             }
         }
         assert_eq!((frames, fragments, left_on), (1442, 16, 1));
-        std::fs::write(directory.path().join("SHA256SUMS"), expected).unwrap();
-        let judged = Command::new("sha256sum")
-            .args(["--check", "--quiet", "SHA256SUMS"])
-            .current_dir(&directory)
-            .output()
-            .expect("sha256sum runs");
-        assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stdout));
+        assert_sums(directory.path(), &expected);
     }
 
     #[test]
